@@ -1,4 +1,4 @@
-"""Draw the layers of the package from the table that ``tests/test_layers.py`` reads: ``python docs/layers.py FILE``."""
+"""Draw the rooms of the package from ``layers.csv``, which a test checks: ``python docs/layers.py FILE``."""
 
 import csv
 import html
@@ -7,12 +7,13 @@ import textwrap
 from pathlib import Path
 
 TABLE = Path(__file__).with_name("layers.csv")
+PACKAGE = TABLE.parents[1] / "fastrecur"
 TITLES = (
-    "The arithmetic of one step, and its definition; messages",
-    "Kernels, and what they stand on: arrays, compilers, threads",
+    "The arithmetic of one step, and its definition; what a caller gave",
     "Plans: shapes, strides and dtypes name a kernel",
-    "Run a plan: memory, threads, streams",
-    "Adapters: arrays in memory, arrays on a GPU, tensors, Dask arrays",
+    "A processor: arrays in memory",
+    "A GPU, in the same words",
+    "Adapters: tensors, Dask arrays",
     "The public functions, and the dispatcher that finds an adapter",
     "Built on the public functions",
     "Public names",
@@ -21,15 +22,17 @@ COLOURS = ("#f3d9b1", "#d9e8f5", "#e1ecf7", "#e8f0f9", "#eff5fb", "#d6efd8", "#e
 MONOSPACE = 'font-size="12" font-family="DejaVu Sans Mono, Menlo, Consolas, monospace"'
 
 
-def lines_of(names):
-    """Yield the files of a layer as lines of text, each with its folder's name where that begins."""
-    folders = {}
-    for name in names:
-        folder, _, file = name.rpartition("/")
-        folders.setdefault(folder, []).append(file.removesuffix(".py"))
-    for folder, files in folders.items():
-        for k, line in enumerate(textwrap.wrap(" · ".join(files), 78, break_on_hyphens=False)):
-            yield f"{folder}/" if folder and not k else "", line
+def lines_of(rooms):
+    """Yield the rooms of a layer as lines of text, each with the files in it; files of their own share a line."""
+    own = [room.removesuffix(".py") for room in rooms if not room.endswith("/")]
+    files = {"": own} if own else {}
+    for room in rooms:
+        if room.endswith("/"):
+            paths = sorted((PACKAGE / room).glob("*.py"))
+            files[room] = [path.stem for path in paths if path.name != "__init__.py"] or ["__init__"]
+    for room, names in files.items():
+        for k, line in enumerate(textwrap.wrap(" · ".join(names), 70, break_on_hyphens=False)):
+            yield "" if k else room, line
 
 
 def draw():
@@ -38,7 +41,7 @@ def draw():
         rows = list(csv.reader(file))
     parts, top = [], 10
     for layer in reversed(range(len(TITLES))):
-        lines = list(lines_of(name for number, name, _ in rows if int(number) == layer))
+        lines = list(lines_of([name for number, name, _ in rows if int(number) == layer]))
         height = 36 + 17 * len(lines)
         middle = top + height / 2 + 7
         parts += [
@@ -49,7 +52,7 @@ def draw():
         parts += [
             f'<text x="{x}" y="{top + 40 + 17 * k}" {MONOSPACE} fill="#33475b">{text}</text>'
             for k, line in enumerate(lines)
-            for x, text in zip((56, 136), line, strict=True)
+            for x, text in zip((56, 200), line, strict=True)
         ]
         top += height
     arrow = f"M749 20 H751 V{top - 20} H757 L750 {top - 8} L743 {top - 20} H749 Z"
@@ -61,7 +64,7 @@ def draw():
             f'<rect width="790" height="{top + 10}" fill="#ffffff"/>',
             *parts,
             f'<path d="{arrow}" fill="#b5562b"/>',
-            f"{said}a file imports only what stands below it</text>",
+            f"{said}a room imports only rooms that stand below it</text>",
             "</svg>\n",
         ]
     )

@@ -17,7 +17,7 @@ import numba as _numba  # noqa: F401  # the first call needs it: better to wait 
 
 from . import reference
 from ._config import show_config
-from ._threads import get_num_threads, set_num_threads
+from ._cpu.machine.threads import get_num_threads, set_num_threads
 from ._version import __version__
 from .recurrence import forget_mult, forget_mult_vjp, linear_recurrence, linear_recurrence_vjp
 
@@ -35,8 +35,7 @@ __all__ = [
 
 
 if _typing.TYPE_CHECKING:
-    from . import returns as returns
-    from . import smoothing as smoothing
+    from . import returns as returns, smoothing as smoothing
 else:  # of type checkers, it would take any name
 
     def __getattr__(name):

@@ -10,8 +10,9 @@ import sys
 
 import numpy as np
 
-from . import _cache, _memory_pool
-from ._threads import get_num_threads
+from ._cpu.compiler import cache
+from ._cpu.machine import memory_pool
+from ._cpu.machine.threads import get_num_threads
 from ._version import __version__
 from .recurrence import forget_mult
 
@@ -53,8 +54,8 @@ def _lines():
     yield "threads", f"{get_num_threads()} of {os.cpu_count()} processors"
     yield "CPU kernels", _attempt(_cpu)
     yield "GPU kernels", _attempt(_gpu, "do not work, which matters only to arrays on a GPU")
-    yield "memory", _attempt(_memory_pool.describe, "large results cannot be made")
-    yield "cache", _attempt(_cache.describe, "unknown")
+    yield "memory", _attempt(memory_pool.describe, "large results cannot be made")
+    yield "cache", _attempt(cache.describe, "unknown")
     set_here = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(_VARIABLES)]
     yield "environment", ", ".join(set_here) or "nothing is set that matters here"
 
@@ -96,16 +97,16 @@ def _processor():
 
 
 def _gpu():
-    from ._cuda import _launch
+    from ._cuda import launch
 
-    devices = _launch.driver().describe()
+    devices = launch.driver().describe()
     return "; ".join(f"{_attempt(functools.partial(_on_device, k))} on {name}" for k, name in enumerate(devices))
 
 
 def _on_device(number):
-    from ._cuda import _arrays, _launch
+    from ._cuda import arrays, launch
 
-    _launch.compiler()  # which a kernel that is on the disk does not need
-    cuda = _arrays.numba_cuda()
-    with _launch.driver().on(number, primary=True), cuda.gpus[number]:
+    launch.compiler()  # which a kernel that is on the disk does not need
+    cuda = arrays.numba_cuda()
+    with launch.driver().on(number, primary=True), cuda.gpus[number]:
         return _verdict(forget_mult(*map(cuda.to_device, _SMALL)).copy_to_host())

@@ -15,8 +15,10 @@ import numpy as np
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
-from . import _arrays, _checks, _host, _problem, _shapes, _threads
-from . import _messages as say
+from ._arguments import arrays as _arrays, checks, messages as say, shapes
+from ._cpu import host
+from ._cpu.machine import threads
+from ._plan import problem
 
 SEGMENTS = -1  # the axis of states of segments, which is none of the result's
 # Layers of an array that is what a store holds, cut and cast at most: to read it again costs no computing.
@@ -158,29 +160,29 @@ class _Problem:
     """The operands of a call, by their names, checked as those of any other: the same rules, the same messages."""
 
     def __init__(self, family, names, a, b, axis, reverse, ends, others):
-        lengths, offsets, resets = _checks.parts(ends)
+        lengths, offsets, resets = checks.parts(ends)
         values = {name: take(name, value) for name, value in {names[0]: a, names[1]: b, **others}.items()}
         for name, value in values.items():
             if value is None and name not in STATES:
                 raise TypeError(say.not_an_array(name, type(None)))
         forms = {name: None if value is None else (None, np.shape(value)) for name, value in values.items()}
         both = [forms.pop(name) for name in names[:2]]
-        self.shape, self.axis = _problem.checked_shape(names[:2], *both, {}, axis, None)
+        self.shape, self.axis = problem.checked_shape(names[:2], *both, {}, axis, None)
         self.offsets = self.segments = self.no_steps = None
         if offsets is not None:
-            self.offsets = _checks.offsets_in_range(_checks.on_host("offsets", offsets), self.shape[self.axis])
+            self.offsets = checks.offsets_in_range(checks.on_host("offsets", offsets), self.shape[self.axis])
             self.segments = len(self.offsets) - 1
-            self.no_steps = _checks.Segments(None, np.zeros(1, np.int64), None)
+            self.no_steps = checks.Segments(None, np.zeros(1, np.int64), None)
         self.lane_axes = [k for k in range(len(self.shape)) if k != self.axis]
         lanes = tuple(self.shape[k] for k in self.lane_axes)
-        _problem.check_shapes(forms, self.shape, lanes if offsets is None else (self.segments, *lanes))
+        problem.check_shapes(forms, self.shape, lanes if offsets is None else (self.segments, *lanes))
         self.operands = {name: self._operand(name, value) for name, value in values.items()}
         self.metas = {name: empty_like(value) for name, value in values.items()}
-        if ends is not lengths and _adapter(*self.metas.values()) is not _host:
+        if ends is not lengths and _adapter(*self.metas.values()) is not host:
             raise TypeError(say.segments_library("resets" if offsets is None else "offsets", "Dask arrays on a GPU"))
         self.operands |= {"lengths": self._lengths(lengths), "resets": self._resets(resets)}
         self.unused = None
-        if family == _problem.LINEAR and reverse and resets is not None:
+        if family == problem.LINEAR and reverse and resets is not None:
             self._without_unused(names[0], values[names[1]])
         self.chunks, self.operands = align(self.operands, self.shape)
 
@@ -194,9 +196,9 @@ class _Problem:
     def _resets(self, resets):
         if resets is None:
             return Operand(None)
-        resets = take("resets", resets) if isinstance(resets, da.Array) else _checks.on_host("resets", resets)
-        _checks.kind("resets", resets.dtype, resets.shape)
-        _checks.resets_shape(resets.shape, self.shape, self.axis)
+        resets = take("resets", resets) if isinstance(resets, da.Array) else checks.on_host("resets", resets)
+        checks.kind("resets", resets.dtype, resets.shape)
+        checks.resets_shape(resets.shape, self.shape, self.axis)
         return Operand(resets, tuple(range(resets.ndim)))
 
     def _without_unused(self, name, b):
@@ -225,10 +227,10 @@ class _Problem:
             return Operand(None)
         if isinstance(lengths, da.Array):
             lengths = take("lengths", lengths)
-            _checks.kind("lengths", lengths.dtype, lengths.shape)
+            checks.kind("lengths", lengths.dtype, lengths.shape)
         elif not _arrays.is_on_device(lengths):
-            lengths = _checks.lengths_in_range(_checks.on_host("lengths", lengths), self.shape[self.axis])
-        _problem.check_lengths_shape(tuple(lengths.shape), tuple(self.shape[k] for k in self.lane_axes))
+            lengths = checks.lengths_in_range(checks.on_host("lengths", lengths), self.shape[self.axis])
+        problem.check_lengths_shape(tuple(lengths.shape), tuple(self.shape[k] for k in self.lane_axes))
         return Operand(lengths, tuple(self.lane_axes[: len(lengths.shape)]))
 
 
@@ -239,10 +241,10 @@ _Recurrence = namedtuple("_Recurrence", "family names axis reverse steps offsets
 def _adapter(*blocks):
     """Return what runs a chunk: the blocks of a Dask array stand in memory, or on a GPU."""
     if _arrays.any_on_device(*blocks):
-        from ._cuda import _recurrence
+        from ._cuda import call
 
-        return _recurrence
-    return _host
+        return call
+    return host
 
 
 def _ends(place, lengths, resets, r):
@@ -255,11 +257,11 @@ def _ends(place, lengths, resets, r):
         lengths = (lengths - start).clip(0, steps)
     if r.offsets is None and resets is None:
         return lengths
-    return _checks.Segments(lengths, None if r.offsets is None else (r.offsets - start).clip(0, steps), resets)
+    return checks.Segments(lengths, None if r.offsets is None else (r.offsets - start).clip(0, steps), resets)
 
 
 def _walk(state, place, a, b, lengths, resets, *, r):
-    with _threads.alone():
+    with threads.alone():
         lengths = _ends(place, lengths, resets, r)
         run = _adapter(a, b, state).forward
         return run(r.family, r.names, a, b, state, r.axis, r.reverse, lengths, True, None)
@@ -267,8 +269,8 @@ def _walk(state, place, a, b, lengths, resets, *, r):
 
 def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     """Return the graph of a recurrence; ``names`` are what the caller calls the operands."""
-    axis, reverse = _checks.axis(axis), _checks.flag("reverse", reverse)
-    return_state = _checks.flag("return_state", return_state)
+    axis, reverse = checks.axis(axis), checks.flag("reverse", reverse)
+    return_state = checks.flag("return_state", return_state)
     if out is not None:
         raise TypeError(say.out_lazy())
     p = _Problem(family, names, a, b, axis, reverse, lengths, {"h0": h0})
@@ -292,7 +294,7 @@ def _walk_back(carry, place, g, a, b, h, lengths, resets, before, h0, *, r):
             before = np.where(longer, before, h0).astype(before.dtype)
         if r.offsets is not None:
             before = _states_at(border, before, h0, r.offsets)
-    with _threads.alone():
+    with threads.alone():
         lengths = _ends(place, lengths, resets, r)
         run = _adapter(g, a, b, h, before, carry).vjp
         grads = run(r.family, r.names, g, a, b, h, before, r.axis, r.reverse, lengths, carry)
@@ -323,7 +325,7 @@ def _edge(h, resets=None, *, axis, reverse):
 
 def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
     """Return the graph of a recurrence's adjoint; ``names`` are what the caller calls ``g, a, b, h``."""
-    axis, reverse = _checks.axis(axis), _checks.flag("reverse", reverse)
+    axis, reverse = checks.axis(axis), checks.flag("reverse", reverse)
     others = {names[0]: g, names[3]: h, "h0": h0, "grad_state": grad_state}
     p = _Problem(family, names[1:3], a, b, axis, reverse, lengths, others)
     axis, metas = p.axis, [p.metas[name] for name in (*names, "h0")]
@@ -361,5 +363,5 @@ def _summed_to(parts, shape):
     missing, dtype = parts.ndim - len(shape), parts.dtype
     broadcast = tuple(k for k, n in enumerate((1,) * missing + tuple(shape)) if n == 1 and parts.shape[k] != 1)
     if broadcast:
-        parts = parts.sum(axis=broadcast, keepdims=True, dtype=_shapes.wide_dtype(dtype)).astype(dtype)
+        parts = parts.sum(axis=broadcast, keepdims=True, dtype=shapes.wide_dtype(dtype)).astype(dtype)
     return parts[(0,) * missing]

@@ -12,7 +12,9 @@ from typing import Any
 
 from numpy import ndarray
 
-from . import _adapters, _arrays, _cache, _checks, _host
+from ._arguments import adapters, arrays, checks
+from ._cpu import host
+from ._cpu.compiler import cache
 
 
 def forward(
@@ -21,11 +23,11 @@ def forward(
 ) -> Any:  # fmt: skip
     """Run a recurrence; ``names`` are what the caller calls the operands."""
     if type(b) is ndarray:
-        result = _host.quick_forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out)
+        result = host.quick_forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out)
         if result is not None:
             return result
-    elif type(b) in _adapters.tensor_types and type(lengths) is not _checks.Segments:
-        return _adapters.quick_forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out)
+    elif type(b) in adapters.tensor_types and type(lengths) is not checks.Segments:
+        return adapters.quick_forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out)
     adapter = _adapter((a, b, h0, out), lengths)
     return adapter.forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out)
 
@@ -36,37 +38,42 @@ def vjp(
 ) -> Any:  # fmt: skip
     """Run a recurrence's adjoint; ``names`` are what the caller calls ``g, a, b, h``."""
     if type(b) is ndarray:
-        result = _host.quick_vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
+        result = host.quick_vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
         if result is not None:
             return result
-    elif type(b) in _adapters.tensor_types and type(lengths) is not _checks.Segments:
-        return _adapters.quick_vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
+    elif type(b) in adapters.tensor_types and type(lengths) is not checks.Segments:
+        return adapters.quick_vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
     adapter = _adapter((g, a, b, h, h0, grad_state), lengths)
     return adapter.vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
 
 
 def _adapter(operands: tuple[Any, ...], lengths: Any) -> ModuleType:
     """Return the adapter of a call; lengths may be on the host whatever the operands are."""
-    if type(lengths) is _checks.Segments:
+    if type(lengths) is checks.Segments:
         return _adapter(operands, None)
-    if _arrays.all_in_memory(*operands, lengths):
-        return _host
-    if _arrays.any_tensor(*operands):
-        from .torch import _call  # at every call: torch's compiler does not follow a cache
-
-        return _call
-    if _arrays.any_on_device(*operands):
+    if arrays.all_in_memory(*operands, lengths):
+        return host
+    if arrays.any_tensor(*operands):
+        return tensor_adapter()
+    if arrays.any_on_device(*operands):
         return _gpu()
-    if _arrays.any_lazy(*operands, lengths):
+    if arrays.any_lazy(*operands, lengths):
         from . import _dask
 
         return _dask
-    return _host
+    return host
+
+
+def tensor_adapter() -> ModuleType:
+    """Return the adapter for tensors, which also tells what torch has active, and of its threads."""
+    from .torch._operator import call as _call  # at every call: torch's compiler does not follow a cache
+
+    return _call
 
 
 @functools.cache
 def _gpu() -> ModuleType:
-    with _cache.making:
-        from ._cuda import _recurrence
+    with cache.making:
+        from ._cuda import call as _recurrence
 
     return _recurrence

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import _adapters, _checks, _dispatch
-from ._problem import FORGET, LINEAR
+from . import _dispatch
+from ._arguments import adapters, checks
+from ._plan.problem import FORGET, LINEAR
 
 __all__ = ["forget_mult", "forget_mult_vjp", "linear_recurrence", "linear_recurrence_vjp"]
 
@@ -127,7 +128,7 @@ def forget_mult(
     array([4., 2., 2.])
     """
     if offsets is not None or resets is not None:
-        lengths = _checks.split(lengths, offsets, resets)
+        lengths = checks.split(lengths, offsets, resets)
     return _dispatch.forward(FORGET, _FORGET, f, x, h0, axis, reverse, lengths, return_state, out)
 
 
@@ -196,7 +197,7 @@ def forget_mult_vjp(
     (array([12.,  0.]), array([0.75, 0.5 ]), None)
     """
     if offsets is not None or resets is not None:
-        lengths = _checks.split(lengths, offsets, resets)
+        lengths = checks.split(lengths, offsets, resets)
     gradients: tuple[Any, Any, Any] = _dispatch.vjp(
         FORGET, _FORGET_VJP, grad_h, f, x, h, h0, axis, reverse, lengths, grad_state
     )
@@ -264,7 +265,7 @@ def linear_recurrence(
     array([1.75, 1.5 , 1.  ])
     """
     if offsets is not None or resets is not None:
-        lengths = _checks.split(lengths, offsets, resets)
+        lengths = checks.split(lengths, offsets, resets)
     return _dispatch.forward(LINEAR, _LINEAR, a, b, h0, axis, reverse, lengths, return_state, out)
 
 
@@ -316,11 +317,11 @@ def linear_recurrence_vjp(
     (array([0., 8.]), array([1.5, 1. ]), None)
     """
     if offsets is not None or resets is not None:
-        lengths = _checks.split(lengths, offsets, resets)
+        lengths = checks.split(lengths, offsets, resets)
     gradients: tuple[Any, Any, Any] = _dispatch.vjp(
         LINEAR, _LINEAR_VJP, grad_h, a, b, h, h0, axis, reverse, lengths, grad_state
     )
     return gradients
 
 
-_adapters.public.update({FORGET: (forget_mult, forget_mult_vjp), LINEAR: (linear_recurrence, linear_recurrence_vjp)})
+adapters.public.update({FORGET: (forget_mult, forget_mult_vjp), LINEAR: (linear_recurrence, linear_recurrence_vjp)})

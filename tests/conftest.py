@@ -15,13 +15,18 @@ import numpy as np
 import pytest
 
 pytest.register_assert_rewrite("compare")
-sys.path.append(str(Path(__file__).parent / "gpu_tools"))
+HERE = Path(__file__).parent
+# What several rooms use: operands of tests of arrays among them.
+SHARED = [str(HERE / name) for name in ("gpu_tools", "arrays", "cpu", "docs")]
+sys.path += SHARED
 
 from thresholds import lower_thresholds  # noqa: E402
 
 import fastrecur  # noqa: E402 - after the line above, which must precede the import of compare
-from fastrecur import _host, _memory_pool, _problem, _threads  # noqa: E402
-from fastrecur._arrays import address  # noqa: E402
+from fastrecur._arguments.arrays import address  # noqa: E402
+from fastrecur._cpu import host  # noqa: E402
+from fastrecur._cpu.machine import allocate, memory_pool, threads as _threads  # noqa: E402
+from fastrecur._plan import problem  # noqa: E402
 
 # Compilation makes the first example of a kind slow, and a failure must be the same everywhere.
 hypothesis.settings.register_profile(
@@ -37,7 +42,7 @@ hypothesis.settings.load_profile("fastrecur")
 
 if importlib.util.find_spec("numba_cuda") is None:
     # They compile kernels, for which no card is needed: pip install '.[test,cuda13]'.
-    collect_ignore_glob = ["test_gpu_*.py", "torch/*_cuda.py"]
+    collect_ignore_glob = ["gpu/test_gpu_*.py", "torch/*_cuda.py"]
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -87,8 +92,8 @@ def pytest_collection_finish(session):
 
 @pytest.fixture
 def rng(request):
-    """Random numbers that are a test's own, the same in every run."""
-    return np.random.default_rng(zlib.crc32(request.node.nodeid.encode()))
+    """Random numbers that are a test's own, the same in every run, in whatever folder it stands."""
+    return np.random.default_rng(zlib.crc32(request.node.nodeid.rpartition("/")[2].encode()))
 
 
 @pytest.fixture
@@ -96,14 +101,14 @@ def cupy(monkeypatch):
     """CuPy, on a card that is not there."""
     import devices
 
-    from fastrecur._cuda import _launch, _recurrence
+    from fastrecur._cuda import call, launch
 
     driver = devices.Driver()
     module = devices.Cupy(driver)
-    monkeypatch.setattr(_launch, "driver", lambda: driver)
+    monkeypatch.setattr(launch, "driver", lambda: driver)
     monkeypatch.setitem(sys.modules, "cupy", module)
-    monkeypatch.setattr("fastrecur._cuda._arrays._libraries", {})
-    monkeypatch.setattr(_recurrence, "_shortcuts", {})
+    monkeypatch.setattr("fastrecur._cuda.arrays._libraries", {})
+    monkeypatch.setattr(call, "_shortcuts", {})
     return module
 
 
@@ -134,9 +139,9 @@ def forget_plans(monkeypatch):
     """Return what makes all plans anew: they remember what became of the last of their kind, and thresholds."""
 
     def forget():
-        monkeypatch.setattr(_host, "_shortcuts", {})
-        _problem.forward.cache_clear()
-        _problem.vjp.cache_clear()
+        monkeypatch.setattr(host, "_shortcuts", {})
+        problem.forward.cache_clear()
+        problem.vjp.cache_clear()
 
     yield forget
     forget()
@@ -145,28 +150,28 @@ def forget_plans(monkeypatch):
 @pytest.fixture
 def rows_of_any_length(monkeypatch, forget_plans):
     """Rows of few series are not narrow: of those a kernel is compiled for each length, which test_narrow has."""
-    monkeypatch.setattr(_problem, "NARROW_LEAST", sys.maxsize)
+    monkeypatch.setattr(problem, "NARROW_LEAST", sys.maxsize)
     forget_plans()
 
 
 @pytest.fixture(autouse=True)
 def poisoned_results(monkeypatch):
     """Memory that results are written to holds NaN: what is not written is seen, however large they are."""
-    empty = _problem.empty
+    empty = allocate.empty
 
     def poisoned(*arguments, **options):
         array = empty(*arguments, **options)
         array.fill(np.nan)
         return array
 
-    monkeypatch.setattr(_problem, "empty", poisoned)
+    monkeypatch.setattr(allocate, "empty", poisoned)
 
 
 @pytest.fixture(autouse=True)
 def zeros_to_start_from():
     """No kernel writes to the zeros that all plans start from, which also stand for results that are not wanted."""
     yield
-    assert not _problem.ZEROS.any()
+    assert not allocate.ZEROS.any()
 
 
 @pytest.fixture
@@ -174,7 +179,7 @@ def nothing_kept():
     """No memory of another test's results is there to be used again."""
     gc.collect()
     gc.freeze()  # what the compiler keeps is millions of objects, which this test does not look through again
-    _memory_pool._buffers.clear()
+    memory_pool._buffers.clear()
 
 
 @pytest.fixture
@@ -184,8 +189,8 @@ def free_memory():
     def free():
         return {
             address(buffer.memory): buffer.nbytes
-            for buffer in _memory_pool._buffers
-            if _memory_pool._references(buffer) == _memory_pool._FREE
+            for buffer in memory_pool._buffers
+            if memory_pool._references(buffer) == memory_pool._FREE
         }
 
     return free
@@ -222,15 +227,15 @@ def torch_teams(monkeypatch, set_threads):
     """Return how many of torch's threads each call took, in order; restore the numbers of threads afterwards."""
     import torch
 
-    from fastrecur.torch import _team
+    from fastrecur.torch._operator import team
 
-    used, run, before = [], _team._run, torch.get_num_threads()
+    used, run, before = [], team._run, torch.get_num_threads()
 
     def spy(calls, threads=None):
         used.append(threads or len(calls))
         run(calls, threads)
 
-    monkeypatch.setattr(_team, "_run", spy)
+    monkeypatch.setattr(team, "_run", spy)
     yield used
     torch.set_num_threads(before)
 
@@ -271,8 +276,7 @@ def run_python(tmp_path):
     def run(script, **environment):
         path = tmp_path / "script.py"
         path.write_text(script)
-        here = Path(__file__).parent
-        places = [str(place) for place in (Path(fastrecur.__file__).parents[1], here, here / "gpu_tools")]
+        places = [str(Path(fastrecur.__file__).parents[1]), str(HERE), *SHARED]
         inherited = {k: v for k, v in os.environ.items() if k != "NUMBA_NUM_THREADS"}
         done = subprocess.run(
             [sys.executable, "-W", "error", str(path)],
@@ -293,18 +297,18 @@ def cut(monkeypatch):
     """Let short time be cut into tiles on a GPU as long time is, or not at all."""
     import devices
 
-    from fastrecur._cuda import _plan, _recurrence
+    from fastrecur._cuda import call, plan
 
     def forget_plans():
-        _recurrence._shortcuts.clear()
-        _plan.forward.cache_clear()
-        _plan.vjp.cache_clear()
+        call._shortcuts.clear()
+        plan.forward.cache_clear()
+        plan.vjp.cache_clear()
 
     def choose_by(is_cut):
         uncut = lambda *arguments: choose(*arguments)._replace(tiles=1)  # noqa: E731
-        monkeypatch.setattr(_plan, "choose", devices.looking_back(choose) if is_cut else uncut)
+        monkeypatch.setattr(plan, "choose", devices.looking_back(choose) if is_cut else uncut)
         forget_plans()
 
-    choose = _plan.choose
+    choose = plan.choose
     yield choose_by
     forget_plans()

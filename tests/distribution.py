@@ -146,7 +146,11 @@ def run_tests(sdist, wheel, folder):
         archive.extractall(folder / "unpacked", filter="data")
     (source,) = (folder / "unpacked").iterdir()
     shutil.rmtree(source / "fastrecur")  # the wheel is tested, not this copy
-    tests = ["tests/test_forward.py::test_sizes_around_a_vector", "tests/test_reference.py", "tests/typing"]
+    tests = [
+        "tests/arrays/test_forward.py::test_sizes_around_a_vector",
+        "tests/arrays/test_reference.py",
+        "tests/typing",
+    ]
     options = ["-o", "addopts=", "--strict-markers", "-q", "-k", "not float32"]
     printed = run(own, "-m", "pytest", *options, *tests, cwd=source)
     print(f"from the sdist: {printed.splitlines()[-1].strip('= ')}")

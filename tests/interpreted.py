@@ -10,17 +10,19 @@ from compare import assert_close, check_forward, check_vjp
 from thresholds import lower_thresholds
 
 import fastrecur
-from fastrecur import _problem, _weighted_run, reference
+from fastrecur import reference
+from fastrecur._cpu import weighted_run
+from fastrecur._plan import problem
 from fastrecur.returns import gae
 from fastrecur.smoothing import ewm_cov, ewm_mean, ewm_sum, ewm_var, kama
-from fastrecur.torch import _pooling
+from fastrecur.torch._rnn import pooling
 
 RECURRENCES = ["forget_mult", "linear_recurrence"]
 
 
 def main():
     rng = np.random.default_rng(0)
-    _problem.NARROW_LEAST = 0
+    problem.NARROW_LEAST = 0
 
     def check(name, shape, dtype, axis, reverse, **options):
         gate = rng.random(shape).astype(dtype)
@@ -111,7 +113,7 @@ def pool_both_ways():
         product = torch.randn(3, 2, (2 + gated) * 17, requires_grad=True)
         options = {"output_gate": gated, "keep": torch.randint(2, (3, 2, 17)) * 1.0}
         results = []
-        for function in (_pooling.pool, _pooling._composed):
+        for function in (pooling.pool, pooling._composed):
             h, last = function(product, torch.ones(2, 17), **options)
             results.append((h, last, *torch.autograd.grad(h.sum() + last.sum(), product)))
         torch.testing.assert_close(*results)
@@ -119,7 +121,7 @@ def pool_both_ways():
 
 def weigh(rng):
     """Means and covariances of a few lanes, and of series long enough to be walked a vector of steps at a time."""
-    _weighted_run.CUT_STEPS = 2100
+    weighted_run.CUT_STEPS = 2100
     for shape, axis in [((40, 3), 0), ((3, 40), 1), ((2100,), 0), ((16, 2100), 1)]:
         x, y = rng.standard_normal((2, *shape))
         x[rng.random(shape) < 0.2] = np.nan
@@ -144,7 +146,7 @@ def weigh(rng):
                 expected = expected.to_numpy().reshape(np.moveaxis(x, axis, 0).shape)
                 np.testing.assert_allclose(actual, np.moveaxis(expected, 0, axis), rtol=1e-9, atol=1e-9)
     for times in (np.cumsum(rng.integers(0, 9, 1030)), np.cumsum(rng.exponential(2, 1030))):
-        decays = _weighted_run.decays(times, 0.0, 3.0, 0.5)
+        decays = weighted_run.decays(times, 0.0, 3.0, 0.5)
         np.testing.assert_allclose(decays[1:], 2.0 ** -(np.diff(times) / 3), rtol=1e-14)
 
 

@@ -23,7 +23,7 @@ from llvmlite import binding  # noqa: E402
 
 import fastrecur  # noqa: E402
 from fastrecur import smoothing  # noqa: E402
-from fastrecur._cpu import _compile  # noqa: E402
+from fastrecur._cpu.compiler import compile as _compile  # noqa: E402
 
 SECTIONS = b".text", b".ltext", b".rodata", b".lrodata"
 # Time first and last, gates in another order, ragged, few lanes, one series.
@@ -120,13 +120,14 @@ def of_tensors(rng):
     """Poolings of a QRNN's product; what stretches of time on several ranks do to a state."""
     import torch
 
-    from fastrecur.torch import _pooling, _tensors
+    from fastrecur.torch._operator import tensors
+    from fastrecur.torch._rnn import pooling
 
     for dtype, gated in itertools.product((torch.float32, torch.float64), (True, False)):
 
         def pool(dtype=dtype, gated=gated):
             product = torch.rand(12, 3, (2 + gated) * 20, dtype=dtype, requires_grad=True)
-            h, last = _pooling.pool(product, output_gate=gated)
+            h, last = pooling.pool(product, output_gate=gated)
             (h.sum() + last.sum()).backward()
 
         yield f"pool {dtype} {gated}", pool
@@ -134,8 +135,8 @@ def of_tensors(rng):
 
         def summarise(shape=shape, axis=axis):
             a, b = (torch.rand(shape) for _ in range(2))
-            for family, back in itertools.product(_tensors.NAMES, (False, True)):
-                _tensors.summary(family, a, b, None, None, axis, False, torch.float32, back)
+            for family, back in itertools.product(tensors.NAMES, (False, True)):
+                tensors.summary(family, a, b, None, None, axis, False, torch.float32, back)
 
         yield f"summary {shape} {axis}", summarise
 

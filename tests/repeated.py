@@ -10,20 +10,21 @@ import threading
 
 import numpy as np
 
-from fastrecur import _host, _problem
+from fastrecur._cpu import host
+from fastrecur._plan import problem
 
 
 def forget():
     """Forget all calls, as in a new process; kernels stay."""
-    _host._shortcuts.clear()
-    _problem.forward.cache_clear()
-    _problem.vjp.cache_clear()
+    host._shortcuts.clear()
+    problem.forward.cache_clear()
+    problem.vjp.cache_clear()
     if "fastrecur.torch" in sys.modules:
-        from fastrecur.torch import _short_calls, _tensors
+        from fastrecur.torch._operator import short_calls, tensors
 
-        _short_calls._known.clear()
-        _tensors._plan_forward.cache_clear()
-        _tensors._plan_vjp.cache_clear()
+        short_calls._known.clear()
+        tensors._plan_forward.cache_clear()
+        tensors._plan_vjp.cache_clear()
 
 
 def check_again(ways, make, fill):

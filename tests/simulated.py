@@ -12,8 +12,9 @@ import torch
 from compare import assert_same_bits, check_forward, check_vjp
 
 import fastrecur
-from fastrecur._cuda import _descriptors, _kernels, _launch, _plan, _recurrence
-from fastrecur.torch import _pooling
+from fastrecur._cuda import call, launch, plan
+from fastrecur._cuda.kernels import catalog, descriptors
+from fastrecur.torch._rnn import pooling as _pooling
 
 RECURRENCES = ["forget_mult", "linear_recurrence"]
 FLOATS = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
@@ -67,32 +68,32 @@ def pooling(driver):
 
 def a_wait_without_end():
     """A block whose predecessor never starts traps: here both are told that theirs is the second tile."""
-    take, most = simulator.Pointer.take_ticket, _descriptors.MOST_LOOKS
+    take, most = simulator.Pointer.take_ticket, descriptors.MOST_LOOKS
     simulator.Pointer.take_ticket = lambda self: max(take(self), 1)
-    _descriptors.MOST_LOOKS = 20
+    descriptors.MOST_LOOKS = 20
     try:
         fastrecur.forget_mult(0.5, np.ones((140, 2), np.float32))
     except RuntimeError as error:
         assert "a trap" in str(error), error
     else:
         raise AssertionError("it did not wait")
-    simulator.Pointer.take_ticket, _descriptors.MOST_LOOKS = take, most
+    simulator.Pointer.take_ticket, descriptors.MOST_LOOKS = take, most
 
 
 def main():
     driver = simulator.Driver()
     cupy = sys.modules["cupy"] = devices.Cupy(driver)
-    _launch.driver = lambda: driver
+    launch.driver = lambda: driver
     simulator.like_compiled_code(setattr)
     devices.run_on(cupy, setattr)
-    choose, launched = _plan.choose, set()
+    choose, launched = plan.choose, set()
     rng = np.random.default_rng(0)
 
     def choose_by(chosen):
-        _plan.choose = chosen
-        _recurrence._shortcuts.clear()
-        _plan.forward.cache_clear()
-        _plan.vjp.cache_clear()
+        plan.choose = chosen
+        call._shortcuts.clear()
+        plan.forward.cache_clear()
+        plan.vjp.cache_clear()
 
     def check(name, shape, dtype, axis, reverse, gate=None, state=True, segments=None, **options):
         driver.seed += 1
@@ -147,7 +148,7 @@ def main():
         check_forward("forget_mult", gate, 0.5, axis=axis)
         check_vjp("forget_mult", gate, 0.5, rng=rng, axis=axis)
     # In tiles, of fewer threads and steps than on a card: with closed gates across their ends, and more than a window.
-    _plan.FEW_LANES = 2
+    plan.FEW_LANES = 2
     choose_by(devices.looking_back(choose))
     for name, reverse in itertools.product(RECURRENCES, [False, True]):
         check(name, (140, 2), np.float32, 0, reverse)
@@ -180,7 +181,7 @@ def main():
             check_forward("forget_mult", *(array.swapaxes(0, axis).copy() for array in (f, x)), axis=axis)
     a_wait_without_end()
     launched |= pooling(driver)
-    assert launched == {_plan.CLEAR, *_kernels.MAKERS}, set(_kernels.MAKERS) - launched
+    assert launched == {plan.CLEAR, *catalog.MAKERS}, set(catalog.MAKERS) - launched
     print("done")
 
 

@@ -2,7 +2,8 @@
 
 import functools
 
-from fastrecur import _cost, _host, _problem
+from fastrecur._cpu import cost, host
+from fastrecur._cpu.machine import allocate
 
 
 def lower_thresholds(setattr):
@@ -11,11 +12,11 @@ def lower_thresholds(setattr):
     `setattr` is Python's own or, to be undone afterwards, monkeypatch's.
     """
     for name in ("SERIAL_BYTES", "SERIAL_ROW_BYTES", "STREAMED_ROW_BYTES", "STREAMED_NUMBERS"):
-        setattr(_cost, name, 0)
-    setattr(_cost, "STREAMED_PART_BYTES", 64)
-    setattr(_cost, "ITEM_BYTES", 1)
-    setattr(_problem, "LARGE", 0)  # results that are streamed begin with a line: sums are cut by lines
-    setattr(_cost, "_cache_bytes", lambda: 0)
+        setattr(cost, name, 0)
+    setattr(cost, "STREAMED_PART_BYTES", 64)
+    setattr(cost, "ITEM_BYTES", 1)
+    setattr(allocate, "LARGE", 0)  # results that are streamed begin with a line: sums are cut by lines
+    setattr(cost, "_cache_bytes", lambda: 0)
     # What was remembered of calls, and of how threads share them, is not for large ones.
-    setattr(_host, "_shortcuts", {})
-    setattr(_cost, "choose", functools.lru_cache(_cost.choose.__wrapped__))
+    setattr(host, "_shortcuts", {})
+    setattr(cost, "choose", functools.lru_cache(cost.choose.__wrapped__))

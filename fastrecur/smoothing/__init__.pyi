@@ -5,8 +5,7 @@ from typing import Any, Literal, Protocol, TypeVar, overload
 from numpy.typing import NDArray
 
 from ..recurrence import _Plain
-from ._stream import Ewm as Ewm
-from ._stream import EwmState as EwmState
+from ._stream import Ewm as Ewm, EwmState as EwmState
 
 __all__ = [
     "Ewm",

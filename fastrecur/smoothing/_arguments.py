@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from .. import _messages as say
-from .._arrays import take
-from .._checks import axis, is_array, is_number, number
+from .._arguments import messages as say
+from .._arguments.arrays import take
+from .._arguments.checks import axis, is_array, is_number, number
 
 LN2 = math.log(2.0)
 # Of each constant, a number or an array of a namespace: what holds, in words and in Python, and what of it is alpha.

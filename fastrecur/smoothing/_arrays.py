@@ -5,9 +5,10 @@ import sys
 
 import numpy as np
 
-from .. import _arrays, _checks, _shapes, _threads
-from .. import _messages as say
-from .._checks import is_number
+from .. import _dispatch
+from .._arguments import arrays as _arrays, checks, messages as say, shapes
+from .._arguments.checks import is_number
+from .._cpu.machine import threads as _threads
 from ._arguments import RULES
 
 _NAMES = "bool", "float32", "float64", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64))
@@ -45,9 +46,7 @@ class Data:
     def _take_tensors(self, names, values, before):
         import torch
 
-        from ..torch import _modes
-        from ..torch import _team as torch_team
-
+        adapter = _dispatch.tensor_adapter()
         tensors = [value for value in (*values, *before) if isinstance(value, torch.Tensor)]
         # Numbers stand where the data stand, whatever torch's default device is.
         device = next((value.device for value in tensors if value.dim() or not value.is_cpu), torch.device("cpu"))
@@ -65,12 +64,12 @@ class Data:
                 raise TypeError(say.real_dtype(name, value.dtype))
             wide.append(value)
         self.xp = torch
-        quiet = _modes.no_modes_active() and all(map(_modes.kernel_can_read, tensors))
+        quiet = adapter.no_modes_active() and all(map(adapter.kernel_can_read, tensors))
         wanted = torch.is_grad_enabled() and any(value.requires_grad for value in tensors)
         if quiet and not wanted:
             default = torch.get_default_dtype()
             self.values = [(v if v.is_floating_point() else v.to(default)).detach().numpy() for v in wide]
-            self.xp, self.give, self._team = np, torch.from_numpy, torch_team.team
+            self.xp, self.give, self._team = np, torch.from_numpy, adapter.team
         else:
             self.values, self.by_kernel, self.at_hand = wide, False, quiet
 
@@ -100,7 +99,7 @@ class Data:
         values = [*self.values, *others]
         if self.xp.__name__ == "torch" and not self.at_hand:  # sizes may be symbols, which NumPy makes numbers
             return tuple(self.xp.broadcast_shapes(*(value.shape for value in values)))
-        return tuple(_shapes.broadcast_shape(self.names, [tuple(value.shape) for value in values]))
+        return tuple(shapes.broadcast_shape(self.names, [tuple(value.shape) for value in values]))
 
     def threads(self):
         """Lend kernels the threads of the data's library, if it has some of its own."""
@@ -124,7 +123,7 @@ class Data:
     def beside(self, array, name="state"):
         """Return an array that may be NumPy's as one of the data's library, where the data are."""
         if self.by_kernel:
-            return _checks.with_numbers(name, array).detach().cpu().numpy() if hasattr(array, "detach") else array
+            return checks.with_numbers(name, array).detach().cpu().numpy() if hasattr(array, "detach") else array
         if self.xp.__name__ == "torch" and hasattr(array, "detach"):
             return _moved(name, array, self.values[0].device)
         if not isinstance(array, (np.ndarray, np.generic)) and hasattr(array, "shape"):
@@ -142,7 +141,7 @@ class Data:
 
 
 def _moved(name, tensor, device):
-    return (tensor if device.type == "meta" else _checks.with_numbers(name, tensor)).to(device)
+    return (tensor if device.type == "meta" else checks.with_numbers(name, tensor)).to(device)
 
 
 def _is_foreign(value):

@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from .. import _checks
-from .. import _messages as say
-from .._arrays import at, join, quiet
-from .._checks import is_array, number
-from .._problem import fits
-from .._shapes import axis_of, broadcast_shape
+from .._arguments import checks, messages as say
+from .._arguments.arrays import at, join, quiet
+from .._arguments.checks import is_array, number
+from .._arguments.shapes import axis_of, broadcast_shape
+from .._plan.problem import fits
 from ..recurrence import forget_mult
 from . import _kaufman
 from ._arguments import ALPHA, Constant, arrays_of
@@ -119,7 +118,7 @@ def kama(x: Any, period: int = 10, fast: int = 2, slow: int = 30, *, axis: Any =
     array([ nan,  nan, 0.  , 1.78, 4.54, 6.08, 6.93])
     """
     for name, value in (("period", period), ("fast", fast), ("slow", slow)):
-        if _checks.axis(value, name) < 1:
+        if checks.axis(value, name) < 1:
             raise ValueError(say.at_least(name, 1, value))
     numbers, axis, wrap = unwrap(x, axis)
     data = Data(("x",), (numbers,))
@@ -248,7 +247,7 @@ def pcen(
     if gate is None:
         gate = 2 / (1 + (1 + 4 * time * time) ** 0.5)
     gate = gate if is_array(gate) else float(gate)
-    return_zf = _checks.flag("return_zf", return_zf)
+    return_zf = checks.flag("return_zf", return_zf)
     varies = len(getattr(gate, "shape", ())) >= -axis and gate.shape[axis] != 1
     if varies and (return_zf or zi is not None):
         raise ValueError(say.stream_constant("time_constant" if b is None else "b", tuple(gate.shape)))
@@ -272,7 +271,7 @@ def pcen(
 
 def _greatest(xp: Any, values: Any, size: Any, axis: int, max_axis: Any) -> Any:
     """Return the greatest of so many neighbors of each value, half of them before it; of all that there are."""
-    if _checks.axis(size, "max_size") < 1:
+    if checks.axis(size, "max_size") < 1:
         raise ValueError(say.at_least("max_size", 1, size))
     if size == 1:
         return values

@@ -11,7 +11,7 @@ from collections import namedtuple
 
 import numpy as np
 
-from .._arrays import at, join
+from .._arguments.arrays import at, join
 from ..recurrence import forget_mult, linear_recurrence
 
 # What a statistic is continued from, for each lane: the kernel's planes. A sum stands in the mean's place. Covariances

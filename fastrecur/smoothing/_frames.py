@@ -7,8 +7,8 @@ import sys
 
 import numpy as np
 
-from .. import _messages as say
-from .._shapes import axis_of
+from .._arguments import messages as say
+from .._arguments.shapes import axis_of
 
 
 def _kind(value):

@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from .. import _arrays, _problem, _shapes, _threads
-from .._arrays import address, at, join, quiet
-from .._cpu import _kaufman
-from .._cpu._compile import kernel
-from .._cpu._types import WIDTH
+from .._arguments import arrays, shapes
+from .._arguments.arrays import address, at, join, quiet
+from .._cpu.compiler.compile import kernel
+from .._cpu.kernels import kaufman
+from .._cpu.machine import allocate, threads as _threads
+from .._cpu.vectors.types import WIDTH
 from ..recurrence import forget_mult
 
 BLOCK = 2048  # elements that are taken at once, of buffers that stay in the nearest cache
@@ -23,7 +24,7 @@ def average(x: np.ndarray, period: int, quick: float, calm: float, axis: int) ->
     order = sorted(range(x.ndim), key=lambda k: (-abs(x.strides[k]), k))
     own, back = order.index(axis), [order.index(k) for k in range(x.ndim)]
     x = np.ascontiguousarray(x.transpose(order))
-    result = _problem.empty(x.shape, _WIDE, _shapes.c_strides(x.shape, _WIDE.itemsize))
+    result = allocate.empty(x.shape, _WIDE, shapes.c_strides(x.shape, _WIDE.itemsize))
     result[(slice(None),) * own + (slice(period),)] = np.nan
     rest, gates = at(x, own, slice(period, None)), at(result, own, slice(period, None))
     if x.size:
@@ -48,7 +49,7 @@ def _write_gates(x: np.ndarray, gates: np.ndarray, period: int, quick: float, ca
         parts = [(0, outer, period + low, period + high) for low, high in _threads.ranges(steps - period, threads)]
     spread = lanes * x.itemsize, lanes * _WIDE.itemsize
     apart = steps * spread[0], spread[0], steps * spread[1], spread[1]
-    call = kernel(_kaufman.walk, "", "f8", x=_arrays.element(x.dtype), gates="f8")
+    call = kernel(kaufman.walk, "", "f8", x=arrays.element(x.dtype), gates="f8")
     buffers = np.empty((len(parts), WIDTH + 2 * room))
     buffers[:, :2] = calm, quick - calm
     places = address(x), address(gates)

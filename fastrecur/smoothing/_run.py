@@ -6,12 +6,13 @@ from collections import namedtuple
 
 import numpy as np
 
-from .. import _arrays, _shapes, _threads, _weighted_run
-from .. import _messages as say
-from .._arrays import at, quiet
-from .._checks import is_array
-from .._cpu._weighted import AVERAGE_PLANES, PLANES
-from .._shapes import axis_of
+from .._arguments import arrays, messages as say, shapes
+from .._arguments.arrays import at, quiet
+from .._arguments.checks import is_array
+from .._arguments.shapes import axis_of
+from .._cpu import weighted_run
+from .._cpu.kernels.weighted import AVERAGE_PLANES, PLANES
+from .._cpu.machine import threads
 from . import _formulas
 from ._arguments import ALPHA
 from ._arrays import Data, check_constant
@@ -47,7 +48,7 @@ def compute(statistic, request, x, y, axis):
     borders, constants = request.borders, request.constant.arrays.values()
     if is_plain(x, y, request):
         return at_once(statistic, request, x, y, axis)[0]
-    if _arrays.any_lazy(x, y, *constants, request.times, borders.resets, borders.groups):
+    if arrays.any_lazy(x, y, *constants, request.times, borders.resets, borders.groups):
         return _by_chunk(statistic, request, x, y, axis)
     return at_once(statistic, request, x, y, axis)[0]
 
@@ -85,7 +86,7 @@ def _by_chunk(statistic, request, x, y, axis):
     is_variance, constants = y is x, request.constant.arrays
     given = {"x": x} | ({} if y is None or is_variance else {"y": y}) | constants
     values = {name: _dask.take(name, value) for name, value in given.items()}
-    shape = _shapes.broadcast_shape(tuple(values), [np.shape(value) for value in values.values()])
+    shape = shapes.broadcast_shape(tuple(values), [np.shape(value) for value in values.values()])
     axis = axis_of(axis, shape, ("x",))
     operands = {name: _dask.Operand(value, _dask.last_axes(value, range(len(shape)))) for name, value in values.items()}
     for name in constants:
@@ -99,10 +100,10 @@ def _by_chunk(statistic, request, x, y, axis):
         operands["resets"] = _dask.Operand(flags, _dask.last_axes(flags, range(len(shape))))
     times = request.times
     if times is not None:
-        if not _arrays.any_lazy(times):
+        if not arrays.any_lazy(times):
             times = take_times(times)
             in_units(times, request.constant.halflife, request.constant.dates)
-            if not _arrays.any_lazy(flags):
+            if not arrays.any_lazy(flags):
                 steps(times, shape, axis, begins=flags)  # in memory, they are checked now
         times = _dask.take("times", times)
         if times.shape not in ((shape[axis],), shape):
@@ -128,7 +129,7 @@ def _advance(before, place, x, y, times, resets, *constants, statistic, request,
     constant = request.constant.replaced(**dict(zip(names, constants, strict=True)))
     times = None if times is None else take_times(times)
     request = request._replace(constant=constant, times=times, borders=Borders(resets=resets))
-    with _threads.alone():
+    with threads.alone():
         result, after = at_once(statistic, request, x, x if is_variance else y, axis, state, last_time)
     if times is not None and times.size:
         last_time = edge(times, axis)
@@ -180,7 +181,7 @@ def at_once(statistic, request, x, y, axis, before=None, last_time=None):
     if statistic != "corr" and is_plain(x, y, request) and (before is None or type(before[0].mean) in _OWN):
         gate, axis = 1.0 - constant.value if request.adjust else constant.value, axis_of(axis, x.shape, (request.name,))
         how = gate, None, x.shape, x.dtype, axis, kind, least, request.bias
-        result, planes = _weighted_run.run(statistic, x, y, *how, before[0] if before else NO_STATE)
+        result, planes = weighted_run.run(statistic, x, y, *how, before[0] if before else NO_STATE)
         return result, (_state(planes, y),)
     named = {request.name: x, **({} if y is None or y is x else {"y": y})}
     series = tuple(named)
@@ -239,8 +240,8 @@ def _gate(data, request, values, shape, axis, last_time, begins):
     if is_tensor:
         times, xp, readable = data.beside(times, "times"), data.xp, data.at_hand
     times, halflife, last_time = in_units(times, halflife, constant.dates, last_time)
-    if data.by_kernel and begins is None and times.shape == (shape[axis],) and len(times) >= _weighted_run.LONG_TIMES:
-        found = _weighted_run.decays(times, steps(times[:1], (1,), 0, last_time)[0], halflife, alpha)
+    if data.by_kernel and begins is None and times.shape == (shape[axis],) and len(times) >= weighted_run.LONG_TIMES:
+        found = weighted_run.decays(times, steps(times[:1], (1,), 0, last_time)[0], halflife, alpha)
         if found is not None:
             return placed(found, shape, axis)
     gaps = steps(times, shape, axis, last_time, begins, xp, readable)
@@ -259,7 +260,7 @@ def _by_kernel(statistic, x, y, seen, how, states):
         other = one if y is x else _formulas.masked(np, seen, y)
         pairs = (one, other), (one, one), (other, other)
         how = *how[:3], np.dtype(np.float64), *how[4:]  # what is divided may be small beyond float32 after a gap
-    found = [_weighted_run.run(statistic, *pair, *how, had) for pair, had in zip(pairs, states, strict=True)]
+    found = [weighted_run.run(statistic, *pair, *how, had) for pair, had in zip(pairs, states, strict=True)]
     (result, *variances), after = zip(*found, strict=True)
     if variances:
         with quiet(np):

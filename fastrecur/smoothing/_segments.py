@@ -5,9 +5,8 @@ from collections.abc import Hashable
 
 import numpy as np
 
-from .. import _checks
-from .. import _messages as say
-from .._arrays import any_lazy, take
+from .._arguments import checks, messages as say
+from .._arguments.arrays import any_lazy, take
 from ._frames import is_labelled, plain
 
 
@@ -17,10 +16,10 @@ class Borders:
     def __init__(self, offsets=None, resets=None, groups=None):
         if groups is not None and (offsets is not None or resets is not None):
             raise ValueError(say.groups_alone())
-        self.offsets = None if offsets is None else _checks.on_host("offsets", plain(offsets))
+        self.offsets = None if offsets is None else checks.on_host("offsets", plain(offsets))
         self.resets = resets.data if any_lazy(getattr(resets, "data", None)) else plain(resets)  # of a DataArray
         if not any_lazy(self.resets):
-            self.resets = None if resets is None else _checks.on_host("resets", self.resets)
+            self.resets = None if resets is None else checks.on_host("resets", self.resets)
         elif self.resets.dtype != np.bool_:
             raise TypeError(say.resets_dtype(self.resets.dtype))
         self.groups = groups.data if is_labelled(groups) and any_lazy(getattr(groups, "data", None)) else groups
@@ -31,12 +30,12 @@ class Borders:
             return None
         found = np.zeros(shape[axis], bool)
         if self.offsets is not None:
-            offsets = _checks.offsets_in_range(self.offsets, shape[axis])
+            offsets = checks.offsets_in_range(self.offsets, shape[axis])
             found[offsets[:-1][offsets[:-1] < offsets[1:]]] = True
         found = found.reshape([-1 if k == axis else 1 for k in range(len(shape))])
         if self.resets is None:
             return found
-        _checks.resets_shape(self.resets.shape, shape, axis)
+        checks.resets_shape(self.resets.shape, shape, axis)
         return found | self.resets.reshape(self.resets.shape + (1,) * (len(shape) - self.resets.ndim))
 
     def numbers(self, steps):

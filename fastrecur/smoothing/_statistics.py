@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import _messages as say
-from .._checks import flag
+from .._arguments import messages as say
+from .._arguments.checks import flag
 from ._arguments import Constant, least_count
 from ._frames import aligned, along, is_labelled, is_series, unwrap
 from ._run import Request, compute, is_plain

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import _arrays, _checks, _shapes
-from .. import _messages as say
-from .._checks import is_array
-from .._shapes import axis_of
+from .._arguments import arrays, checks, messages as say, shapes as _shapes
+from .._arguments.checks import is_array
+from .._arguments.shapes import axis_of
 from ._arguments import Constant, arrays_of, least_count
 from ._formulas import State
 from ._frames import along, in_columns, is_table, names_of, unwrap
@@ -74,8 +73,8 @@ class Ewm:
         names = [names for value in given.values() if (names := names_of(value)) is not None]
         self._names = names[0] if names else None  # of a constant for each column
         self._given = {name: unwrap(value, 0)[0] for name, value in given.items()}
-        self._options = _checks.flag("adjust", adjust), _checks.flag("ignore_na", ignore_na), least_count(min_periods)
-        self._axis = _checks.axis(axis)
+        self._options = checks.flag("adjust", adjust), checks.flag("ignore_na", ignore_na), least_count(min_periods)
+        self._axis = checks.axis(axis)
         self._timed = None if halflife is None else Constant(True, **self._given)
         dated = self._timed is not None and self._timed.dates
         self._plain = None if dated else Constant(False, **self._given)
@@ -119,7 +118,7 @@ class Ewm:
         ValueError, TypeError
             As `ewm_mean`, and ValueError for another shape than before, and for times with some chunks only.
         """
-        if _arrays.any_lazy(chunk, times):
+        if arrays.any_lazy(chunk, times):
             raise TypeError(say.lazy_stream())
         numbers, wrap, shapes, columns = chunk, None, self._shapes, self._columns
         if type(chunk) is not np.ndarray and is_table(chunk):

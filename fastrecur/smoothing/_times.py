@@ -4,9 +4,9 @@ import datetime
 
 import numpy as np
 
-from .. import _messages as say
-from .._arrays import take
-from .._checks import with_numbers
+from .._arguments import messages as say
+from .._arguments.arrays import take
+from .._arguments.checks import with_numbers
 
 # In attoseconds, the least of NumPy's; of what has no fixed length, in months.
 _UNITS = {"Y": 12, "M": 1, "W": 604800 * 10**18, "D": 86400 * 10**18, "h": 3600 * 10**18, "m": 60 * 10**18}

@@ -3,11 +3,11 @@
 try:
     import torch as _torch  # noqa: F401
 except ImportError as error:
-    from .._messages import no_torch
+    from .._arguments.messages import no_torch
 
     raise ImportError(no_torch()) from error
 
-from . import _short_calls as _short_calls  # calls with tensors are known from now on
+from ._operator import short_calls as _short_calls  # noqa: F401 -- calls with tensors are known from now on
 from .modules import ForgetMult
 from .qrnn import QRNN
 from .qrnn_layer import QRNNLayer

@@ -6,9 +6,9 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .. import _messages as say
-from .._problem import FORGET, LINEAR
-from . import _ops
+from .._arguments import messages as say
+from .._plan.problem import FORGET, LINEAR
+from ._operator import ops
 
 __all__ = ["translations"]
 
@@ -37,14 +37,13 @@ def translations() -> dict[Any, Callable[..., Any]]:
     """
     import onnxscript  # noqa: F401 -- to say at once what is missing
 
-    return {_ops.FORWARD[family]: _translation(family) for family in (FORGET, LINEAR)}
+    return {ops.FORWARD[family]: _translation(family) for family in (FORGET, LINEAR)}
 
 
 @functools.cache
 def _scan() -> Any:
     """Return ``h[t] = a[t]*h[t-1] + b[t]`` as a function of onnxscript, which reads the text below."""
-    from onnxscript import graph, script, values
-    from onnxscript import opset18 as op
+    from onnxscript import graph, opset18 as op, script, values
 
     @script(values.Opset("fastrecur", 1), default_opset=op)
     def linear_scan(  # type: ignore[no-untyped-def] # inputs have no annotation, attributes have one

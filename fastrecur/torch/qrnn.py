@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from .. import _messages as say
-from . import _rnn_arguments as _arguments
+from .._arguments import messages as say
 from . import state as _state
+from ._rnn import arguments
 from .qrnn_layer import BothDirections, QRNNLayer
 from .state import QRNNState
 
@@ -79,13 +79,13 @@ class QRNN(nn.Module):
         hidden_size = input_size if hidden_size is None else hidden_size
         layers = None if layers is None else list(layers)
         num_layers = len(layers) if layers else num_layers
-        _arguments.check_sizes(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
-        _arguments.check_flags(bias=bias, batch_first=batch_first, bidirectional=bidirectional)
+        arguments.check_sizes(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
+        arguments.check_flags(bias=bias, batch_first=batch_first, bidirectional=bidirectional)
         if bidirectional and save_prev_x is True:
             raise ValueError(say.rnn_saved_bidirectional())
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.bias, self.batch_first, self.bidirectional = bias, batch_first, bidirectional
-        self.dropout = _arguments.probability("dropout", dropout)
+        self.dropout = arguments.probability("dropout", dropout)
         if self.dropout > 0 and num_layers == 1:
             warnings.warn(say.rnn_dropout_of_one_layer(dropout), stacklevel=2)
         if layers:
@@ -96,7 +96,7 @@ class QRNN(nn.Module):
             }  # fmt: skip
             if given := [name for name, (value, default) in described.items() if value != default]:
                 raise ValueError(say.rnn_layers_options(given))
-            self.hidden_size = _arguments.check_chain(layers, input_size)
+            self.hidden_size = arguments.check_chain(layers, input_size)
         else:
             kind = BothDirections if bidirectional else QRNNLayer
             layers = [
@@ -128,7 +128,7 @@ class QRNN(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the arguments that are not the defaults."""
-        return _arguments.format_extra_repr(self)
+        return arguments.format_extra_repr(self)
 
     def initial_state(
         self, batch_size: int | None = None, *, device: Any = None, dtype: torch.dtype | None = None
@@ -177,13 +177,13 @@ class QRNN(nn.Module):
             The states ``c`` of each layer and direction after the last valid step in its scan direction, before the
             output gate, as `hidden` takes them: a list where the layers' sizes differ. A `QRNNState` if one was given.
         """
-        rows, batch_sizes, is_batched, batch, hidden, cut = _arguments.open_call(
+        rows, batch_sizes, is_batched, batch, hidden, cut = arguments.open_call(
             self, input, hidden, hx, offsets, resets, []
         )
         states = _state.of_network(self, hidden, rows, batch, is_batched)
         is_given = batch_sizes is not None or offsets is not None  # layers take the input as it is
         step, lasts = self._through(input if is_given else rows, states, **cut._asdict() if cut else {})
-        output = step if is_given else _arguments.repack_output(self, step, input)
+        output = step if is_given else arguments.repack_output(self, step, input)
         return output, _state.join(lasts, is_batched)
 
     def step(self, input: Tensor, state: QRNNState) -> tuple[Tensor, QRNNState]:
@@ -202,7 +202,7 @@ class QRNN(nn.Module):
         if is_alone and getattr(getattr(state, "hidden", None), "ndim", 0) == getattr(input, "ndim", 0) + 1:
             return layers[0].step(input, state)  # type: ignore[no-any-return]
         turns = {getattr(layer, "reverse", False) for layer in self.layers}
-        rows, is_batched = _arguments.unpack_step(input, state, not self.bidirectional and len(turns) == 1)
+        rows, is_batched = _state.rows_of_step(input, state, not self.bidirectional and len(turns) == 1)
         firsts = _state.of_network(self, state, rows, rows.shape[0], is_batched)
         rows, lasts = self._through(rows, firsts, lambda layer, *given: layer.step(*given))
         return rows if is_batched else rows.squeeze(0), _state.join(lasts, is_batched)
@@ -212,7 +212,7 @@ class QRNN(nn.Module):
         lasts = []
         for k, (layer, state) in enumerate(zip(self.layers, states, strict=True)):
             if k > 0 and self.dropout > 0 and self.training:
-                step = _arguments.drop_out(step, self.dropout)
+                step = arguments.drop_out(step, self.dropout)
             step, last = layer(step, state, **cut) if call is None else call(layer, step, state)
             lasts.append(last)
         return step, lasts

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from .. import _messages as say
-from . import _pooling
-from . import _rnn_arguments as _arguments
+from .._arguments import messages as say
 from . import state as _state
-from ._windows import windows
+from ._rnn import arguments, pooling
+from ._rnn.windows import windows
 from .state import QRNNState
 
 FORWARD, REVERSE = "", "_reverse"  # what the names of a direction's weights end with
@@ -100,12 +99,12 @@ class QRNNLayer(nn.Module):
     ) -> None:
         super().__init__()
         hidden_size = input_size if hidden_size is None else hidden_size
-        _arguments.check_sizes(input_size=input_size, hidden_size=hidden_size, window=window)
-        _arguments.check_flags(
+        arguments.check_sizes(input_size=input_size, hidden_size=hidden_size, window=window)
+        arguments.check_flags(
             save_prev_x=save_prev_x, output_gate=output_gate, bias=bias, batch_first=batch_first, reverse=reverse
         )
         self.input_size, self.hidden_size, self.window = input_size, hidden_size, window
-        self.zoneout = _arguments.probability("zoneout", zoneout)
+        self.zoneout = arguments.probability("zoneout", zoneout)
         self.save_prev_x, self.output_gate = save_prev_x, output_gate
         self.bias, self.batch_first, self.reverse = bias, batch_first, reverse
         for direction in self._directions:
@@ -138,7 +137,7 @@ class QRNNLayer(nn.Module):
         hidden = torch.zeros(len(self._directions), *batch, self.hidden_size, device=device, dtype=dtype)
         if self.window == 1:
             return QRNNState(hidden, (None,))
-        kind = weight.dtype if weight is not None and _pooling.is_wide(dtype, weight.dtype) else dtype
+        kind = weight.dtype if weight is not None and pooling.is_wide(dtype, weight.dtype) else dtype
         inputs = torch.zeros(self.window - 1, *batch, self.input_size, device=device, dtype=kind)
         return QRNNState(hidden, (inputs,))
 
@@ -149,7 +148,7 @@ class QRNNLayer(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the arguments that are not the defaults."""
-        return _arguments.format_extra_repr(self)
+        return arguments.format_extra_repr(self)
 
     def forward(
         self,
@@ -164,7 +163,7 @@ class QRNNLayer(nn.Module):
 
         ``hidden`` may lack the first axis, (B, H) or (H,), in one direction. The state that is returned has it.
         """
-        rows, batch_sizes, is_batched, batch, hidden, cut = _arguments.open_call(
+        rows, batch_sizes, is_batched, batch, hidden, cut = arguments.open_call(
             self, input, hidden, hx, offsets, resets, self._direction_weights()
         )
         given = hidden if isinstance(hidden, QRNNState) else None
@@ -197,12 +196,12 @@ class QRNNLayer(nn.Module):
         if saves:
             self.prevX = None if kept[0] is None else kept[0].detach()
         state = last if given is None else QRNNState(last, (kept[0],))
-        return _arguments.repack_output(self, output, input), _state.join([state], is_batched)
+        return arguments.repack_output(self, output, input), _state.join([state], is_batched)
 
     def step(self, input: Tensor, state: QRNNState) -> tuple[Tensor, QRNNState]:
         """Return the output at one step, and the state after it: as `QRNN.step`, with `reverse` the last step first."""
-        rows, is_batched = _arguments.unpack_step(input, state, len(self._directions) == 1)
-        _arguments.check_input(rows, self.input_size, self._direction_weights())
+        rows, is_batched = _state.rows_of_step(input, state, len(self._directions) == 1)
+        arguments.check_input(rows, self.input_size, self._direction_weights())
         previous = _state.inputs_of_layer(self, state, rows, rows.shape[0], is_batched)
         hidden = _state.of_layer(self, state.hidden, rows, rows.shape[0], is_batched, True)
         source, last_inputs = rows, None
@@ -211,8 +210,8 @@ class QRNNLayer(nn.Module):
             source = source.squeeze(0)
         product = getattr(self, "linear" + FORWARD)(source)
         self._check_product(FORWARD, product.shape[-1])
-        c0 = None if hidden is None else _pooling.first_state(hidden[0], product.dtype, True)
-        h, c = _pooling.pool_step(product, c0, output_gate=self.output_gate, keep=self._keep(product))
+        c0 = None if hidden is None else pooling.first_state(hidden[0], product.dtype, True)
+        h, c = pooling.pool_step(product, c0, output_gate=self.output_gate, keep=self._keep(product))
         last = QRNNState(c.unsqueeze(0), (last_inputs,))
         return h if is_batched else h.squeeze(0), _state.join([last], is_batched)
 
@@ -237,18 +236,18 @@ class QRNNLayer(nn.Module):
         linear = getattr(self, "linear" + direction)
         options |= {"output_gate": self.output_gate, "reverse": self.reverse or direction == REVERSE}
         draws = self.training and self.zoneout > 0
-        may_fuse = recurrence is None and not draws and _pooling.is_unhooked_linear(linear)
-        if may_fuse and _pooling.is_inference(source, linear, c0, options.get("cut")):
+        may_fuse = recurrence is None and not draws and pooling.is_unhooked_linear(linear)
+        if may_fuse and pooling.is_inference(source, linear, c0, options.get("cut")):
             self._check_product(direction, linear.weight.shape[0])
-            return _pooling.layer_inference(source, linear.weight, linear.bias, c0, keep=self._keep(None), **options)
+            return pooling.layer_inference(source, linear.weight, linear.bias, c0, keep=self._keep(None), **options)
         product = linear(source)
         self._check_product(direction, product.shape[-1])
         keep = self._keep(product)
         # The product's dtype was chosen for the whole layer, by autocast for example.
-        c0 = _pooling.first_state(c0, product.dtype, may_be_wide)
+        c0 = pooling.first_state(c0, product.dtype, may_be_wide)
         if recurrence is not None:
-            return _pooling._composed(product, c0, keep=keep, recurrence=recurrence, **options)
-        return _pooling.pool(product, c0, keep=keep, **options)
+            return pooling._composed(product, c0, keep=keep, recurrence=recurrence, **options)
+        return pooling.pool(product, c0, keep=keep, **options)
 
     def _check_product(self, direction: str, features: int) -> None:
         wanted = (2 + self.output_gate) * self.hidden_size
@@ -266,7 +265,7 @@ class QRNNLayer(nn.Module):
     def _direction_weights(self) -> list[Tensor]:
         """Return the weights that the input meets, where they are a plain Linear's."""
         linears = (getattr(self, "linear" + direction) for direction in self._directions)
-        return [linear.weight for linear in linears if _pooling.is_unhooked_linear(linear)]
+        return [linear.weight for linear in linears if pooling.is_unhooked_linear(linear)]
 
 
 class BothDirections(QRNNLayer):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .. import _messages as say
+from .._arguments import messages as say
 from ..smoothing._filters import pcen
 from ..smoothing._statistics import ewm_mean
 

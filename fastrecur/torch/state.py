@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import _messages as say
-from . import _modes, _pooling
-from . import _torch_internals as _internals
+from .._arguments import messages as say
+from ._operator import internals, modes
+from ._rnn import pooling
 
 
 class QRNNState(NamedTuple):
@@ -55,7 +55,7 @@ class QRNNState(NamedTuple):
 
 # So that a state, and a program of torch.export that takes one, can be saved and loaded.
 torch.serialization.add_safe_globals([QRNNState])
-_internals.register_namedtuple(QRNNState, serialized_type_name="fastrecur.torch.QRNNState")
+internals.register_namedtuple(QRNNState, serialized_type_name="fastrecur.torch.QRNNState")
 
 
 def hint_for(hidden: Any) -> str:
@@ -63,6 +63,19 @@ def hint_for(hidden: Any) -> str:
     if not isinstance(hidden, (list, tuple)) or isinstance(hidden, QRNNState) or len(hidden) != 2:
         return ""
     return say.TAKEN_APART if isinstance(hidden[1], (list, tuple)) else say.ONE_STATE
+
+
+def rows_of_step(input: Any, state: Any, one_direction: bool) -> tuple[Tensor, bool]:
+    """Return one step's rows, (B, features), and whether there is a batch; raise for what `step` does not take."""
+    if not one_direction:
+        raise RuntimeError(say.rnn_step_directions())
+    if not isinstance(input, Tensor):
+        raise TypeError(say.rnn_step_input(type(input)))
+    if input.dim() not in (1, 2):
+        raise ValueError(say.rnn_step_dim(input.dim()))
+    if not isinstance(state, QRNNState):
+        raise TypeError(say.rnn_step_state(type(state), hint=hint_for(state)))
+    return (input, True) if input.dim() == 2 else (input.unsqueeze(0), False)
 
 
 def of_layer(layer: Any, hidden: Any, rows: Tensor, batch: int, is_batched: bool, may_be_wide: bool = False) -> Any:
@@ -77,8 +90,8 @@ def of_layer(layer: Any, hidden: Any, rows: Tensor, batch: int, is_batched: bool
         hidden = hidden.unsqueeze(0)
     if hidden.shape != wanted:
         raise RuntimeError(say.rnn_hidden_shape(list(hidden.shape), wanted, rows.shape))
-    is_right = hidden.dtype == rows.dtype or (may_be_wide and _pooling.is_wide(hidden.dtype, rows.dtype))
-    if not is_right and not _modes.is_autocast_enabled(rows.device):
+    is_right = hidden.dtype == rows.dtype or (may_be_wide and pooling.is_wide(hidden.dtype, rows.dtype))
+    if not is_right and not modes.is_autocast_enabled(rows.device):
         raise RuntimeError(say.rnn_hidden_dtype(hidden.dtype, rows.dtype))
     return hidden if is_batched else hidden.unsqueeze(1)
 
@@ -95,7 +108,7 @@ def inputs_of_layer(layer: Any, state: QRNNState, rows: Tensor, batch: int, is_b
             raise RuntimeError(say.rnn_state_window("None" if inputs is None else "a tensor", layer.window))
         return None
     wanted = (layer.window - 1, *([batch] * is_batched), layer.input_size)
-    _check_inputs("inputs", inputs, wanted, rows, _modes.is_autocast_enabled(rows.device))
+    _check_inputs("inputs", inputs, wanted, rows, modes.is_autocast_enabled(rows.device))
     return inputs if is_batched else inputs.unsqueeze(1)
 
 
@@ -107,7 +120,7 @@ def _check_inputs(name: str, inputs: Tensor, shape: tuple[int, ...], rows: Tenso
 
 def check_saved(layer: Any, rows: Tensor, batch: int) -> None:
     """Raise where the inputs that a module keeps would be lost, or are none of this call's."""
-    lost = "nn.DataParallel" if _internals.is_replica(layer) else _modes.loses_attributes()
+    lost = "nn.DataParallel" if internals.is_replica(layer) else modes.loses_attributes()
     if lost:
         raise RuntimeError(say.rnn_saved_lost(lost))
     if layer.prevX is not None:

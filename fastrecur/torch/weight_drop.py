@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from .. import _messages as say
-from ._rnn_arguments import probability
+from .._arguments import messages as say
+from ._rnn.arguments import probability
 
 
 class WeightDrop(nn.Module):

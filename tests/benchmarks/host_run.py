@@ -26,14 +26,14 @@ from tqdm import tqdm  # noqa: E402
 
 import fastrecur  # noqa: E402
 import fastrecur.torch  # noqa: E402
-from fastrecur._cuda import _arrays, _launch, _plan  # noqa: E402
-from fastrecur.torch import _call, _device_tensors, _eager, _modes, _ops, _short_calls  # noqa: E402
+from fastrecur._cuda import arrays, launch, plan  # noqa: E402
+from fastrecur.torch._operator import call as _call, device_tensors, eager, modes, ops, short_calls  # noqa: E402
 
 SHAPE = 16, 32
 MUST = {"tensors": (8.0, 4.0), "interface": (12.0, 6.0)}
 
 
-class Driver(_launch.CudaCore):
+class Driver(launch.CudaCore):
     """The way to a card, which ends where the driver would begin."""
 
     launches = 0
@@ -68,27 +68,27 @@ class Driver(_launch.CudaCore):
 
 def replace_torch():
     """Let CPU tensors be a GPU's."""
-    for module in (_modes, _eager, _call, _short_calls):  # each as it imports the ones before it
+    for module in (modes, eager, _call, short_calls):  # each as it imports the ones before it
         text = inspect.getsource(module)
         text = text.replace("is_cpu", "is_\0").replace("is_cuda", "is_cpu").replace("is_\0", "is_cuda")
         exec(compile(text, module.__file__, "exec"), vars(module))
     library = torch.library.Library("fastrecur", "IMPL")
     allowed = {"allow_override": True} if "allow_override" in inspect.signature(library.impl).parameters else {}
     for (family, name), (suffix, run) in itertools.product(
-        _ops.NAMES.items(), (("", _ops._forward_cuda), ("_backward", _ops._vjp_cuda))
+        ops.NAMES.items(), (("", ops._forward_cuda), ("_backward", ops._vjp_cuda))
     ):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if not allowed:  # of a torch that has no word for it
                 torch.library._impls.discard(f"fastrecur/{name}{suffix}/CPU")
-            library.impl(name + suffix, _ops.kernel(run, family), "CPU", **allowed)
-    _device_tensors._on_host = lambda value: value
-    _device_tensors._lengths = lambda lengths: lengths
-    _arrays.is_on_device = lambda value: isinstance(value, (torch.Tensor, Interface))
+            library.impl(name + suffix, ops.kernel(run, family), "CPU", **allowed)
+    device_tensors._on_host = lambda value: value
+    device_tensors._lengths = lambda lengths: lengths
+    arrays.is_on_device = lambda value: isinstance(value, (torch.Tensor, Interface))
     return library
 
 
-class Torch(_arrays.Torch):
+class Torch(arrays.Torch):
     """Allocates on the CPU; the stream is the driver's to say."""
 
     def __init__(self, kind):
@@ -169,7 +169,7 @@ def cases():
     yield "tensors that require grad, both directions", None, 2, both
     a, b = torch.rand(LONG), torch.randn(LONG)
     signature = np.dtype(np.float32), LONG, (4 * LONG[1], 4)
-    several = len(_plan.forward("forget", ("f", "x", "h0"), signature, signature, None, None, 0, False, None).launches)
+    several = len(plan.forward("forget", ("f", "x", "h0"), signature, signature, None, None, 0, False, None).launches)
     yield "tensors, look-back", None, several, lambda: fastrecur.forget_mult(a, b)
     p, q = Interface(np.zeros(SHAPE, np.float32)), Interface(np.zeros(SHAPE, np.float32))
     yield "interface", MUST["interface"], 1, lambda: fastrecur.forget_mult(p, q)
@@ -186,7 +186,7 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     repeats, calls = (1, 1) if options.check else (5, 500) if options.quick else (31, 500)
     driver, allocator = Driver(), Allocator()
-    _launch.driver, _arrays.numba_cuda, _arrays.Torch = lambda: driver, lambda: allocator, Torch
+    launch.driver, arrays.numba_cuda, arrays.Torch = lambda: driver, lambda: allocator, Torch
     kept, rows, began = replace_torch(), [], time.perf_counter()
     for name, due, launches, call in tqdm(list(cases()), file=sys.stderr):
         spent, launched = microseconds(call, repeats, calls)

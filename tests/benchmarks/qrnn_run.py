@@ -23,8 +23,8 @@ from torch.nn.utils.rnn import pack_padded_sequence  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from fastrecur.torch import QRNN, QRNNLayer  # noqa: E402
-from fastrecur.torch._pool import BLOCK  # noqa: E402
-from fastrecur.torch._pooling import pool  # noqa: E402
+from fastrecur.torch._rnn.pool import BLOCK  # noqa: E402
+from fastrecur.torch._rnn.pooling import pool  # noqa: E402
 
 UNITS = 320
 BATCHES, LENGTHS = (8, 16, 32, 64, 128, 256), (32, 64, 128, 256, 512)

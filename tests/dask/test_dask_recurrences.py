@@ -5,8 +5,7 @@ import dask.array as da
 import numpy as np
 import pytest
 from compare import assert_close_lazy
-from hypothesis import Phase, given, settings
-from hypothesis import strategies as st
+from hypothesis import Phase, given, settings, strategies as st
 
 import fastrecur
 from fastrecur import forget_mult, forget_mult_vjp, linear_recurrence
@@ -162,15 +161,15 @@ def test_threads_and_names(rng):
     assert same.name == forget_mult(0.5, x).name != other.name
     seen = []
     lazy = x.map_blocks(
-        lambda b: (seen.append(fastrecur._threads.team().size), b)[1], dtype=x.dtype, meta=np.empty((0, 0))
+        lambda b: (seen.append(fastrecur._cpu.machine.threads.team().size), b)[1], dtype=x.dtype, meta=np.empty((0, 0))
     )
     assert_close_lazy(forget_mult(0.5, lazy), same.compute())
     with dask.config.set(scheduler="threads"):
         assert_close_lazy(same, forget_mult(0.5, x.compute()))
-    before = fastrecur._threads.team().size
-    with fastrecur._threads.alone():
-        assert fastrecur._threads.team().size == 1
-    assert fastrecur._threads.team().size == before == seen[0]
+    before = fastrecur._cpu.machine.threads.team().size
+    with fastrecur._cpu.machine.threads.alone():
+        assert fastrecur._cpu.machine.threads.team().size == 1
+    assert fastrecur._cpu.machine.threads.team().size == before == seen[0]
 
 
 def test_a_composed_chunk_beyond_all_numbers():

@@ -13,8 +13,9 @@ sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
 import compare  # noqa: E402
 
 import fastrecur  # noqa: E402
-from fastrecur import _checks, reference  # noqa: E402
-from fastrecur._cuda import _launch, _plan  # noqa: E402
+from fastrecur import reference  # noqa: E402
+from fastrecur._arguments import checks  # noqa: E402
+from fastrecur._cuda import launch, plan as _plan  # noqa: E402
 
 
 class Case(NamedTuple):
@@ -226,8 +227,8 @@ def pooling_correctness(library, device="cuda"):
     """Compare a QRNN's pooling and its gradient with the same composed in float64 on the CPU: as `correctness`."""
     import torch
 
-    from fastrecur.torch import _pooling
-    from fastrecur.torch._rnn_segments import Cut
+    from fastrecur.torch._rnn import pooling
+    from fastrecur.torch._rnn.segments import Cut
 
     def results(dtype, place, pool):
         leaves = [v.to(place, dtype).requires_grad_() for v in (product, c0)]
@@ -253,9 +254,9 @@ def pooling_correctness(library, device="cuda"):
         keep = torch.randint(2, (*rows, width)) if masked else 0.9
         here = f"pooling {dtype} gated {gated} reverse {reverse} masked {masked} {kind}"
         try:
-            wanted = results(torch.float64, "cpu", _pooling._composed)
+            wanted = results(torch.float64, "cpu", pooling._composed)
             library.poison(product.numel())
-            got = results(dtype, device, _pooling.pool)
+            got = results(dtype, device, pooling.pool)
             torch.testing.assert_close(got, wanted, rtol=bounds[dtype], atol=bounds[dtype])
         except Exception as error:
             yield here, f"{type(error).__name__}: {error}"
@@ -281,11 +282,11 @@ def kernels(case):
     offsets = (np.dtype(np.int64), (8,), (8,)) if "offsets" in case.cuts else None
     resets = (np.dtype(bool), shape[: case.axis + 1], (1,) * (case.axis + 1)) if "resets" in case.cuts else None
     lengths = (np.dtype(np.int64), lanes[:1], (8,)) if case.lengths else None
-    told = case.axis, case.reverse, _checks.split(lengths, offsets, resets), is_complex
+    told = case.axis, case.reverse, checks.split(lengths, offsets, resets), is_complex
     plans = [
         _plan.forward(family, (*names, "h0"), gate, value, state, None, *told),
         _plan.vjp(family, ("grad_h", *names, "h"), full, gate, value, full, state, None, *told),
     ]
     launches = [each for plan in plans for each in plan.launches if each.kernel != _plan.CLEAR]
     launches += [each for plan in plans for finish in plan.finish for each in finish[3]]
-    return {_launch.kernel(s.kernel, s.rule, s.carry, s.options, s.elements, s.time) for s in launches}
+    return {launch.kernel(s.kernel, s.rule, s.carry, s.options, s.elements, s.time) for s in launches}

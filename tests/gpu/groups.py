@@ -12,7 +12,7 @@ import correctness
 import numpy as np
 
 import fastrecur
-from fastrecur._cuda import _launch, _plan, _recurrence
+from fastrecur._cuda import call as _call, launch, plan
 
 BYTES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
 CACHE = 256 << 20  # bytes of operands that no card's cache holds at once
@@ -126,28 +126,28 @@ class Bench:
 
 def forget():
     """Forget which plans calls have had."""
-    _plan.forward.cache_clear()
-    _plan.vjp.cache_clear()
-    _recurrence._shortcuts.clear()
-    if "fastrecur.torch._short_calls" in sys.modules:
-        sys.modules["fastrecur.torch._short_calls"]._known.clear()
+    plan.forward.cache_clear()
+    plan.vjp.cache_clear()
+    _call._shortcuts.clear()
+    if "fastrecur.torch._operator.short_calls" in sys.modules:
+        sys.modules["fastrecur.torch._operator.short_calls"]._known.clear()
 
 
 def replanned(call, **names):
-    """Run with other values in `_plan`, and nothing remembered."""
-    before = {name: getattr(_plan, name) for name in names}
-    vars(_plan).update(names)
+    """Run with other values in `plan`, and nothing remembered."""
+    before = {name: getattr(plan, name) for name in names}
+    vars(plan).update(names)
     forget()
     try:
         return call()
     finally:
-        vars(_plan).update(before)
+        vars(plan).update(before)
         forget()
 
 
 def unsplit(call):
     """Run with time in one piece."""
-    choose = _plan.choose
+    choose = plan.choose
     return replanned(call, choose=lambda *a, **k: choose(*a, **k)._replace(tiles=1))
 
 
@@ -285,11 +285,11 @@ def long(bench):
 @group("launch bounds", 60)
 def launch_bounds(bench):
     """How much longer a kernel takes whose assembler is not told how it is launched."""
-    lib, shape, cubin = bench.lib, bench.shape((512, 65536)), _launch.cubin
+    lib, shape, cubin = bench.lib, bench.shape((512, 65536)), launch.cubin
 
     def plain(kernel, capability):
         lines = kernel.ptx(capability).splitlines()
-        return _launch.assemble(
+        return launch.assemble(
             "\n".join(line for line in lines if not line.strip().startswith((".maxn", ".minn"))), capability
         )
 
@@ -298,15 +298,15 @@ def launch_bounds(bench):
         calls = [lambda: fastrecur.forget_mult(f, x)] * 5
         calls[0]()
         told = lib.microseconds(calls)
-        _launch.cubin = plain
-        _launch.kernel.cache_clear()
+        launch.cubin = plain
+        launch.kernel.cache_clear()
         forget()
         try:
             calls[0]()
             return lib.microseconds(calls) / told
         finally:
-            _launch.cubin = cubin
-            _launch.kernel.cache_clear()
+            launch.cubin = cubin
+            launch.kernel.cache_clear()
             forget()
 
     bench.report.row("launch bounds off / on", "1.5-1.9", measure, "x")

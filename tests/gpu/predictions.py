@@ -15,8 +15,8 @@ sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[2])]
 
 import numpy as np  # noqa: E402
 
-from fastrecur._cuda import _plan  # noqa: E402
-from fastrecur._shapes import c_strides  # noqa: E402
+from fastrecur._arguments.shapes import c_strides  # noqa: E402
+from fastrecur._cuda import plan  # noqa: E402
 
 SHAPES = [
     ((105, 20, 640), 0), ((512, 64, 320), 0), ((512, 64, 1024), 0), ((2048, 32, 1024), 0), ((4096, 8, 16), 0),
@@ -26,24 +26,24 @@ SHAPES = [
 
 def predicted(shape, axis, dtype, gradient):
     """Return the estimate of a call, and the least time."""
-    found, choose = [], _plan.choose
+    found, choose = [], plan.choose
 
     def recorded(*arguments):
-        found.append((_plan.estimate(*arguments[:6]), arguments[4] * arguments[0] * arguments[1]))
+        found.append((plan.estimate(*arguments[:6]), arguments[4] * arguments[0] * arguments[1]))
         return choose(*arguments)
 
     dtype = np.dtype(dtype)
     full = dtype, shape, c_strides(shape, dtype.itemsize)
-    _plan.choose = recorded
+    plan.choose = recorded
     try:
         if gradient:
-            _plan.vjp.__wrapped__("forget", ("g", "f", "x", "h"), *[full] * 4, None, None, axis, False, None)
+            plan.vjp.__wrapped__("forget", ("g", "f", "x", "h"), *[full] * 4, None, None, axis, False, None)
         else:
-            _plan.forward.__wrapped__("forget", ("f", "x", "h0"), full, full, None, None, axis, False, None)
+            plan.forward.__wrapped__("forget", ("f", "x", "h0"), full, full, None, None, axis, False, None)
     finally:
-        _plan.choose = choose
+        plan.choose = choose
     ((estimate, moved),) = found
-    return estimate, moved / _plan.BYTES_PER_US
+    return estimate, moved / plan.BYTES_PER_US
 
 
 def main():

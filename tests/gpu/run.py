@@ -20,7 +20,7 @@ import libraries  # noqa: E402
 from report import Report, chart, read, text  # noqa: E402
 
 import fastrecur  # noqa: E402
-from fastrecur._cuda import _launch  # noqa: E402
+from fastrecur._cuda import launch  # noqa: E402
 
 BUDGET = 9 * 60  # seconds
 PACKAGES = "numba", "numba-cuda", "cuda-core", "cuda-bindings", "nvidia-nvjitlink", "torch", "cupy-cuda13x", "numpy"
@@ -49,7 +49,7 @@ def about(found):
         except importlib.metadata.PackageNotFoundError:
             continue
     return dict(
-        card=found[0].card, devices=_launch.driver().describe(), libraries=[each.name for each in found],
+        card=found[0].card, devices=launch.driver().describe(), libraries=[each.name for each in found],
         fastrecur=fastrecur.__version__, commit=said_by("git", "describe", "--always", "--dirty"), versions=versions,
         python=sys.version.split()[0], clocks=clocks(), seconds=time.time(),
     )  # fmt: skip
@@ -93,8 +93,8 @@ def start(name, options):
 
 def compiled(key, capability):
     """Compile a kernel and keep it; return its name."""
-    kernel = _launch.kernel(*key)
-    _launch.cubin(kernel, capability)
+    kernel = launch.kernel(*key)
+    launch.cubin(kernel, capability)
     return kernel.name
 
 

@@ -1,6 +1,6 @@
 """A card that is not there: arrays "on devices" in host memory, a driver that runs real PTX, and a record of its work.
 
-`Driver` takes the place of `fastrecur._cuda._launch.driver`: it compiles each kernel to PTX, as for a real card, and
+`Driver` takes the place of `fastrecur._cuda.launch.driver`: it compiles each kernel to PTX, as for a real card, and
 runs it by `ptx_emulator`, in which only memory that some array owns may be touched. Everything that reaches the driver
 is noted in `log`, so that tests see the order of launches, waits and allocations.
 
@@ -25,8 +25,9 @@ import numpy as np
 import ptx_emulator
 
 import fastrecur
-from fastrecur import _cache
-from fastrecur._cuda import _launch, _look_back, _plan
+from fastrecur._cpu.compiler import cache as _cache
+from fastrecur._cuda import plan
+from fastrecur._cuda.kernels import look_back
 
 CAPABILITY = (8, 0)
 
@@ -52,16 +53,14 @@ def cache():
 
 
 _programs = {}
-# What kernels are not made of: which one is launched for what, and how.
-HOST = "_arrays.py", "_launch.py", "_plan.py", "_recurrence.py", "_run.py"
+SOURCES = "_steps", "_cuda/kernels", "_cuda/compiler"  # what PTX is made of
 
 
 @functools.cache
 def digest():
     """A name for what PTX is made of."""
-    folder = pathlib.Path(_launch.__file__).parent
-    shared = [folder.parent / name for name in ("_cache.py", "_pooling.py", "_steps.py")]
-    paths = sorted(path for path in (*folder.glob("*.py"), *shared) if path.name not in HOST)
+    package = pathlib.Path(fastrecur.__file__).parent
+    paths = sorted(path for folder in SOURCES for path in (package / folder).glob("*.py"))
     versions = [importlib.metadata.version(name) for name in ("numba", "numba-cuda")]
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest(), *versions
 
@@ -138,7 +137,7 @@ class Driver:
         self.memory, self.log, self.counts, self.accesses = [], [], {}, {}
 
     def start(self, launches, places, device, stream):
-        """Run what `_run` has prepared."""
+        """Run what `run` has prepared."""
         for kernel, grid, threads, template, slots in launches:
             if kernel is None:
                 self.clear(places[slots], threads, device, stream)
@@ -415,8 +414,8 @@ def looking_back(choose):
 
     def chosen(lanes, steps, neighbours, contiguous, word, ahead, by_lanes=False):
         found = choose(lanes, steps, neighbours, contiguous, word, ahead, by_lanes)
-        across = 1 if found.traversal == _plan.SERIES else _plan.ACROSS
-        is_cut = steps > _look_back.THREADS // across * ahead and not by_lanes
+        across = 1 if found.traversal == plan.SERIES else plan.ACROSS
+        is_cut = steps > look_back.THREADS // across * ahead and not by_lanes
         return found._replace(tiles=2 if is_cut else 1)
 
     return chosen

@@ -38,19 +38,20 @@ def pytest_configure(config):
     import layouts
     import simulator
 
-    from fastrecur._cuda import _kernels, _launch, _look_back, _plan, _scan, _sums
+    from fastrecur._cuda import launch, plan
+    from fastrecur._cuda.kernels import catalog, look_back, scan, sums
 
     config.driver = driver = simulator.Driver()
     cupy = sys.modules["cupy"] = devices.Cupy(driver)
-    _launch.driver = lambda: driver
+    launch.driver = lambda: driver
     simulator.like_compiled_code(setattr)
     devices.run_on(cupy, setattr)
-    _plan.choose, _plan.FEW_LANES = in_tiles(_plan.choose), 2
-    for module in (_look_back, _scan):  # so that a tile is less than a dozen steps
+    plan.choose, plan.FEW_LANES = in_tiles(plan.choose), 2
+    for module in (look_back, scan):  # so that a tile is less than a dozen steps
         module.WARPS, module.THREADS = 1, 32
-    _kernels.THREADS["scan"] = _kernels.THREADS["scan_vjp"] = 32
+    catalog.THREADS["scan"] = catalog.THREADS["scan_vjp"] = 32
     # For so few summands most threads would have nothing to do.
-    _sums.THREADS = _kernels.THREADS["sums"] = 64
+    sums.THREADS = catalog.THREADS["sums"] = 64
     hypothesis.settings.register_profile("few", hypothesis.settings.get_profile("fastrecur"), max_examples=5)
     hypothesis.settings.load_profile("few")
     config.launched = set()

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from cuda import pathfinder
 from cuda.core import Linker, ObjectCode
 
-from fastrecur._cuda import _launch
+from fastrecur._cuda import launch
 
 
 class Code(NamedTuple):
@@ -36,11 +36,11 @@ def together(texts, architecture):
     """Return the machine code of several kernels: to take it apart once takes a fifth of the time."""
     objects = [
         ObjectCode.from_ptx(
-            ptx.replace(_launch.entry(ptx), f"kernel_{k}").replace("_cudapy_smem", f"shared_{k}").encode()
+            ptx.replace(launch.entry(ptx), f"kernel_{k}").replace("_cudapy_smem", f"shared_{k}").encode()
         )
         for k, ptx in enumerate(texts)
     ]
-    linker = Linker(*objects, options=_launch.linker_options(architecture, "-v"))
+    linker = Linker(*objects, options=launch.linker_options(architecture, "-v"))
     code, log = bytes(linker.link("cubin").code), linker.get_info_log()
     with tempfile.NamedTemporaryFile(suffix=".cubin", delete=False) as file:
         file.write(code)

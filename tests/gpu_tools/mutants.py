@@ -14,10 +14,10 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-TEST = "tests/test_gpu_kernels.py::test_whichever_tile_comes_first_the_bits_are_the_same"
+TEST = "tests/gpu/test_gpu_kernels.py::test_whichever_tile_comes_first_the_bits_are_the_same"
 CASE = f"{TEST}[False-forget_mult-float32-0]"
 BORDERS = [
-    "tests/test_gpu_segments.py",
+    "tests/gpu/test_gpu_segments.py",
     "-k",
     "(gradients and shape0) or nan or not_used or are_none or every_shape or tiles",
 ]
@@ -25,14 +25,14 @@ BORDERS = [
 MUTANTS = {
     "none": None,
     # A block takes the tile of its own number, not the next: those that it waits for may never start.
-    "ticket": ("_look_back.py", "ticket[0] = gpu.take_ticket(descriptors)", "ticket[0] = gpu.block()"),
+    "ticket": ("look_back.py", "ticket[0] = gpu.take_ticket(descriptors)", "ticket[0] = gpu.block()"),
     # The state of every series is advanced from the earliest tile of any in the block.
-    "begin": ("_look_back.py", "state = select(first + k >= begin, after, state)", "state = after"),
+    "begin": ("look_back.py", "state = select(first + k >= begin, after, state)", "state = after"),
     # A tile hands on the state before it in the place of the one after it.
-    "publish": ("_look_back.py", "at + STATE * further, onward)", "at + STATE * further, state)"),
+    "publish": ("look_back.py", "at + STATE * further, onward)", "at + STATE * further, state)"),
     # The first tile does not publish its summary, since the state after it is known.
     "summary0": (
-        "_look_back.py",
+        "look_back.py",
         "            if writes:\n                at, further = locate",
         "            if writes and me.tile > 0:\n                at, further = locate",
     ),
@@ -42,27 +42,27 @@ _STOP = "end = min(max(gpu.load_int(cuts.at, at + cuts.next), begin), geometry.s
 OF_BORDERS = {
     "borders": None,
     # A border is ignored: by the state, by the state before a step of the gradient, by what flows on.
-    "state": ("_borders.py", _ENTER, "gate = select(begins and drops_gate, zero, gate)"),
-    "before": ("_borders.py", "value, select(begins, zero, before))", "value, before)"),
-    "onward": ("_borders.py", "grad_b, select(begins, zero, onward)", "grad_b, onward"),
-    "behind": ("_borders.py", "if own.reverse != 0 and", "if own.reverse > 1 and"),
+    "state": ("borders.py", _ENTER, "gate = select(begins and drops_gate, zero, gate)"),
+    "before": ("borders.py", "value, select(begins, zero, before))", "value, before)"),
+    "onward": ("borders.py", "grad_b, select(begins, zero, onward)", "grad_b, onward"),
+    "behind": ("borders.py", "if own.reverse != 0 and", "if own.reverse > 1 and"),
     # In reverse it stands a step further on; the first valid step has the flag of the padding.
-    "shifted": ("_lanes.py", "load_flags(own, t - geometry.reverse,", "load_flags(own, t,"),
-    "shifted_back": ("_lanes.py", "load_flags(own, t - 1 - geometry.reverse,", "load_flags(own, t - 1,"),
-    "padding": ("_lanes.py", "1, low + geometry.reverse, high", "1, low, high"),
+    "shifted": ("lanes.py", "load_flags(own, t - geometry.reverse,", "load_flags(own, t,"),
+    "shifted_back": ("lanes.py", "load_flags(own, t - 1 - geometry.reverse,", "load_flags(own, t - 1,"),
+    "padding": ("lanes.py", "1, low + geometry.reverse, high", "1, low, high"),
     # Where threads share a series: the same, and a summary that lets what is before a border take part.
-    "shifted_shared": ("_borders.py", "load_flags(own, mine - own.reverse,", "load_flags(own, mine,"),
-    "summary": ("_summaries.py", "return second if is_anew(form, second.decay) else composed", "return composed"),
-    "mark": ("_summaries.py", "select(is_anew(form, first.decay), first.decay, ", "select(False, first.decay, "),
-    "rise": ("_summaries.py", "select(begins, zero, rise)", "rise"),
-    "advance": ("_summaries.py", "select(is_anew(form, summary.decay), summary.origin + summary.rise, after)", "after"),
-    "held": ("_summaries.py", " and flag_of(flags, j) == 0  #", "  #"),
+    "shifted_shared": ("borders.py", "load_flags(own, mine - own.reverse,", "load_flags(own, mine,"),
+    "summary": ("summaries.py", "return second if is_anew(form, second.decay) else composed", "return composed"),
+    "mark": ("summaries.py", "select(is_anew(form, first.decay), first.decay, ", "select(False, first.decay, "),
+    "rise": ("summaries.py", "select(begins, zero, rise)", "rise"),
+    "advance": ("summaries.py", "select(is_anew(form, summary.decay), summary.origin + summary.rise, after)", "after"),
+    "held": ("summaries.py", " and flag_of(flags, j) == 0  #", "  #"),
     # A product with zero in the place of a choice.
-    "product": ("_borders.py", _ENTER, "state = select(begins, zero, state)"),
-    "product_back": ("_borders.py", "return select(begins and drops_gate, zero, grad_a)", "return grad_a"),
+    "product": ("borders.py", _ENTER, "state = select(begins, zero, state)"),
+    "product_back": ("borders.py", "return select(begins and drops_gate, zero, grad_a)", "return grad_a"),
     # All segments have the states of the first, or steps past the last.
-    "first_segment": ("_operands.py", "else segment * step", "else 0 * step"),
-    "range": ("_operands.py", _STOP, "end = max(gpu.load_int(cuts.at, at + cuts.next), begin)"),
+    "first_segment": ("operands.py", "else segment * step", "else 0 * step"),
+    "range": ("operands.py", _STOP, "end = max(gpu.load_int(cuts.at, at + cuts.next), begin)"),
 }
 
 
@@ -76,11 +76,12 @@ def run(name):
         for part in ("fastrecur", "tests"):
             shutil.copytree(ROOT / part, place / part, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", place)
-        waits = place / "fastrecur" / "_cuda" / "_descriptors.py"  # who waits for ever is to be found out soon
+        # Who waits for ever is to be found out soon.
+        waits = place / "fastrecur" / "_cuda" / "kernels" / "descriptors.py"
         waits.write_text(waits.read_text().replace("MOST_LOOKS = 1 << 20", "MOST_LOOKS = 1 << 12"))
         if ALL[name]:
             file, line, changed = ALL[name]
-            path = place / "fastrecur" / "_cuda" / file
+            path = place / "fastrecur" / "_cuda" / "kernels" / file
             text = path.read_text()
             if text.count(line) != 1:
                 raise ValueError(f"{name}: the line is there {text.count(line)} times")

@@ -5,8 +5,8 @@ import itertools
 import ml_dtypes
 import numpy as np
 
-from fastrecur import _checks
-from fastrecur._cuda import _launch, _plan
+from fastrecur._arguments import checks
+from fastrecur._cuda import launch, plan as _plan
 
 FORGET, LINEAR = ("forget", ("f", "x")), ("linear", ("a", "b"))
 DTYPES = {"float32": np.float32, "float64": np.float64, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
@@ -31,14 +31,14 @@ def kernels(dtype, family, case, total=False, cuts=()):
         state = dtype, (segments, lanes), (lanes * dtype.itemsize, dtype.itemsize)
     offsets, resets = (np.dtype(np.int64), (segments + 1,), (8,)), (np.dtype(bool), shape, (shape[1], 1))
     ends = [each if kind in cuts else None for kind, each in (("offsets", offsets), ("resets", resets))]
-    ends = _checks.split(None, *ends)
+    ends = checks.split(None, *ends)
     plans = [
         _plan.forward(name, (*names, "h0"), gate, full, state, None, axis, False, ends),
         _plan.vjp(name, ("grad_h", *names, "h"), full, gate, full, full, state, state, axis, False, ends),
     ]
     launches = [each for plan in plans for each in plan.launches if each.kernel != _plan.CLEAR]
     launches += [each for plan in plans for finish in plan.finish for each in finish[3]]
-    return [_launch.Kernel(s.kernel, s.rule, s.carry, s.options, s.elements, s.time) for s in launches]
+    return [launch.Kernel(s.kernel, s.rule, s.carry, s.options, s.elements, s.time) for s in launches]
 
 
 def pooling(dtype, gated=True, packed=False, masked=False, cuts=()):
@@ -53,7 +53,7 @@ def pooling(dtype, gated=True, packed=False, masked=False, cuts=()):
         operands = (*((operand, dtype, row) for operand in operands), keep, *((cut, *borders[cut]) for cut in cuts))
         made = _plan.pool(name, operands, 512, 64, 640, False, gated, packed).launches[0]
         kernels.append(
-            _launch.Kernel(made.kernel, made.rule, made.carry, made.options, made.elements, made.time)
+            launch.Kernel(made.kernel, made.rule, made.carry, made.options, made.elements, made.time)
         )  # fmt: skip
     return kernels
 

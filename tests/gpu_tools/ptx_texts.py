@@ -19,16 +19,14 @@ import devices  # noqa: E402
 import problems  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from fastrecur._cuda import _launch  # noqa: E402
+from fastrecur._cuda import launch  # noqa: E402
 
 CAPABILITIES = {(7, 5): "", (9, 0): ", 9.0"}  # without and with the card's own rounding to bfloat16
 
 
 def plain(ptx):
     """A kernel's PTX with registers, labels and shared memory numbered as they come, and no comments."""
-    text = re.sub(r"//.*|^\s*\.loc.*$|.*08NumbaEnv.*", "", ptx, flags=re.MULTILINE).replace(
-        _launch.entry(ptx), "kernel"
-    )
+    text = re.sub(r"//.*|^\s*\.loc.*$|.*08NumbaEnv.*", "", ptx, flags=re.MULTILINE).replace(launch.entry(ptx), "kernel")
     found: dict[str, str] = {}
 
     def numbered(match):

@@ -1,6 +1,6 @@
 """Run kernels as the Python they are written in: every thread a coroutine, so that each line is seen.
 
-`Driver` takes the place of `fastrecur._cuda._launch.driver`, as `devices.Driver` does, but interprets a kernel instead
+`Driver` takes the place of `fastrecur._cuda.launch.driver`, as `devices.Driver` does, but interprets a kernel instead
 of its PTX. Blocks and threads run in random order, some blocks at a time, and what is published to other blocks is seen
 by them at a random later time. Reported are accesses outside of what arrays own and misaligned
 ones, races in global and in shared memory, shuffles from lanes that take no part, warps that meet in different places,
@@ -20,18 +20,8 @@ import greenlet
 import ml_dtypes
 import numpy as np
 
-from fastrecur import _pooling, _steps
-from fastrecur._cuda import (
-    _chunks,
-    _device,
-    _lanes,
-    _look_back,
-    _operands,
-    _pool,
-    _scan,
-    _series,
-    _summaries,
-)
+from fastrecur._cuda.kernels import chunks, device, lanes, look_back, operands, pool, scan, series, summaries
+from fastrecur._steps import pooling, recurrence
 
 CARRIES = {"f4": np.float32, "f8": np.float64, "c8": np.complex64, "c16": np.complex128}
 RESIDENT = 3  # blocks that run at a time
@@ -52,7 +42,7 @@ def _of_block(name):
     return lambda *arguments: getattr(Block.running, name)(*arguments)
 
 
-# What `_device`'s functions mean here.
+# What `device`'s functions mean here.
 MEANINGS = {
     **{name: _of_block(name) for name in ("thread", "block", "block_row", "block_threads", "barrier", "nap", "trap")},
     **{name: _of_block(name) for name in ("shuffle", "ballot")},
@@ -77,11 +67,11 @@ MEANINGS = {
 
 
 def like_compiled_code(setattr):
-    """Give the steps' stubs and `_device` the meaning of a card; `setattr` is Python's own or monkeypatch's."""
+    """Give the steps' stubs and `device` the meaning of a card; `setattr` is Python's own or monkeypatch's."""
     for name, meaning in MEANINGS.items():
-        setattr(_device, name, meaning)
+        setattr(device, name, meaning)
     stubs = {"fma": fma, "select": lambda condition, yes, no: yes if condition else no, "everywhere": lambda _: False}
-    for module in (_steps, _pooling, _chunks, _lanes, _look_back, _pool, _scan, _series, _summaries):
+    for module in (recurrence, pooling, chunks, lanes, look_back, pool, scan, series, summaries):
         for name in stubs.keys() & vars(module).keys():
             setattr(module, name, stubs[name])
 
@@ -475,18 +465,18 @@ class Driver(devices.Driver):
                 plain.append(next(flat))
         given, plain = [], iter(plain)
         for name in inspect.signature(kernel.function(None)).parameters:
-            group, fields = _operands.group(name)
+            group, fields = operands.group(name)
             each = [next(plain) for field in fields if field in kernel.parameters]
             given.append(each[0] if group is None else group(*each) if each else ())
         places = [(x, y) for x in range(grid[0]) for y in range(grid[1])]
         draw.shuffle(places)
-        running, helpers = [], len(_device.HELPERS)
+        running, helpers = [], len(device.HELPERS)
         while places or running:
             if places and len(running) < RESIDENT:
                 block = Block(memory, draw)
                 running.append(block.start(kernel.function(block), given, places.pop(), threads))
-                del _device.HELPERS[helpers:]
-                for made in (_look_back.opener, _look_back.starter):
+                del device.HELPERS[helpers:]
+                for made in (look_back.opener, look_back.starter):
                     made.cache_clear()  # of functions for a block alone
             k = draw.randrange(len(running))
             if next(running[k], self) is self:

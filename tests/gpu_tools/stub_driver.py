@@ -119,7 +119,7 @@ def run_kernels(seed=1):
     """Let launches run kernels: code stays PTX, which the emulator runs; what it reports ends the process's work."""
     import ptx_emulator
 
-    from fastrecur._cuda import _launch
+    from fastrecur._cuda import launch
 
     programs: dict = {}
 
@@ -139,6 +139,6 @@ def run_kernels(seed=1):
             return ILLEGAL_ADDRESS
         return 0
 
-    _launch.assemble = lambda ptx, capability: (ptx.encode() + b"\0", _launch.entry(ptx))
+    launch.assemble = lambda ptx, capability: (ptx.encode() + b"\0", launch.entry(ptx))
     _kept.append(_RUNNER(run))
     library().stub_set_runner(_kept[-1])

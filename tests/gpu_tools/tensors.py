@@ -5,8 +5,8 @@ import ctypes
 import numpy as np
 import torch
 
-from fastrecur._cuda import _arrays, _launch
-from fastrecur.torch import _pool
+from fastrecur._cuda import arrays, launch
+from fastrecur.torch._rnn import pool
 
 STREAM = 7
 
@@ -31,7 +31,7 @@ def place(driver, setattr):
             driver.own(np.frombuffer((ctypes.c_char * size).from_address(start), np.uint8))
         return tensor
 
-    class Torch(_arrays.Torch):
+    class Torch(arrays.Torch):
         def view(self, name, array):
             own(array)
             return super().view(name, array)._replace(device=0)
@@ -62,9 +62,9 @@ def place(driver, setattr):
             driver.log.append(("upload", array.nbytes, device))
             return own(torch.from_numpy(np.array(array)))
 
-    setattr(_launch, "driver", lambda: driver)
-    setattr(_arrays, "Torch", Torch)
-    setattr(_arrays, "_libraries", {})
-    setattr(_arrays, "is_on_device", lambda value: isinstance(value, torch.Tensor))
-    setattr(_pool, "_is_on_gpu", lambda tensor: True)
+    setattr(launch, "driver", lambda: driver)
+    setattr(arrays, "Torch", Torch)
+    setattr(arrays, "_libraries", {})
+    setattr(arrays, "is_on_device", lambda value: isinstance(value, torch.Tensor))
+    setattr(pool, "_is_on_gpu", lambda tensor: True)
     return own

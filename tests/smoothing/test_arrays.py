@@ -6,18 +6,8 @@ import pytest
 import torch
 
 import fastrecur
-from fastrecur import _threads
-from fastrecur.smoothing import (
-    ewm_corr,
-    ewm_cov,
-    ewm_filtfilt,
-    ewm_mean,
-    ewm_std,
-    ewm_sum,
-    ewm_var,
-    kama,
-    pcen,
-)
+from fastrecur._cpu.machine import threads
+from fastrecur.smoothing import ewm_corr, ewm_cov, ewm_filtfilt, ewm_mean, ewm_std, ewm_sum, ewm_var, kama, pcen
 
 STATISTICS = [ewm_mean, ewm_sum, ewm_var, ewm_std]
 
@@ -194,9 +184,9 @@ CALLS = [
 def test_a_task_of_a_scheduler_stays_on_its_thread(monkeypatch, set_threads, call):
     """As Dask's tasks do, one of which runs on each thread already."""
     set_threads(2)
-    sizes, real = [], _threads.team
-    monkeypatch.setattr(_threads, "team", lambda: sizes.append(real().size) or real())
-    with _threads.alone():
+    sizes, real = [], threads.team
+    monkeypatch.setattr(threads, "team", lambda: sizes.append(real().size) or real())
+    with threads.alone():
         call(np.ones((512, 1024)))
     assert set(sizes) == {1}
 

@@ -10,19 +10,8 @@ import pytest
 import torch
 import xarray as xr
 
-from fastrecur.smoothing import (
-    Ewm,
-    ewm_corr,
-    ewm_cov,
-    ewm_filtfilt,
-    ewm_mean,
-    ewm_std,
-    ewm_sum,
-    ewm_var,
-    pcen,
-)
-from fastrecur.torch import PCEN
-from fastrecur.torch import Ewm as TrainedEwm
+from fastrecur.smoothing import Ewm, ewm_corr, ewm_cov, ewm_filtfilt, ewm_mean, ewm_std, ewm_sum, ewm_var, pcen
+from fastrecur.torch import PCEN, Ewm as TrainedEwm
 
 TIMES = np.cumsum([0, 1, 3, 0, 0.5, 2, 7])
 VALUES = {"com": [0.5, 3.0, 9.0], "span": [1.0, 4.0, 9.0], "halflife": [0.7, 2.0, 50.0], "alpha": [0.3, 0.6, 1.0]}

@@ -21,7 +21,7 @@ from fastrecur.smoothing import (
     kama,
     pcen,
 )
-from fastrecur.torch import _modes
+from fastrecur.torch._operator import modes
 
 TIMES = np.arange(12.0)
 DATES = TIMES.astype("M8[s]")
@@ -100,10 +100,10 @@ def test_default_device(name, gradients, how, pair):
 
 def test_a_default_device_is_no_mode_that_sees_operators():
     with torch.device("cpu"):
-        assert _modes.no_modes_active()
+        assert modes.no_modes_active()
         with torch.overrides.BaseTorchFunctionMode():
-            assert not _modes.no_modes_active()
-    assert _modes.no_modes_active()
+            assert not modes.no_modes_active()
+    assert modes.no_modes_active()
 
 
 def test_recurrences_under_a_default_device():

@@ -6,17 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastrecur.smoothing import (
-    ewm_corr,
-    ewm_cov,
-    ewm_filtfilt,
-    ewm_mean,
-    ewm_std,
-    ewm_sum,
-    ewm_var,
-    kama,
-    pcen,
-)
+from fastrecur.smoothing import ewm_corr, ewm_cov, ewm_filtfilt, ewm_mean, ewm_std, ewm_sum, ewm_var, kama, pcen
 
 
 def tensors(seed=0, missing=True):

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from fastrecur import _weighted_run
+from fastrecur._cpu import weighted_run
 from fastrecur.smoothing import Ewm, ewm_corr, ewm_cov, ewm_mean, ewm_sum, ewm_var
 
 pytestmark = pytest.mark.usefixtures("rows_of_any_length")
@@ -39,13 +39,13 @@ def check(statistic, x, y, rtol=1e-10, **options):
 @pytest.fixture
 def walks(monkeypatch):
     """How many steps of how many series or chunks were walked at once, in order."""
-    noted, run = [], _weighted_run.Walk.run
+    noted, run = [], weighted_run.Walk.run
 
     def noting(walk, operands, states):
         noted.append((walk.steps, walk.lanes))
         return run(walk, operands, states)
 
-    monkeypatch.setattr(_weighted_run.Walk, "run", noting)
+    monkeypatch.setattr(weighted_run.Walk, "run", noting)
     return noted
 
 
@@ -210,7 +210,7 @@ def test_chunks_behind_gaps(rng, adjust, gaps, walks):
         x[10_000 * k + 8500 : 10_000 * k + 9999] = np.nan
     options = {"alpha": 0.1, "adjust": adjust, "min_periods": 5, "ignore_na": True}
     actual = STATISTICS["var"](x, x, **options)
-    length = (80_000 - _weighted_run.FIRST_STEPS) // 16
+    length = (80_000 - weighted_run.FIRST_STEPS) // 16
     assert walks[2:] == [(length, 16), (length, gaps)][: 1 + (gaps > 0)]
     np.testing.assert_allclose(actual, beside_others("var", x, x, **options), rtol=1e-10)
 
@@ -220,7 +220,7 @@ def test_chunks_before_which_are_too_few_samples(rng, least, walks):
     x = rng.standard_normal(80_000)
     actual = STATISTICS["var"](x, x, alpha=0.1, min_periods=least)
     assert np.isnan(actual).sum() == least - 1
-    length = (80_000 - _weighted_run.FIRST_STEPS) // 16
+    length = (80_000 - weighted_run.FIRST_STEPS) // 16
     assert walks[2:] == [(length, 16), (length, (least - 1) // 5000)]
     np.testing.assert_allclose(actual, beside_others("var", x, x, alpha=0.1, min_periods=least), rtol=1e-10)
 

@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 
 import fastrecur
-from fastrecur import _weighted_run
-from fastrecur._cpu import _weighted
-from fastrecur._cpu._types import WIDTH
+from fastrecur._cpu import weighted_run
+from fastrecur._cpu.kernels import weighted
+from fastrecur._cpu.vectors.types import WIDTH
 from fastrecur.smoothing import Ewm, ewm_cov, ewm_mean, ewm_std, ewm_sum, ewm_var
 
-CUT, LONG = _weighted_run.CUT_STEPS, _weighted_run.LONG_SERIES
+CUT, LONG = weighted_run.CUT_STEPS, weighted_run.LONG_SERIES
 OF_PANDAS = {
     "mean": (ewm_mean, lambda ewm: ewm.mean()),
     "sum": (ewm_sum, lambda ewm: ewm.sum()),
@@ -77,7 +77,7 @@ def test_weights_that_do_not_add_up(rng, options, alpha, dtype):
 def test_what_a_chunk_cannot_know_from_the_steps_before_it(rng, ignore_na, statistic, alpha):
     """Gaps at chunks' borders and over whole chunks, outliers, a first sample that comes late: each is walked again."""
     steps = 16 * WIDTH * 32 + 7
-    length, first = steps // WIDTH, _weighted_run.FIRST_STEPS
+    length, first = steps // WIDTH, weighted_run.FIRST_STEPS
     gaps = [
         [slice(2 * length - 3, 2 * length + 3), slice(4 * length - 1, 4 * length), slice(5 * length, 5 * length + 1)],
         [slice(3 * length - 200, 3 * length), slice(7 * length, 9 * length), slice(steps - 9, steps)],
@@ -103,7 +103,7 @@ def test_chunks_as_short_as_their_warm_up(rng):
     """The longest half-lives at which a series is cut, and the first at which it is not."""
     length = CUT // WIDTH
     alphas = np.linspace(0.1, 0.4, 2000)
-    windows = np.array([_weighted_run._warm_up(1 - alpha) for alpha in alphas])
+    windows = np.array([weighted_run._warm_up(1 - alpha) for alpha in alphas])
     x = with_gaps(rng, CUT, 0.3)
     for alpha in (alphas[windows <= length][0], alphas[windows > length][-1]):
         check("mean", x, alpha=alpha)
@@ -264,16 +264,16 @@ def test_a_stream_of_chunks_of_all_kinds(rng):
 @pytest.mark.parametrize("statistic", [ewm_mean, ewm_var])
 def test_a_call_needs_one_kernel(rng, monkeypatch, shape, wanted, statistic):
     """Each takes seconds to compile."""
-    made, kernel = set(), _weighted_run.kernel
+    made, kernel = set(), weighted_run.kernel
 
     def noting(function, *how, **elements):
         made.add((function, how))
         return kernel(function, *how, **elements)
 
-    monkeypatch.setattr(_weighted_run, "kernel", noting)
-    _weighted_run._layout.cache_clear()
+    monkeypatch.setattr(weighted_run, "kernel", noting)
+    weighted_run._layout.cache_clear()
     x = rng.standard_normal(shape)
     x[rng.random(shape) < 0.1] = np.nan
     statistic(x, halflife=4.0)
-    assert {function for function, _ in made} == {getattr(_weighted, wanted)}
+    assert {function for function, _ in made} == {getattr(weighted, wanted)}
     assert len(made) == 1

@@ -8,8 +8,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from fastrecur.smoothing import Ewm, ewm_mean
 

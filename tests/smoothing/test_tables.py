@@ -7,17 +7,7 @@ import pytest
 import torch
 from scipy import signal
 
-from fastrecur.smoothing import (
-    ewm_corr,
-    ewm_cov,
-    ewm_filtfilt,
-    ewm_mean,
-    ewm_std,
-    ewm_sum,
-    ewm_var,
-    kama,
-    pcen,
-)
+from fastrecur.smoothing import ewm_corr, ewm_cov, ewm_filtfilt, ewm_mean, ewm_std, ewm_sum, ewm_var, kama, pcen
 
 N = np.nan
 X5 = [1.0, 2, 3, 4, 5]

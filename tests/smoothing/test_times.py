@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 import fastrecur
-from fastrecur import _weighted_run
+from fastrecur._cpu import weighted_run
 from fastrecur.smoothing import _times, ewm_mean, ewm_sum, ewm_var
 
-SIZES = [_weighted_run.LONG_TIMES, _weighted_run.LONG_TIMES + 1, 5003, 70001]  # 70001: more than one thread
+SIZES = [weighted_run.LONG_TIMES, weighted_run.LONG_TIMES + 1, 5003, 70001]  # 70001: more than one thread
 
 
 def times_of(rng, kind, size):
@@ -24,7 +24,7 @@ def times_of(rng, kind, size):
 
 def decays_of(times, halflife, alpha=0.5, last=None):
     times, halflife, last = _times.in_units(times, halflife, times.dtype.kind == "M", last)
-    return _weighted_run.decays(times, _times.steps(times[:1], (1,), 0, last)[0], halflife, alpha)
+    return weighted_run.decays(times, _times.steps(times[:1], (1,), 0, last)[0], halflife, alpha)
 
 
 @pytest.mark.exhaustive
@@ -89,8 +89,8 @@ def test_times_too_far_apart_for_integers():
 @pytest.fixture
 def scanned(monkeypatch):
     """What was scanned in chunks: the last argument of each call is the number of steps of a warm-up."""
-    noted, scan = [], _weighted_run._walk_in_chunks
-    monkeypatch.setattr(_weighted_run, "_walk_in_chunks", lambda *how: noted.append(how[-1]) or scan(*how))
+    noted, scan = [], weighted_run._walk_in_chunks
+    monkeypatch.setattr(weighted_run, "_walk_in_chunks", lambda *how: noted.append(how[-1]) or scan(*how))
     return noted
 
 

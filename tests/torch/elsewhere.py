@@ -10,7 +10,8 @@ from torch.utils._pytree import tree_map_only
 import fastrecur
 from fastrecur import forget_mult, forget_mult_vjp, linear_recurrence
 from fastrecur.smoothing import ewm_mean
-from fastrecur.torch import QRNN, _ops
+from fastrecur.torch import QRNN
+from fastrecur.torch._operator import ops
 
 backend_registration._setup_privateuseone_for_python_backend("somewhere")
 PLACE = torch.device("somewhere:0")
@@ -41,8 +42,8 @@ class Elsewhere(torch.Tensor):
         family = FAMILIES.get(name.removesuffix("_backward"))
         if family is not None:
             cls.seen.add(name)
-            run = _ops._vjp_composed if name.endswith("_backward") else _ops._forward_composed
-            func = _ops.kernel(run, family)
+            run = ops._vjp_composed if name.endswith("_backward") else ops._forward_composed
+            func = ops.kernel(run, family)
         return tree_map_only(torch.Tensor, cls, func(*args, **kwargs))
 
 

@@ -18,7 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 import fastrecur
 from fastrecur import reference
-from fastrecur.torch import QRNN, QRNNLayer, WeightDrop, _exchange, distributed
+from fastrecur.torch import QRNN, QRNNLayer, WeightDrop, distributed
+from fastrecur.torch._operator import exchange
 from fastrecur.torch.distributed import SequenceParallel
 
 # Torch's compiler and its forward mode use what torch itself has deprecated.
@@ -412,7 +413,7 @@ def traffic(ranks):
     sent, gather = [], dist.all_gather
 
     def counted(outputs, tensor, **options):
-        sent.append(tensor.nbytes - _exchange.HEADER)
+        sent.append(tensor.nbytes - exchange.HEADER)
         return gather(outputs, tensor, **options)
 
     dist.all_gather = counted
@@ -766,12 +767,12 @@ def ranks_that_differ(ranks):
 def ranks_that_differ_later(ranks):
     """Where to look at what was received would be to wait, numbers of ranks that have come to differ are NaN."""
     x, odd = ranks.draw(4, 3), ranks.rank == ranks.size - 1
-    waits, _exchange._is_waited_for = _exchange._is_waited_for, lambda tensor: True
+    waits, exchange._is_waited_for = exchange._is_waited_for, lambda tensor: True
     try:
         for _ in range(2):
             assert distributed.forget_mult(0.5, x).isfinite().all()
         for function in (distributed.linear_recurrence, distributed.forget_mult):
-            _exchange._agreed.add(("", header_of(function, x)))  # seen before, each
+            exchange._agreed.add(("", header_of(function, x)))  # seen before, each
         h, last = (distributed.linear_recurrence if odd else distributed.forget_mult)(0.5, x, return_state=True)
         assert last.isnan().all() and (ranks.rank == 0 or h.isnan().all())
         assert distributed.forget_mult(0.5, x).isfinite().all()
@@ -780,8 +781,8 @@ def ranks_that_differ_later(ranks):
         ends, kinds = 4 * ranks.size, set()
         for begin in (3, 4):
             distributed.forget_mult(0.5, x, offsets=[0, begin, ends])
-            kinds = kinds or set(_exchange._agreed)
-        assert kinds == _exchange._agreed
+            kinds = kinds or set(exchange._agreed)
+        assert kinds == exchange._agreed
         try:
             distributed.forget_mult(0.5, x, offsets=[0, 3 + odd, ends])
         except RuntimeError as error:
@@ -794,19 +795,19 @@ def ranks_that_differ_later(ranks):
         for _ in range(2):
             assert distributed.linear_recurrence(x, x, reverse=True, resets=flags).isfinite().all()
         if odd:
-            _exchange._agreed.add(("", "another call"))
-            _exchange.gather("", "another call", 4, flags[0].expand(3))
+            exchange._agreed.add(("", "another call"))
+            exchange.gather("", "another call", 4, flags[0].expand(3))
             options = None, None, flags, 0, True, x.dtype, False, False, ""
             torch.ops.fastrecur.shard.default("linear", x, x, None, None, *options)
         else:
             assert distributed.linear_recurrence(x, x, reverse=True, resets=flags).isnan().all()
     finally:
-        _exchange._is_waited_for = waits
+        exchange._is_waited_for = waits
 
 
 def header_of(function, x):
     family = "forget" if function is distributed.forget_mult else "linear"
-    return _exchange.describe(family, x.dtype, x.shape[1:], False, reverse=False, return_state=True, lengths=False)
+    return exchange.describe(family, x.dtype, x.shape[1:], False, reverse=False, return_state=True, lengths=False)
 
 
 def work(rank, size, place):

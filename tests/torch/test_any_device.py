@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastrecur._checks import Segments
-from fastrecur.torch import _composed, _ops, _tensors
+from fastrecur._arguments.checks import Segments
+from fastrecur.torch._operator import composed, ops, tensors
 
 HERE = Path(__file__).parent
 
 
 @pytest.mark.parametrize("key", ["MPS", "XPU", "HPU", "XLA", "PrivateUse1"])
 def test_every_device_has_the_operators(key):
-    for name in _ops.NAMES.values():
+    for name in ops.NAMES.values():
         for suffix in ("", "_backward"):
             operator = f"fastrecur::{name}{suffix}"
             assert torch._C._dispatch_has_computed_kernel_for_dispatch_key(operator, key)
@@ -37,7 +37,7 @@ def test_on_a_device_of_python_s():
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("family", _ops.NAMES)
+@pytest.mark.parametrize("family", ops.NAMES)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("steps", [0, 1, 2, 7, 8])
 def test_the_operators_of_any_device_are_the_cpu_s(family, reverse, steps):
@@ -54,14 +54,14 @@ def test_the_operators_of_any_device_are_the_cpu_s(family, reverse, steps):
         if type(lengths) is Segments and lengths.offsets is not None:
             h0, g_last = states
         options = lengths, 0, reverse, torch.float64
-        expected = _ops._forward(family, a, b, h0, *options)
-        torch.testing.assert_close(_ops._forward_composed(family, a, b, h0, *options), expected)
+        expected = ops._forward(family, a, b, h0, *options)
+        torch.testing.assert_close(ops._forward_composed(family, a, b, h0, *options), expected)
         operands = g, a, b, expected[0], h0, g_last
-        expected = _ops._vjp(family, *operands, *options, True, True, True)
-        torch.testing.assert_close(_ops._vjp_composed(family, *operands, *options, True, True, True), expected)
+        expected = ops._vjp(family, *operands, *options, True, True, True)
+        torch.testing.assert_close(ops._vjp_composed(family, *operands, *options, True, True, True), expected)
 
 
-@pytest.mark.parametrize("family", _ops.NAMES)
+@pytest.mark.parametrize("family", ops.NAMES)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_what_is_not_finite_stays_in_its_segment(family, reverse):
     a, b = torch.rand(2, 9, 4, dtype=torch.float64)
@@ -71,14 +71,14 @@ def test_what_is_not_finite_stays_in_its_segment(family, reverse):
     for segments in (cuts, Segments(None, None, torch.arange(9) % 3 == 0)):
         state = h0 if segments is cuts else h0[0]
         options = segments, 0, reverse, torch.float64
-        expected = _ops._forward(family, a, b, state, *options)
-        h, last = _ops._forward_composed(family, a, b, state, *options)
+        expected = ops._forward(family, a, b, state, *options)
+        h, last = ops._forward_composed(family, a, b, state, *options)
         torch.testing.assert_close((h, last), expected, equal_nan=True)
         assert not torch.isfinite(h[3:6]).all()  # of `a` at a border only with a state there
         assert torch.isfinite(h[:3]).all() and torch.isfinite(h[6:]).all()
         operands = torch.ones_like(h), a, b, expected[0], state, torch.ones_like(expected[1])
-        expected = _ops._vjp(family, *operands, *options, True, True, True)
-        actual = _ops._vjp_composed(family, *operands, *options, True, True, True)
+        expected = ops._vjp(family, *operands, *options, True, True, True)
+        actual = ops._vjp_composed(family, *operands, *options, True, True, True)
         torch.testing.assert_close(actual, expected, equal_nan=True)
 
 
@@ -86,11 +86,11 @@ def test_segments_on_any_device():
     """As operators take them: three tensors in place of lengths."""
     a, b, states = torch.rand(6, 3), torch.rand(6, 3), torch.rand(3, 3)
     ends, options = (None, torch.tensor([0, 2, 2, 6]), torch.arange(6) == 4), (0, False, torch.float32)
-    h, last = _ops.kernel(_ops._forward_composed, "forget")(a, b, states, *ends, *options)
-    expected = _ops._forward("forget", a, b, states, Segments(*ends), *options)
+    h, last = ops.kernel(ops._forward_composed, "forget")(a, b, states, *ends, *options)
+    expected = ops._forward("forget", a, b, states, Segments(*ends), *options)
     torch.testing.assert_close((h, last), expected)
-    grads = _ops.kernel(_ops._vjp_composed, "forget")(h, a, b, h, states, last, *ends, *options, True, False, True)
-    expected = _ops._vjp("forget", h, a, b, h, states, last, Segments(*ends), *options, True, False, True)
+    grads = ops.kernel(ops._vjp_composed, "forget")(h, a, b, h, states, last, *ends, *options, True, False, True)
+    expected = ops._vjp("forget", h, a, b, h, states, last, Segments(*ends), *options, True, False, True)
     torch.testing.assert_close(grads, expected)
 
 
@@ -101,18 +101,18 @@ def test_offsets_that_nobody_checks_read_nothing_else():
     offsets = torch.tensor([-5, 4, 2, 100]).expand(1, 4)[0]
     cuts = Segments(None, offsets, None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_composed._checks, "offsets_in_range", lambda offsets, steps: offsets)
-        h, last = _ops._forward_composed("forget", a, b, h0, cuts, 0, False, torch.float32)
+        patch.setattr(composed.checks, "offsets_in_range", lambda offsets, steps: offsets)
+        h, last = ops._forward_composed("forget", a, b, h0, cuts, 0, False, torch.float32)
     assert h.shape == (6, 3)
     assert last.shape == (3, 3)
 
 
 def test_without_float64_numbers_are_carried_as_they_are(monkeypatch):
-    wide = {(d, n): _tensors.wide(d, torch.device(n)) for d in (torch.float16, torch.float32) for n in ("cpu", "mps")}
+    wide = {(d, n): tensors.wide(d, torch.device(n)) for d in (torch.float16, torch.float32) for n in ("cpu", "mps")}
     assert wide[torch.float32, "cpu"] is torch.float64
     assert {wide[torch.float16, "cpu"], wide[torch.float16, "mps"], wide[torch.float32, "mps"]} == {torch.float32}
     f, x = torch.rand(2, 1000, 3)
     options = None, None, 0, False, torch.float32
-    expected = _ops._forward("forget", f, x, *options)
-    monkeypatch.setattr(_tensors, "wide", lambda dtype, device: torch.float32)
-    torch.testing.assert_close(_ops._forward_composed("forget", f, x, *options), expected)
+    expected = ops._forward("forget", f, x, *options)
+    monkeypatch.setattr(tensors, "wide", lambda dtype, device: torch.float32)
+    torch.testing.assert_close(ops._forward_composed("forget", f, x, *options), expected)

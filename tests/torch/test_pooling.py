@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from fastrecur.torch import _pool, _pooling
-from fastrecur.torch._rnn_segments import Cut
+from fastrecur.torch._rnn import pool, pooling
+from fastrecur.torch._rnn.segments import Cut
 
 ULP = 2  # what the activations promise
 POISON = 7.5
@@ -49,9 +49,9 @@ def test_padded_rows_and_their_gradients(dtype, width):
         product, c0, keep = problem(dtype, width, gated, keep, first=keep != 0.7)
         options = {"output_gate": gated, "reverse": reverse}
         cotangents = torch.randn(7, 3, width).to(dtype), torch.randn(3, width).to(dtype)
-        fused = gradients(_pooling.pool, product, c0, keep, *cotangents, **options)
+        fused = gradients(pooling.pool, product, c0, keep, *cotangents, **options)
         assert type(fused[0].grad_fn).__name__ == "_PoolBackward"
-        composed = gradients(_pooling._composed, *map(wide, (product, c0, keep, *cotangents)), **options)
+        composed = gradients(pooling._composed, *map(wide, (product, c0, keep, *cotangents)), **options)
         assert_alike(fused, composed, dtype)
 
 
@@ -62,8 +62,8 @@ def test_packed_rows_and_their_gradients(dtype):
         product, c0, keep = problem(dtype, 37, gated, keep, first=keep != 0.7, packed_rows=10)
         options = {"output_gate": gated, "reverse": reverse, "batch_sizes": batch_sizes}
         cotangents = torch.randn(10, 37).to(dtype), torch.randn(3, 37).to(dtype)
-        fused = gradients(_pooling.pool, product, c0, keep, *cotangents, **options)
-        composed = gradients(_pooling._composed, *map(wide, (product, c0, keep, *cotangents)), **options)
+        fused = gradients(pooling.pool, product, c0, keep, *cotangents, **options)
+        composed = gradients(pooling._composed, *map(wide, (product, c0, keep, *cotangents)), **options)
         assert_alike(fused, composed, dtype)
 
 
@@ -94,9 +94,9 @@ def test_cut_rows_and_their_gradients(dtype, kind):
         cut = cuts(11, 3)[kind]
         values = cut_problem(cut, dtype, 37, gated, keep, first=keep != 0.7)
         options = {"output_gate": gated, "reverse": reverse, "cut": cut}
-        fused = gradients(_pooling.pool, *values, **options)
+        fused = gradients(pooling.pool, *values, **options)
         assert type(fused[0].grad_fn).__name__ == "_PoolBackward"
-        composed = gradients(_pooling._composed, *map(wide, values), **options)
+        composed = gradients(pooling._composed, *map(wide, values), **options)
         assert_alike(fused, composed, dtype)
 
 
@@ -108,7 +108,7 @@ def test_threads_share_the_channels_of_cut_rows(kind):
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            results.append(gradients(_pooling.pool, *values, cut=cut))
+            results.append(gradients(pooling.pool, *values, cut=cut))
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(one, same) for one, same in zip(*results, strict=True))
@@ -125,8 +125,8 @@ def check_nan_at_a_border(run, kind, reverse):
     for poison in (0.5, torch.nan, torch.inf):
         poisoned, cotangent = product.clone(), grad_h.clone()
         poisoned[5 if reverse else 4] = cotangent[4 if reverse else 5] = poison
-        h, last, grad, _ = run(_pooling.pool, poisoned, c0, keep, grad_h, grad_last, **options)
-        back = run(_pooling.pool, product, c0, keep, cotangent, grad_last, **options)[2]
+        h, last, grad, _ = run(pooling.pool, poisoned, c0, keep, grad_h, grad_last, **options)
+        back = run(pooling.pool, product, c0, keep, cotangent, grad_last, **options)[2]
         results.append((h[beyond], last[series], grad[beyond], back[before]))
     for others in results[1:]:
         assert all(torch.equal(one, same) for one, same in zip(results[0], others, strict=True))
@@ -142,7 +142,7 @@ def test_borders_that_were_changed_in_place_are_noticed():
     for kind in ("offsets", "resets"):
         cut = cuts(11, 3)[kind]
         product, c0, _, _, _ = cut_problem(cut, torch.float32, 5, True, None, True)
-        h, _ = _pooling.pool(product.requires_grad_(), c0, cut=cut)
+        h, _ = pooling.pool(product.requires_grad_(), c0, cut=cut)
         cut[kind == "resets"].zero_()
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             h.sum().backward()
@@ -151,7 +151,7 @@ def test_borders_that_were_changed_in_place_are_noticed():
 def test_offsets_are_checked_before_anything_is_written():
     cut = Cut(torch.tensor([0, 7, 5, 11]), None)
     with pytest.raises(ValueError, match="`offsets`"):
-        _pooling.pool(torch.randn(11, 1, 15), cut=cut)
+        pooling.pool(torch.randn(11, 1, 15), cut=cut)
 
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
@@ -160,12 +160,12 @@ needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reas
 @pytest.mark.parametrize("by_onednn", [False, pytest.param(True, marks=needs_onednn)])
 @pytest.mark.parametrize("packed", [False, True])
 def test_blocks_of_time_give_the_whole(packed, by_onednn, monkeypatch):
-    monkeypatch.setattr(_pool, "BLOCK", 5)
-    monkeypatch.setattr(_pool, "padded", _pool.padded.__wrapped__)
-    monkeypatch.setattr(_pooling, "FEW_ROWS", 1)
-    monkeypatch.setattr(_pooling, "prefers_onednn", lambda: by_onednn)
-    pooled, forward = [], _pool.forward
-    monkeypatch.setattr(_pool, "forward", lambda *arguments: pooled.append(arguments) or forward(*arguments))
+    monkeypatch.setattr(pool, "BLOCK", 5)
+    monkeypatch.setattr(pool, "padded", pool.padded.__wrapped__)
+    monkeypatch.setattr(pooling, "FEW_ROWS", 1)
+    monkeypatch.setattr(pooling, "prefers_onednn", lambda: by_onednn)
+    pooled, forward = [], pool.forward
+    monkeypatch.setattr(pool, "forward", lambda *arguments: pooled.append(arguments) or forward(*arguments))
     batch_sizes = torch.tensor([3, 3, 2, 1, 1]) if packed else None
     source = torch.randn(10, 11) if packed else torch.randn(7, 3, 11)
     for gated, reverse, keep, has_bias in itertools.product((True, False), (False, True), (None, 0.7), (True, False)):
@@ -173,10 +173,10 @@ def test_blocks_of_time_give_the_whole(packed, by_onednn, monkeypatch):
         bias = torch.randn(len(weight)) if has_bias else None
         options = {"output_gate": gated, "reverse": reverse, "keep": keep}
         pooled.clear()
-        blocks = _pooling.layer_inference(source, weight, bias, c0, batch_sizes=batch_sizes, **options)
+        blocks = pooling.layer_inference(source, weight, bias, c0, batch_sizes=batch_sizes, **options)
         assert len(pooled) == (3 if packed else 7)
         product = torch.nn.functional.linear(*(None if v is None else v.double() for v in (source, weight, bias)))
-        whole = _pooling._composed(product, c0.double(), batch_sizes=batch_sizes, **options)
+        whole = pooling._composed(product, c0.double(), batch_sizes=batch_sizes, **options)
         assert_alike(blocks, whole, torch.float32)
 
 
@@ -189,15 +189,15 @@ def test_products_are_by_onednn_where_that_is_quicker(monkeypatch):
 
     def by_onednn(weight, rows=rows):
         taken.clear()
-        product = _pooling.product_with(weight, len(rows), len(rows))(rows)
+        product = pooling.product_with(weight, len(rows), len(rows))(rows)
         torch.testing.assert_close(product, rows @ weight.t())
         assert product.layout == torch.strided and product.is_contiguous()
         return not taken
 
     for quicker in (True, False):
-        monkeypatch.setattr(_pooling, "prefers_onednn", lambda quicker=quicker: quicker)
+        monkeypatch.setattr(pooling, "prefers_onednn", lambda quicker=quicker: quicker)
         assert by_onednn(weight) is quicker
-    monkeypatch.setattr(_pooling, "prefers_onednn", lambda: True)
+    monkeypatch.setattr(pooling, "prefers_onednn", lambda: True)
     assert by_onednn(torch.randn(20, 30).t())
     assert by_onednn(weight, torch.randn(100, 40)[:, ::2])
     with torch.no_grad():
@@ -214,16 +214,16 @@ def test_products_are_by_onednn_where_that_is_quicker(monkeypatch):
      ("sapphirerapids", "AVX512", False), ("generic", "DEFAULT", False), ("apple-m1", "DEFAULT", False)],
 )  # fmt: skip
 def test_which_processors_prefer_onednn(processor, capability, expected, monkeypatch):
-    monkeypatch.setattr(_pooling.binding, "get_host_cpu_name", lambda: processor)
+    monkeypatch.setattr(pooling.binding, "get_host_cpu_name", lambda: processor)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     for library in (torch.backends.mkl, torch.backends.mkldnn):
         monkeypatch.setattr(library, "is_available", lambda: True)
-    assert _pooling.prefers_onednn.__wrapped__() is expected
+    assert pooling.prefers_onednn.__wrapped__() is expected
 
 
 @pytest.mark.parametrize("kind", ["offsets", "both", "resets"])
 def test_blocks_of_time_give_the_whole_of_cut_rows(kind, monkeypatch):
-    monkeypatch.setattr(_pool, "BLOCK", 5)
+    monkeypatch.setattr(pool, "BLOCK", 5)
     for gated, reverse in itertools.product((True, False), (False, True)):
         cut = cuts(11, 3)[kind]
         lanes = 3 if cut.offsets is None else 1
@@ -233,9 +233,9 @@ def test_blocks_of_time_give_the_whole_of_cut_rows(kind, monkeypatch):
             torch.randn(11, lanes, 13),
         )
         c0, options = torch.randn(3 if lanes == 3 else 5, 20), {"output_gate": gated, "reverse": reverse, "cut": cut}
-        blocks = _pooling.layer_inference(source, weight, bias, c0, **options)
+        blocks = pooling.layer_inference(source, weight, bias, c0, **options)
         product = torch.nn.functional.linear(*map(wide, (source, weight, bias)))
-        assert_alike(blocks, _pooling._composed(product, c0.double(), **options), torch.float32)
+        assert_alike(blocks, pooling._composed(product, c0.double(), **options), torch.float32)
 
 
 def test_gradients_of_gradients():
@@ -244,14 +244,14 @@ def test_gradients_of_gradients():
     c0.requires_grad_()
     for reverse in (False, True):
         options = {"keep": keep, "reverse": reverse}
-        assert torch.autograd.gradgradcheck(lambda p, c, options=options: _pooling.pool(p, c, **options), (product, c0))
+        assert torch.autograd.gradgradcheck(lambda p, c, options=options: pooling.pool(p, c, **options), (product, c0))
     rows = product.detach().flatten(0, 1)[:5].clone().requires_grad_()
-    packed = lambda p, c: _pooling.pool(p, c, batch_sizes=torch.tensor([2, 1, 1, 1]))  # noqa: E731
+    packed = lambda p, c: pooling.pool(p, c, batch_sizes=torch.tensor([2, 1, 1, 1]))  # noqa: E731
     assert torch.autograd.gradgradcheck(packed, (rows, c0))
     for cut in cuts(5, 2).values():
         values = cut_problem(cut, torch.float64, 2, True, None, True, 5, 2)[:2]
         leaves = [v.requires_grad_() for v in values]
-        assert torch.autograd.gradgradcheck(lambda p, c, cut=cut: _pooling.pool(p, c, cut=cut), leaves)
+        assert torch.autograd.gradgradcheck(lambda p, c, cut=cut: pooling.pool(p, c, cut=cut), leaves)
 
 
 @pytest.mark.parametrize("wanted", ["product", "c0"])
@@ -260,7 +260,7 @@ def test_one_gradient_through_one_result(wanted, through):
     product, c0, _ = problem(torch.float64, 5, True, None, first=True)
     leaf = (product if wanted == "product" else c0).requires_grad_()
     grads = []
-    for function in (_pooling.pool, _pooling._composed):
+    for function in (pooling.pool, pooling._composed):
         h, last = function(product, c0)
         grads += torch.autograd.grad((h if through == "h" else last).sum(), leaf)
     torch.testing.assert_close(*grads)
@@ -268,12 +268,12 @@ def test_one_gradient_through_one_result(wanted, through):
 
 def test_product_and_cotangent_in_any_layout():
     product, c0, _ = problem(torch.float32, 16, True, None, first=True)
-    expected = gradients(_pooling._composed, product, c0, None, torch.ones(7, 3, 16), torch.ones(3, 16))
+    expected = gradients(pooling._composed, product, c0, None, torch.ones(7, 3, 16), torch.ones(3, 16))
     batch_first = product.transpose(0, 1).contiguous().transpose(0, 1)
     wider = torch.full((7, 3, 60), POISON)
     wider[..., 5:53] = product
     for layout in (batch_first, wider[..., 5:53]):
-        h, last = _pooling.pool(leaf := layout.detach().requires_grad_(), c0)
+        h, last = pooling.pool(leaf := layout.detach().requires_grad_(), c0)
         grad = torch.autograd.grad((h.sum() + last.sum()), leaf)[0]  # a cotangent that is one number, expanded
         torch.testing.assert_close((h, last, grad), tuple(expected[:3]), rtol=1e-5, atol=1e-6)
     assert (wider[..., :5] == POISON).all() and (wider[..., 53:] == POISON).all()
@@ -286,7 +286,7 @@ def test_threads_change_no_bit():
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            results.append(gradients(_pooling.pool, product, c0, None, *cotangents))
+            results.append(gradients(pooling.pool, product, c0, None, *cotangents))
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:
@@ -296,7 +296,7 @@ def test_threads_change_no_bit():
 def test_what_was_changed_in_place_is_noticed():
     product, c0, _ = problem(torch.float32, 5, True, None, first=True)
     product.requires_grad_()
-    h, _ = _pooling.pool(scaled := product * 2, c0)
+    h, _ = pooling.pool(scaled := product * 2, c0)
     scaled.zero_()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         h.sum().backward()
@@ -305,7 +305,7 @@ def test_what_was_changed_in_place_is_noticed():
 def test_a_nan_stays_in_its_lane():
     product, c0, _ = problem(torch.float32, 20, True, None, first=True)
     product[3, 1, 4] = np.nan
-    h, last = _pooling.pool(product, c0)
+    h, last = pooling.pool(product, c0)
     assert torch.isnan(h[3:, 1, 4]).all() and torch.isnan(last[1, 4])
     assert torch.isnan(h).sum() == 4 and torch.isnan(last).sum() == 1
 
@@ -331,9 +331,9 @@ def test_the_activations_are_exact_to_two_units_in_the_last_place(dtype):
     row, wide_x = torch.from_numpy(x), x.astype(np.longdouble)
     shut, one = torch.full_like(row, -torch.inf), torch.ones(1, len(x), dtype=row.dtype)
     # A state of one that nothing changes comes out of the output gate; an open gate lets the candidate in.
-    h, _ = _pooling.pool(torch.cat([shut, shut, row]).expand(1, 1, -1), one)
+    h, _ = pooling.pool(torch.cat([shut, shut, row]).expand(1, 1, -1), one)
     assert errors(h.numpy().ravel(), 1 / (1 + np.exp(-wide_x))).max() <= ULP
-    h, _ = _pooling.pool(torch.cat([row, -shut]).expand(1, 1, -1), output_gate=False)
+    h, _ = pooling.pool(torch.cat([row, -shut]).expand(1, 1, -1), output_gate=False)
     assert errors(h.numpy().ravel(), np.tanh(wide_x)).max() <= ULP
 
 
@@ -341,14 +341,14 @@ def test_the_activations_at_their_ends():
     ends = [torch.inf, -torch.inf, 1e30, -1e30, 0.0]
     x = torch.tensor(ends).repeat_interleave(20)  # vectors, and lanes beside them
     shut = torch.full_like(x, -torch.inf)
-    h, _ = _pooling.pool(torch.cat([shut, shut, x]).view(1, 1, -1), torch.ones(1, 100))
+    h, _ = pooling.pool(torch.cat([shut, shut, x]).view(1, 1, -1), torch.ones(1, 100))
     assert h.ravel().tolist() == torch.tensor([1, 0, 1, 0, 0.5]).repeat_interleave(20).tolist()
-    h, _ = _pooling.pool(torch.cat([x, -shut]).view(1, 1, -1), output_gate=False)
+    h, _ = pooling.pool(torch.cat([x, -shut]).view(1, 1, -1), output_gate=False)
     assert h.ravel().tolist() == torch.tensor([1.0, -1, 1, -1, 0]).repeat_interleave(20).tolist()
 
 
 def test_layouts_know_where_rows_stand():
-    layout = _pool.Layout(2, False, [2, 2, 1], True)
+    layout = pool.Layout(2, False, [2, 2, 1], True)
     assert layout.starts.tolist() == [0, 2, 4]
     part = layout.part(1, 3)
     assert (part.steps, part.starts.tolist(), part.counts.tolist()) == (2, [0, 2], [2, 1])

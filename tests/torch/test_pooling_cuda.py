@@ -10,8 +10,8 @@ import tensors
 import torch
 from test_pooling import assert_alike, check_nan_at_a_border, cut_problem, cuts, gradients, problem, wide
 
-from fastrecur._cuda import _arrays, _launch
-from fastrecur.torch import _pool, _pooling
+from fastrecur._cuda import arrays, launch
+from fastrecur.torch._rnn import pool, pooling
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 STEPS = 19  # batches of steps and a rest
@@ -39,8 +39,8 @@ def check(on_gpu, dtype, width, gated, keep, first, rows, **options):
     product, c0, keep = problem(dtype, width, gated, keep, first, STEPS, 3, rows)
     cotangents = torch.randn(*product.shape[:-1], width).to(dtype), torch.randn(3, width).to(dtype)
     options |= {"output_gate": gated}
-    fused = on_gpu(_pooling.pool, product, c0, keep, *cotangents, **options)
-    composed = gradients(_pooling._composed, *map(wide, (product, c0, keep, *cotangents)), **options)
+    fused = on_gpu(pooling.pool, product, c0, keep, *cotangents, **options)
+    composed = gradients(pooling._composed, *map(wide, (product, c0, keep, *cotangents)), **options)
     assert_alike(fused, composed, dtype)
 
 
@@ -58,7 +58,7 @@ def test_a_first_state_in_float32_beside_half_precision(on_gpu):
     product, c0, keep = problem(torch.bfloat16, 45, True, None, True, STEPS, 3, None)
     cotangents = torch.randn(STEPS, 3, 45).bfloat16(), torch.randn(3, 45)
     values = product, c0.float(), keep, *cotangents
-    fused, composed = on_gpu(_pooling.pool, *values), gradients(_pooling._composed, *map(wide, values))
+    fused, composed = on_gpu(pooling.pool, *values), gradients(pooling._composed, *map(wide, values))
     assert [v.dtype for v in fused] == [torch.bfloat16, torch.float32] * 2  # of the product and of the state
     torch.testing.assert_close([v.double() for v in fused], composed, rtol=0.08, atol=0.008)
 
@@ -87,8 +87,8 @@ def test_cut_rows(on_gpu, kind):
         cut = cuts(STEPS, 3)[kind]
         values = cut_problem(cut, dtype, 45, gated, keep, True, STEPS)
         options = {"reverse": reverse, "output_gate": gated, "cut": cut}
-        fused = on_gpu(_pooling.pool, *values, **options)
-        assert_alike(fused, gradients(_pooling._composed, *map(wide, values), **options), dtype)
+        fused = on_gpu(pooling.pool, *values, **options)
+        assert_alike(fused, gradients(pooling._composed, *map(wide, values), **options), dtype)
 
 
 @pytest.mark.exhaustive
@@ -103,9 +103,9 @@ def test_layouts(on_gpu):
     """Time in the middle, rows of a wider product, and a cotangent that is one number."""
     product, c0, keep = problem(torch.float32, 45, True, "mask", True, STEPS)
     cotangents = torch.ones(()).expand(STEPS, 3, 45), torch.ones(3, 45)
-    expected = gradients(_pooling._composed, product, c0, keep, *cotangents)
-    batch_first = lambda p, **options: _pooling.pool(p.transpose(0, 1).contiguous().transpose(0, 1), **options)  # noqa: E731
-    wider = lambda p, **options: _pooling.pool(torch.nn.functional.pad(p, (5, 10))[..., 5:140], **options)  # noqa: E731
+    expected = gradients(pooling._composed, product, c0, keep, *cotangents)
+    batch_first = lambda p, **options: pooling.pool(p.transpose(0, 1).contiguous().transpose(0, 1), **options)  # noqa: E731
+    wider = lambda p, **options: pooling.pool(torch.nn.functional.pad(p, (5, 10))[..., 5:140], **options)  # noqa: E731
     for function in (batch_first, wider):
         fused = on_gpu(function, product, c0, keep, *cotangents)
         torch.testing.assert_close(fused, expected, rtol=1e-5, atol=1e-6)
@@ -117,11 +117,11 @@ def test_tables_are_copied_once(on_gpu, monkeypatch):
     product, c0, _ = problem(torch.float32, 5, True, None, True, packed_rows=6)
     with monkeypatch.context() as patches:
         tensors.place(driver, patches.setattr)
-        h, _ = _pooling.pool(product.requires_grad_(), c0, batch_sizes=torch.tensor([3, 2, 1]))
+        h, _ = pooling.pool(product.requires_grad_(), c0, batch_sizes=torch.tensor([3, 2, 1]))
         h.sum().backward()
         assert [entry[0] for entry in driver.log] == ["upload", "launch", "launch"]
         driver.log.clear()
-        h, _ = _pooling.pool(product.detach().view(2, 3, 15).requires_grad_(), c0)
+        h, _ = pooling.pool(product.detach().view(2, 3, 15).requires_grad_(), c0)
         h.sum().backward()
         assert [entry[0] for entry in driver.log] == ["launch", "launch"]
 
@@ -130,9 +130,9 @@ def test_one_gradient_through_the_last_states(on_gpu, monkeypatch):
     """No cotangent of the output: the kernel is given a number."""
     product, c0, _ = problem(torch.float32, 5, True, None, True, STEPS)
     grads = []
-    for function in (_pooling.pool, _pooling._composed):
+    for function in (pooling.pool, pooling._composed):
         with monkeypatch.context() as patches:
-            if function is _pooling.pool:
+            if function is pooling.pool:
                 tensors.place(on_gpu.driver, patches.setattr)
             leaf = product.clone().requires_grad_()
             grads += torch.autograd.grad(function(leaf, c0)[1].sum(), leaf)
@@ -147,8 +147,8 @@ def test_offsets_beyond_two_gigabytes(on_gpu, reverse, tmp_path):
     product = storage.as_strided((2, 1, 9), (storage.numel() - 9, 9, 1))
     product.normal_()
     cotangents = torch.randn(2, 1, 3), torch.randn(1, 3)
-    expected = gradients(_pooling._composed, product, None, None, *cotangents, reverse=reverse)
-    far = lambda p, **options: _pooling.pool(FarAway.apply(p, product), **options)  # noqa: E731
+    expected = gradients(pooling._composed, product, None, None, *cotangents, reverse=reverse)
+    far = lambda p, **options: pooling.pool(FarAway.apply(p, product), **options)  # noqa: E731
     fused = on_gpu(far, product, None, None, *cotangents, reverse=reverse)
     torch.testing.assert_close(fused, expected)
 
@@ -166,9 +166,9 @@ class FarAway(torch.autograd.Function):
 
 
 def test_stand_ins_are_called_as_the_real_ones(monkeypatch):
-    real = _arrays.Torch
+    real = arrays.Torch
     tensors.place(devices.Driver(), monkeypatch.setattr)
-    for stand_in, own in ((_arrays.Torch, real), (devices.Driver, _launch.CudaCore)):
+    for stand_in, own in ((arrays.Torch, real), (devices.Driver, launch.CudaCore)):
         shared = [name for name in vars(stand_in) if not name.startswith("__") and callable(getattr(own, name, None))]
         assert {"upload", "is_capturing"} & set(shared)
         for name in shared:
@@ -190,11 +190,11 @@ def test_tables_of_layouts(monkeypatch):
             return torch.from_numpy(array)
 
     driver = devices.Driver()
-    monkeypatch.setattr(_launch, "driver", lambda: driver)
+    monkeypatch.setattr(launch, "driver", lambda: driver)
     for reverse, starts in ((False, [0, 2, 4]), (True, [4, 2, 0])):
-        rows, lengths = _pool.Layout(2, reverse, [2, 2, 1], True).on_gpu(Owner, 0)
+        rows, lengths = pool.Layout(2, reverse, [2, 2, 1], True).on_gpu(Owner, 0)
         assert (rows.tolist(), lengths.tolist()) == (starts, [3, 2])
     driver.is_capturing = lambda device, stream: (device, stream) == (0, 7)
     with pytest.raises(RuntimeError, match="batch sizes"):
-        _pool.Layout(2, False, [2, 2, 1], True).on_gpu(Owner, 0)
-    assert _pool.padded(3, 2, False).on_gpu(Owner, 0) == (None, None)
+        pool.Layout(2, False, [2, 2, 1], True).on_gpu(Owner, 0)
+    assert pool.padded(3, 2, False).on_gpu(Owner, 0) == (None, None)

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pack_sequence
 
 import fastrecur.torch
 from fastrecur.torch import QRNN, QRNNLayer, WeightDrop
-from fastrecur.torch._pooling import is_unhooked_linear
+from fastrecur.torch._rnn.pooling import is_unhooked_linear
 
 X = torch.randn(6, 2, 3, generator=torch.Generator().manual_seed(1))
 EVERYTHING = {"num_layers": 2, "bidirectional": True, "window": 3, "zoneout": 0.2}

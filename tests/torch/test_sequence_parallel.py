@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastrecur.torch import QRNN, _shards, distributed
+from fastrecur.torch import QRNN, distributed
+from fastrecur.torch._operator import shards
 
 HERE = Path(__file__).parent
 
@@ -198,4 +199,4 @@ def test_torch_s_operators_reduce_a_shard_as_the_kernels_do(family, back):
     for reverse, lengths in itertools.product((False, True), (None, torch.tensor([9, 0, 4]))):
         own = b if lengths is None else torch.where(torch.arange(9).unsqueeze(1) < lengths, b, torch.nan)
         arguments = family, a, own, start, lengths, 0, reverse, torch.float32, back
-        torch.testing.assert_close(_shards._composed_summary(*arguments), _shards.summary(*arguments))
+        torch.testing.assert_close(shards._composed_summary(*arguments), shards.summary(*arguments))

@@ -8,11 +8,10 @@ import pytest
 import torch
 
 import fastrecur
-from fastrecur import _threads
-from fastrecur._cpu import _workers
-from fastrecur.torch import _team
+from fastrecur._cpu.machine import threads as _threads, workers
+from fastrecur.torch._operator import team
 
-HAS_OPENMP = _team._openmp() is not None
+HAS_OPENMP = team._openmp() is not None
 
 FORKED = """
 import multiprocessing, torch, fastrecur
@@ -46,8 +45,8 @@ def test_large_tensors_take_the_team_and_no_other_threads(monkeypatch):
 
     monkeypatch.setattr(_threads, "run", refuse)
     tables = []
-    entry = _workers.team_entry
-    monkeypatch.setattr(_workers, "team_entry", lambda table: tables.append(1) or entry(table))
+    entry = workers.team_entry
+    monkeypatch.setattr(workers, "team_entry", lambda table: tables.append(1) or entry(table))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert torch.equal(fastrecur.forget_mult(f, x), torch.from_numpy(expected))
     assert tables
@@ -56,7 +55,7 @@ def test_large_tensors_take_the_team_and_no_other_threads(monkeypatch):
 def test_without_openmp_the_pool_is_taken(monkeypatch):
     f, x = large()
     expected = fastrecur.forget_mult(f, x)
-    monkeypatch.setattr(_team, "_openmp", lambda: None)
+    monkeypatch.setattr(team, "_openmp", lambda: None)
     assert torch.equal(fastrecur.forget_mult(f, x), expected)
 
 

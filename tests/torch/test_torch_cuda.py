@@ -9,8 +9,8 @@ import torch
 from tensors import STREAM
 
 import fastrecur
-from fastrecur._checks import Segments
-from fastrecur.torch import _device_tensors, _eager, _modes, _ops, _tensors
+from fastrecur._arguments.checks import Segments
+from fastrecur.torch._operator import device_tensors, eager, modes, ops, tensors as _tensors
 
 
 @pytest.fixture
@@ -40,14 +40,14 @@ def test_operators(driver, dtype, gate_shape, reverse, lengths):
     """They give what the CPU's give, in the same dtypes and layouts."""
     f, x, h0 = problem(dtype, gate_shape)
     arguments = "forget", f, x, h0, lengths, 0, reverse, dtype
-    h, last = _ops._forward_cuda(*arguments)
-    expected, expected_last = _ops._forward(*arguments)
+    h, last = ops._forward_cuda(*arguments)
+    expected, expected_last = ops._forward(*arguments)
     for actual, wanted in ((h, expected), (last, expected_last)):
         torch.testing.assert_close(actual, wanted)
         assert actual.stride() == wanted.stride()
     g, g_last = torch.ones_like(h), torch.ones_like(last)
     arguments = "forget", g, f, x, expected, h0, g_last, lengths, 0, reverse, dtype, True, True, True
-    for actual, wanted in zip(_ops._vjp_cuda(*arguments), _ops._vjp(*arguments), strict=True):
+    for actual, wanted in zip(ops._vjp_cuda(*arguments), ops._vjp(*arguments), strict=True):
         torch.testing.assert_close(actual, wanted)
         assert actual.stride() == wanted.stride()
     assert launches(driver) == {(0, STREAM)}
@@ -73,10 +73,10 @@ def test_segments(driver, dtype, reverse, cuts, family):
     h0 = torch.stack([h0, -h0, h0]) if CUTS[cuts].offsets is not None else h0
     first, rest = (*CUTS[cuts], 0, reverse, dtype), (True, True, True)
     results = []
-    for run, vjp in ((_ops._forward, _ops._vjp), (_ops._forward_cuda, _ops._vjp_cuda)):
-        h, last = _ops.kernel(run, family)(f, x, h0, *first)
+    for run, vjp in ((ops._forward, ops._vjp), (ops._forward_cuda, ops._vjp_cuda)):
+        h, last = ops.kernel(run, family)(f, x, h0, *first)
         g, g_last = x * 3, torch.ones_like(last)
-        results.append((h, last, *_ops.kernel(vjp, family)(g, f, x, h, h0, g_last, *first, *rest)))
+        results.append((h, last, *ops.kernel(vjp, family)(g, f, x, h, h0, g_last, *first, *rest)))
     for wanted, actual in zip(*results, strict=True):
         torch.testing.assert_close(actual, wanted)
         assert actual.stride() == wanted.stride()
@@ -86,8 +86,8 @@ def test_segments(driver, dtype, reverse, cuts, family):
 
 def test_what_is_not_wanted_is_empty(driver):
     f, x, h0 = problem(torch.float32)
-    h, _ = _ops._forward("forget", f, x, None, None, 0, False, torch.float32)
-    grads = _ops._vjp_cuda("forget", h, f, x, h, None, None, None, 0, False, torch.float32, False, True, False)
+    h, _ = ops._forward("forget", f, x, None, None, 0, False, torch.float32)
+    grads = ops._vjp_cuda("forget", h, f, x, h, None, None, None, 0, False, torch.float32, False, True, False)
     assert [grad.numel() for grad in grads] == [0, x.numel(), 0]
 
 
@@ -95,8 +95,8 @@ def test_what_is_not_wanted_is_empty(driver):
 def test_layouts(driver, layout):
     """Results are laid out as on fake tensors, or a compiled graph would read them wrongly."""
     f, x = (layout(t) for t in problem(torch.float32)[:2])
-    h, _ = _ops._forward_cuda("forget", f, x, None, None, 1, False, torch.float32)
-    expected, _ = _ops._forward_fake("forget", f, x, None, None, 1, False, torch.float32)
+    h, _ = ops._forward_cuda("forget", f, x, None, None, 1, False, torch.float32)
+    expected, _ = ops._forward_fake("forget", f, x, None, None, 1, False, torch.float32)
     torch.testing.assert_close(h, fastrecur.forget_mult(f, x, axis=1))
     assert h.stride() == expected.stride()
 
@@ -105,17 +105,17 @@ def test_addresses_that_are_no_multiples_of_the_size(driver):
     f, x, h0 = problem(torch.float32)
     shifted = torch.frombuffer(bytearray(b"\0\0" + x.numpy().tobytes()), dtype=torch.float32, offset=2).view_as(x)
     with pytest.raises(ValueError, match="`x` must be aligned on a GPU"):
-        _ops._forward_cuda("forget", f, shifted, h0, None, 0, False, torch.float32)
+        ops._forward_cuda("forget", f, shifted, h0, None, 0, False, torch.float32)
     assert not launches(driver)
 
 
 def test_linear_recurrence_of_complex_tensors(driver):
     a, b = (torch.complex(t, t.flip(0)) / 2 for t in problem(torch.float32)[:2])
     arguments = "linear", a, b, None, None, 0, False, torch.complex64
-    h, _ = _ops._forward_cuda(*arguments)
-    torch.testing.assert_close(h, _ops._forward(*arguments)[0])
+    h, _ = ops._forward_cuda(*arguments)
+    torch.testing.assert_close(h, ops._forward(*arguments)[0])
     arguments = "linear", h, a, b, h, None, None, None, 0, False, torch.complex64, True, True, False
-    for actual, wanted in zip(_ops._vjp_cuda(*arguments)[:2], _ops._vjp(*arguments)[:2], strict=True):
+    for actual, wanted in zip(ops._vjp_cuda(*arguments)[:2], ops._vjp(*arguments)[:2], strict=True):
         torch.testing.assert_close(actual, wanted)
 
 
@@ -146,7 +146,7 @@ sys.exit(host_run.main(["--check"]))
 @pytest.fixture
 def on_gpu(driver, monkeypatch):
     """Plain tensors are a GPU's; what the gradient's gradient is made of stays the CPU's."""
-    monkeypatch.setattr(_eager, "engine", lambda tensors, lengths: _device_tensors)
+    monkeypatch.setattr(eager, "engine", lambda tensors, lengths: device_tensors)
     return driver
 
 
@@ -184,7 +184,7 @@ def test_gradients(on_gpu, monkeypatch, given, wanted, used):
         return results, (torch.autograd.grad(loss, leaves) if leaves else ())
 
     results, grads = run()
-    monkeypatch.setattr(_eager, "engine", lambda tensors, lengths: _tensors)
+    monkeypatch.setattr(eager, "engine", lambda tensors, lengths: _tensors)
     expected, expected_grads = run()
     for actual, right in zip((*results, *grads), (*expected, *expected_grads), strict=True):
         torch.testing.assert_close(actual, right)
@@ -201,7 +201,7 @@ def test_the_gradient_of_a_real_operand_of_a_complex_recurrence(on_gpu, monkeypa
         return h, *torch.autograd.grad((h * h.detach()).abs().sum(), leaves)
 
     results = run()
-    monkeypatch.setattr(_eager, "engine", lambda tensors, lengths: _tensors)
+    monkeypatch.setattr(eager, "engine", lambda tensors, lengths: _tensors)
     for actual, right in zip(results, run(), strict=True):
         torch.testing.assert_close(actual, right)
 
@@ -213,13 +213,13 @@ def test_the_gradient_of_a_gradient(on_gpu, monkeypatch):
     def run(f, x, h0):
         return fastrecur.forget_mult(f, x, h0[0], return_state=True)
 
-    monkeypatch.setattr(_eager, "engine", engine_of_first_order)
+    monkeypatch.setattr(eager, "engine", engine_of_first_order)
     assert torch.autograd.gradgradcheck(run, (f, x, h0))
 
 
 def engine_of_first_order(tensors, lengths):
-    """What `_eager.engine` is where the dispatcher's levels are not in the way."""
-    return _device_tensors if _modes.no_modes_active() else None
+    """What `eager.engine` is where the dispatcher's levels are not in the way."""
+    return device_tensors if modes.no_modes_active() else None
 
 
 @pytest.mark.exhaustive

@@ -5,11 +5,13 @@ import concurrent.futures
 import pytest
 import torch
 
-from fastrecur import _memory_pool, forget_mult, forget_mult_vjp
-from fastrecur.torch import QRNNLayer, _tensors
+from fastrecur import forget_mult, forget_mult_vjp
+from fastrecur._cpu.machine import memory_pool
+from fastrecur.torch import QRNNLayer
+from fastrecur.torch._operator import tensors
 
 pytestmark = [
-    pytest.mark.skipif(not _memory_pool.limit(), reason="nothing is kept by this interpreter"),
+    pytest.mark.skipif(not memory_pool.limit(), reason="nothing is kept by this interpreter"),
     pytest.mark.usefixtures("nothing_kept"),
 ]
 SHAPE = 1100, 1000  # 4.4 MB of float32
@@ -168,12 +170,12 @@ print(subprocess.run([sys.executable, "-c", {script!r}], capture_output=True, te
 
 
 def test_small_results_are_not_kept(free_memory):
-    forget_mult(0.5, torch.ones(_tensors.KEPT // 4 - 16))
+    forget_mult(0.5, torch.ones(tensors.KEPT // 4 - 16))
     assert not free_memory()
 
 
 def test_results_beyond_the_limit_are_torch_s_own(monkeypatch, free_memory):
     _, x = operands()
-    monkeypatch.setattr(_memory_pool, "limit", lambda: 4 * x.numel() - 1)
+    monkeypatch.setattr(memory_pool, "limit", lambda: 4 * x.numel() - 1)
     assert forget_mult(0.5, x).untyped_storage().resizable()
     assert not free_memory()

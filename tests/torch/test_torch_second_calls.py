@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fastrecur
 import fastrecur.torch
 from fastrecur import returns, smoothing
-from fastrecur.torch import _modes
+from fastrecur.torch._operator import modes
 
 FORGET, LINEAR = fastrecur.forget_mult, fastrecur.linear_recurrence
 saved = torch.autograd.graph.saved_tensors_hooks
@@ -210,7 +210,7 @@ def test_torch_asks_for_one_thing():
     """Nothing has a key where any of what torch may have in play is there."""
     f, x = tensors_of((50, 8), (50, 8))(0)
     for v in (f, x):
-        assert _modes.key_of((), v, None, 0.5) is not None
+        assert modes.key_of((), v, None, 0.5) is not None
     for v in (
         f.to("meta"),
         f.to_sparse(),
@@ -220,15 +220,15 @@ def test_torch_asks_for_one_thing():
         1,
         True,
     ):
-        assert _modes.key_of((), v) is None
+        assert modes.key_of((), v) is None
     c = torch.zeros(3, dtype=torch.complex64)
-    assert _modes.key_of((), c) != _modes.key_of((), c.real)
-    assert _modes.key_of((), c.conj()) is None
-    keys = [_modes.key_of((), v) for v in (f, f.t(), f[:10], f.double(), f[::2], f.clone().requires_grad_())]
+    assert modes.key_of((), c) != modes.key_of((), c.real)
+    assert modes.key_of((), c.conj()) is None
+    keys = [modes.key_of((), v) for v in (f, f.t(), f[:10], f.double(), f[::2], f.clone().requires_grad_())]
     assert len(set(keys)) == len(keys)
 
     def inside(*_):
-        assert _modes.key_of((), f) is None
+        assert modes.key_of((), f) is None
         return x.sum()
 
     torch.func.grad(lambda s: s * inside())(torch.tensor(1.0))
@@ -238,9 +238,9 @@ def test_torch_asks_for_one_thing():
     with torch.autograd.forward_ad.dual_level():
         inside()
     with torch.overrides.TorchFunctionMode():
-        assert _modes.key_of((), f) is None
+        assert modes.key_of((), f) is None
     with torch.device("cpu"):
-        assert _modes.key_of((), f) is not None
+        assert modes.key_of((), f) is not None
 
 
 def test_an_out_where_borders_stand():

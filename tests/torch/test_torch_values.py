@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import fastrecur
-from fastrecur import _memory_pool, forget_mult, forget_mult_vjp, linear_recurrence
-from fastrecur.torch import _tensors
+from fastrecur import forget_mult, forget_mult_vjp, linear_recurrence
+from fastrecur._cpu.machine import memory_pool
+from fastrecur.torch._operator import tensors
 
 RECURRENCES = ["forget_mult", "linear_recurrence"]
 HALVES = [torch.float16, torch.bfloat16]
@@ -196,7 +197,7 @@ def test_results_are_ordinary_tensors(shape):
     file.seek(0)
     assert torch.equal(torch.load(file), h)
     assert torch.equal(copy.deepcopy(h), h)
-    assert h.untyped_storage().resizable() is (h.nbytes < _tensors.KEPT or not _memory_pool.keeps(h.nbytes))
+    assert h.untyped_storage().resizable() is (h.nbytes < tensors.KEPT or not memory_pool.keeps(h.nbytes))
     h.add_(1)
     h.share_memory_()
     assert h.is_shared()

@@ -1,0 +1,170 @@
+"""Compiled kernels on disk: where they are kept, under which name, and each whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import os
+import pathlib
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+FORMAT = 2  # of what is kept: raised when files of older versions must not be read
+LONGEST_WAIT = 60  # seconds, for another process that makes a kernel: it may have been stopped
+
+
+# Who makes a kernel, or imports what makes them, holds this: one thread at a time, and none while the process forks, or
+# the child would wait for it for ever. Who waits for another process gives it up meanwhile, however often it is held.
+making = threading.RLock()
+_waiting = threading.Condition(making)
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=making.acquire, after_in_parent=making.release, after_in_child=making.release)
+
+
+def folder() -> pathlib.Path | None:
+    """Return where compiled kernels are kept; None if there is no such place."""
+    chosen = os.environ.get("FASTRECUR_CACHE_DIR")
+    if chosen:
+        return pathlib.Path(chosen).absolute()
+    if sys.platform == "win32":
+        home = os.environ.get("LOCALAPPDATA", "")
+    else:
+        home = os.environ.get("XDG_CACHE_HOME", "")
+        home = home if os.path.isabs(home) else os.path.expanduser("~/.cache")
+    return pathlib.Path(home) / "fastrecur" if os.path.isabs(home) else None
+
+
+def describe() -> str:
+    """Return what a report about a problem needs to say."""
+    place = folder()
+    if place is None:
+        return "nowhere: there is no home"
+    there = next(path for path in (place, *place.parents) if os.path.exists(path))
+    if not os.path.isdir(there) or not os.access(there, os.W_OK | os.X_OK):
+        return f"{place}, which cannot be written"
+    unread = sum(not os.access(path, os.R_OK) for path in place.iterdir()) if there == place else 0
+    return f"{place}, of which {unread} files cannot be read" if unread else str(place)
+
+
+PACKAGE = pathlib.Path(__file__).parents[2]
+# Files, and folders with what is in them, that kernels are made of.
+SOURCES = {
+    "cpu": ("_steps", "_plan/layout.py", "_cpu/vectors", "_cpu/compiler", "_cpu/machine", "_cpu/kernels"),
+    "cuda": ("_steps", "_cuda", "_cpu/compiler/cache.py"),
+}
+
+
+@functools.cache
+def digest(target: str, *packages: str) -> str:
+    """Return a name for the sources that the kernels of a target are made of, and for what compiles them."""
+    text = f"{_sources(target)} {' '.join(f'{package} {_version(package)};' for package in packages)}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@functools.cache
+def _sources(target: str) -> str:
+    text = hashlib.sha256(str(FORMAT).encode())
+    places = [PACKAGE / name for name in SOURCES[target]]
+    paths = [path for place in places for path in (place.rglob("*.py") if place.is_dir() else [place])]
+    if not PACKAGE.is_dir():  # in an archive
+        paths = [path for path in PACKAGE.parents if path.is_file()][:1]
+    for path in sorted(paths):
+        text.update(path.read_bytes())
+    return text.hexdigest()
+
+
+def _version(package: str) -> str:
+    """Return a package's version: what it says itself if it is there, as what is installed takes longer to read."""
+    version = getattr(sys.modules.get(package), "__version__", None)
+    try:
+        return version or importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
+
+
+def name_of(kind: str, *parts: object) -> str:
+    """Return a file's name for everything that its content depends on; ``kind`` is for people."""
+    return f"{kind}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}"
+
+
+def find(name: str) -> tuple[bytes, str] | None:
+    """Return the code that is kept under a name, and the symbol to look for in it; None if it is not there, or torn."""
+    place = folder()
+    try:
+        return None if place is None else unpack((place / name).read_bytes())
+    except OSError:
+        return None
+
+
+def find_or_make(name: str, make: Callable[[], tuple[bytes, str]]) -> tuple[bytes, str]:
+    """Return what is kept under a name, or make it and keep it; of several processes that come first, one does."""
+    kept = find(name)
+    if kept is None:
+        with _alone(name):
+            kept = find(name)
+            if kept is None:
+                kept = make()
+                keep(name, *kept)
+    return kept
+
+
+@contextlib.contextmanager
+def _alone(name: str) -> Iterator[None]:
+    """Let no other process make what has this name meanwhile, where the system can."""
+    place, end = folder(), time.monotonic() + LONGEST_WAIT
+    if place is None:
+        yield
+        return
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
+            place.mkdir(parents=True, exist_ok=True)
+            file = held.enter_context((place / "lock").open("ab"))
+            while time.monotonic() < end:
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, int(name[-12:], 16))  # a byte for each name
+                    break
+                with _waiting:
+                    _waiting.wait(0.02)
+        yield
+
+
+def keep(name: str, code: bytes, symbol: str) -> None:
+    place = folder()
+    if place is not None:
+        write(place / name, pack(code, symbol))
+
+
+def write(path: pathlib.Path, content: bytes) -> None:
+    """Write a file so that another process sees all of it or nothing; where nothing can be written, go without."""
+    aside = path.with_name(f"{path.name}.{os.urandom(8).hex()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_bytes(content)  # with the rights that the user's files have
+        os.replace(aside, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        if not isinstance(error, OSError):
+            raise
+
+
+def pack(code: bytes, symbol: str) -> bytes:
+    """Return code and symbol as they are kept: with their sum, so that a torn file is seen."""
+    body = symbol.encode() + b"\n" + code
+    return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+
+
+def unpack(kept: bytes) -> tuple[bytes, str] | None:
+    """Return code and symbol from what was kept; None if it is not whole."""
+    checksum, _, body = kept.partition(b"\n")
+    if not body or hashlib.sha256(body).hexdigest().encode() != checksum:
+        return None
+    symbol, _, code = body.partition(b"\n")
+    return code, symbol.decode()

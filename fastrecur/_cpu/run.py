@@ -1,0 +1,391 @@
+"""Run a problem: allocate, share the work out among threads, call the kernel, hand back the results."""
+
+import functools
+import math
+from collections import namedtuple
+from dataclasses import replace
+
+import numpy as np
+
+from .._arguments import shapes
+from .._arguments.arrays import SCALARS, address, array_at
+from .._plan.layout import CARRY, FLAGS, N_STEPS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
+from .._plan.problem import OFFSETS, ROWS
+from . import cost
+from .bound import BORDERS, bind, is_short, short_call
+from .machine import allocate as _allocate, threads
+from .machine.memory_pool import LINE
+from .parts import Parts
+from .row_chunks import RowChunks
+from .scan_chunks import ScanChunks
+
+# What a run asks of its operands' library: addresses, a result with time in front and what allocates one like it, how
+# to fill an array with states, a sum in a gradient's dtype, threads.
+Library = namedtuple("Library", "place by_time fill narrowed team")
+
+
+def narrowed(array, dtype):
+    """Return wide results in their dtype, infinite where they are too large for it."""
+    if array.dtype == dtype:
+        return np.asarray(array)  # a sum of everything is a scalar
+    if array.dtype.kind == "c" and dtype.kind != "c":
+        array = array.real
+    with np.errstate(all="ignore"):
+        return np.asarray(array, dtype)
+
+
+_NUMPY = Library(
+    address,
+    lambda out, axis: (np.moveaxis(out, axis, 0), functools.partial(np.empty, dtype=out.dtype)),
+    lambda states, given: np.copyto(states, given, casting="unsafe"),
+    narrowed,
+    lambda: threads.team(),
+)
+
+
+def forward(plan, a, b, h0, lengths, out, return_state, cuts=None, library=_NUMPY):
+    """Run a forward plan; return the result and, if asked for, the states after the last valid step.
+
+    ``cuts`` are those of a plan whose series begin anew inside the axis of time; there are states for each segment,
+    which are results. Other states are arrays for any ``library``.
+    """
+    team = _waking_team(plan, library.team())
+    if out is None:
+        out = _allocate.empty(plan.shape, plan.dtype, plan.h_strides)
+    has_segments = cuts is not None and cuts.kind == OFFSETS
+    carry = None if has_segments or (h0 is None and not return_state) else states_of(plan, h0, library)
+    if plan.traversal != "empty":
+        a, b = as_array(a, plan.wide), as_array(b, plan.wide)
+        lengths = plan.full_lengths if lengths is None else lengths
+        places = [None if v is None else library.place(v) for v in (a, b, out, carry, lengths)]
+        starts = None if h0 is None or not has_segments else states_of(plan, h0, library, (cuts.segments,))
+        forward_at(plan, *places, team, _marks(plan, cuts, starts))
+    if has_segments and return_state:
+        carry = _last_states(plan, out, h0, cuts, library)
+    if cuts is not None and carry is not None:
+        cuts.clear_ends(carry)
+    return out, carry
+
+
+def _last_states(plan, out, h0, cuts, library):
+    """Return the states after segments' last steps."""
+    by_time, allocate = library.by_time(out, plan.axis)
+
+    def first_states(shape):
+        fill_states(library, states := allocate(shape), h0)
+        return states
+
+    return cuts.last_states(by_time, first_states)
+
+
+def _marks(plan, cuts, states=None):
+    """Return flags, offsets and ``states`` of segments as a kernel reads them; what it does not read is a valid place.
+
+    They are to live as long as the call.
+    """
+    if cuts is None:
+        return ()
+    marks = cuts.marks(plan.steps)
+    states = _allocate.zero_states(plan) if states is None else states[-1:] if cuts.reverse else states
+    return marks[0] if plan.is_flagged else _allocate.ZEROS, marks[-1] if plan.has_offsets else _allocate.ZEROS, states
+
+
+def _waking_team(plan, team):
+    """Return who will run a plan; workers among whom it will be shared wake up while the call is prepared."""
+    if plan.traversal != "empty" and team.run is threads.run and (n := cost.choose(plan, team.size).threads) > 1:
+        ready = threads.prewake(n)
+        return team if ready == n else team._replace(size=ready)
+    return team
+
+
+def forward_at(plan, a, b, h, carry, lengths, team, marks=()):
+    """Run a forward plan on addresses, on a team's threads.
+
+    ``carry`` is None if states are zeros, and nobody asks what became of them. ``marks`` are those of `_marks`.
+    """
+    is_fresh = h != a and h != b and h % plan.dtype.itemsize == 0 and plan.is_aligned
+    is_whole = lengths == address(plan.full_lengths)
+    shift = _lanes_to_line(plan, h + plan.offsets[H], is_whole and not marks)
+    way = cost.choose(plan, team.size, is_fresh, shift is not None, is_whole)
+    if way.streaming and shift:
+        _run_shifted(plan, (a, b, h), carry, team, shift)
+    else:
+        _run(plan, "forward", way, team, (a, b, h, carry, lengths), marks=marks)
+
+
+def vjp(plan, g, a, b, h, h0, grad_state, lengths, cuts=None, results=None, library=_NUMPY):
+    """Run a gradient plan; return the gradients of a, b and of the first states (of every lane).
+
+    The last are None, or anything, where no first states were given. ``results`` are fresh gradients of a and b, None
+    for what is summed or not wanted.
+    """
+    team = _waking_team(plan, library.team())
+    has_segments, states = cuts is not None and cuts.kind == OFFSETS, None
+    if h0 is None and grad_state is None:
+        first = carry = None
+    elif has_segments:
+        states = _room_of(plan, (cuts.segments, 3))
+        first, ends, carry = np.moveaxis(states, 1, 0)
+        if h0 is None or grad_state is None:
+            states.fill(0)
+        if h0 is not None:
+            fill_states(library, first, h0)
+        if grad_state is not None:
+            fill_states(library, ends, grad_state)
+            cuts.clear_ends(ends)
+            carry[...] = ends
+    else:
+        carry = states_of(plan, grad_state, library)
+        first = None if h0 is None else states_of(plan, h0, library)
+        if cuts is not None:
+            cuts.clear_ends(carry)
+    if results is None:
+        results = [None if strides is None else _allocate.empty(*own, strides) for *own, strides in plan.gradients]
+    if plan.traversal != "empty":
+        g, a, b, h = (as_array(value, plan.wide) for value in (g, a, b, h))
+        lengths = plan.full_lengths if lengths is None else lengths
+        if has_segments:
+            first, last = None, None if states is None else np.array(ends[cuts.last], order="K")
+        else:
+            last = carry
+        operands = g, a, b, h, first, last, lengths, *results
+        *places, to_a, to_b = (None if v is None else library.place(v) for v in operands)
+        totals = _vjp_at(plan, *places, (to_a, to_b), team, _marks(plan, cuts, states))
+    else:
+        totals = [gradient and np.zeros(gradient[0], plan.wide) for gradient in plan.gradients]
+    grad_a, grad_b = (
+        library.narrowed(total, gradient[1]) if gradient and result is None else result
+        for result, total, gradient in zip(results, totals, plan.gradients, strict=True)
+    )
+    return grad_a, grad_b, carry
+
+
+def _vjp_at(plan, g, a, b, h, first, carry, lengths, results, team, marks=()):
+    """Run a gradient plan on addresses; return wide sums over what was broadcast, None for what has a result."""
+    is_whole = lengths == address(plan.full_lengths)
+    way = cost.choose(plan, team.size, is_whole=is_whole)
+    summed = [
+        None if gradient is None or gradient[2] is not None else np.zeros((way.sums, *gradient[0]), plan.wide)
+        for gradient in plan.gradients
+    ]
+    if way.sum_steps:
+        summed[0] = np.zeros((-(-plan.steps // way.sum_steps), plan.lanes), plan.wide)
+    if first is None:
+        zeros = _allocate.zero_states(plan)
+        first = address(zeros)
+    # The first states are a valid place for what a kernel is told not to write.
+    to_a, to_b = (first if result is None else result for result in results)
+    sums_a, sums_b = (first if sums is None else address(sums) for sums in summed)
+    places = g, a, b, h, first, carry, to_a, to_b, sums_a, sums_b, lengths
+    _run(plan, "vjp", way, team, places, summed[0] if way.sum_steps else None, marks)
+    return [_added_up(sums, gradient) for sums, gradient in zip(summed, plan.gradients, strict=True)]
+
+
+def summary_at(plan, direction, a, b, carry, products, lengths, team):
+    """Run a summary plan on addresses: bring states and products from before a chunk to behind it."""
+    way = cost.choose(plan, team.size, is_fresh=False)
+    _run(plan, direction, way, team, (a, b, products, carry, lengths))
+
+
+def known_forward(plan):
+    """Return a function of a, b, out, return_state and cuts that runs a plan; a short one's decides nothing.
+
+    Cuts are of resets that stand as those do that the plan was made for.
+    """
+    if not is_short(plan) or not plan.c_order or not plan.carry_c_order:
+        return lambda a, b, out, return_state, cuts: forward(plan, a, b, None, None, out, return_state, cuts)
+    call = short_call(plan, "forward", (A, B, H, CARRY, *_marks_given(plan)))
+    shape, dtype, lane_shape, wide = plan.shape, plan.dtype, plan.lane_shape, plan.wide
+
+    def run(a, b, out, return_state, cuts):
+        if return_state and cuts is not None and cuts.kind == OFFSETS:
+            return forward(plan, a, b, None, None, out, return_state, cuts)
+        carry = np.zeros(lane_shape, wide)
+        if out is None:
+            out = np.empty(shape, dtype)
+        if type(a) is float:
+            a = as_array(a, wide)
+        marks = () if cuts is None else cuts.marks(plan.steps)  # which live as long as the call
+        call(*map(address, (a, b, out, carry, *marks)))
+        if return_state and cuts is not None:
+            cuts.clear_ends(carry)
+        return out, carry
+
+    return run
+
+
+def known_vjp(plan):
+    """Return a function of g, a, b, h and cuts that runs a plan, as `known_forward` does."""
+    dense = all(strides is None or shapes.is_c_order(shape, strides) for shape, _, strides in plan.gradients)
+    if not is_short(plan) or not dense or not plan.carry_c_order:
+        return lambda g, a, b, h, cuts: (*vjp(plan, g, a, b, h, None, None, None, cuts)[:2], None)
+    wide = plan.wide
+    # What is summed is so in zeros of the carry's dtype.
+    (a_shape, a_dtype, a_strides), (b_shape, b_dtype, b_strides) = plan.gradients
+    make_a, a_made, to_a = (np.zeros, wide, SUMS_A) if a_strides is None else (np.empty, a_dtype, TO_A)
+    make_b, b_made, to_b = (np.zeros, wide, SUMS_B) if b_strides is None else (np.empty, b_dtype, TO_B)
+    call = short_call(plan, "vjp", (G, A, B, H, to_a, to_b, *_marks_given(plan)))
+
+    def run(g, a, b, h, cuts):
+        if type(a) is float:
+            a = as_array(a, wide)
+        grad_a, grad_b = make_a(a_shape, a_made), make_b(b_shape, b_made)
+        marks = () if cuts is None else cuts.marks(plan.steps)
+        call(*map(address, (g, a, b, h, grad_a, grad_b, *marks)))
+        if a_made != a_dtype:
+            grad_a = narrowed(grad_a, a_dtype)
+        if b_made != b_dtype:
+            grad_b = narrowed(grad_b, b_dtype)
+        return grad_a, grad_b, None
+
+    return run
+
+
+def _marks_given(plan):
+    """Return which of a `segments.Cuts`' marks a plan's kernels read."""
+    return *[FLAGS] * plan.is_flagged, *[BORDERS] * plan.has_offsets
+
+
+def _added_up(sums, gradient):
+    """Return the gradient that some partial sums make; None if there are none."""
+    if sums is None:
+        return None
+    with np.errstate(all="ignore"):
+        total = sums.sum(axis=0) if len(sums) > 1 else sums[0]
+        return (total if total.size == math.prod(gradient[0]) else total.sum()).reshape(gradient[0])
+
+
+# ---- Sharing the work out -------------------------------------------------------------------------------------------
+
+
+_parts = functools.lru_cache(maxsize=1024)(Parts)
+_row_chunks = functools.lru_cache(maxsize=1024)(RowChunks)
+_scan_chunks = functools.lru_cache(maxsize=1024)(ScanChunks)
+
+
+def _run(plan, direction, way, team, places, sums=None, marks=()):
+    """Run a plan on its operands' addresses in the kernel's order, of which the carry's may be None.
+
+    ``sums`` are partial sums over some steps each.
+    """
+    bound = bind(plan, direction)
+    at = bound.order.index(CARRY)
+    places = *places, *map(address, marks or (_allocate.ZEROS,) * 3)
+    if way.chunks and not plan.waits():
+        _row_chunks(bound, way).scan(team, places, sums)
+        return
+    if places[at] is None and cost.cuts_time(plan):
+        states = np.zeros(plan.state_bytes, np.uint8)
+        places = *places[:at], address(states), *places[at + 1 :]
+    if way.threads == 1 or not cost.cuts_time(plan):
+        _parts(bound, way).run(team, places)
+        return
+    for repeat in range(len(plan.extra)):
+        offsets = [bound.offset(k, repeat) - bound.offset(k) for k in bound.order]
+        own = [place + offset for place, offset in zip(places, offsets, strict=True)]
+        _scan_chunks(bound, way).scan(team, own)
+
+
+# ---- Rows of results from cache line to cache line ------------------------------------------------------------------
+
+
+def _lanes_to_line(plan, place, is_whole):
+    """Return after how many lanes of a result's rows, the first of which is there, a cache line starts; None if never.
+
+    Nor if rows cannot be shifted by so many lanes: they and the operands' have to follow each other without a gap.
+    """
+    shift, rest = divmod(-place % LINE, plan.itemsizes[H])
+    if plan.traversal != ROWS or shift == rest == 0:
+        return 0
+    way = -plan.sizes[2] if plan.time_strides[H] < 0 else plan.sizes[2]
+    one_value = plan.time_strides[A] == plan.lane_strides[A] == 0
+    has_gaps = any(
+        plan.time_strides[k] != way * plan.itemsizes[k] or plan.lane_strides[k] != plan.itemsizes[k]
+        for k in ((B, H) if one_value else (A, B, H))
+    )
+    are_lines = plan.sizes[1] == len(plan.extra) == 1 and plan.row_bytes % LINE == 0
+    return shift if are_lines and not has_gaps and plan.steps > 1 and is_whole and not rest else None
+
+
+def _run_shifted(plan, operands, carry, team, shift):
+    """Scan rows that start with a cache line: the first of each is the one that the row before it ends with.
+
+    Lanes before that line take one step alone before all others, and these the last step alone.
+    """
+    shape = plan.sizes[::2]
+    shifted = _allocate.zeros(shape, plan.wide)
+    if carry is not None:
+        states = array_at(carry, shape, plan.wide)
+        shifted[...] = np.roll(states, -shift, axis=1)
+    for part in _shifted(plan, shift):
+        forward_at(part, *operands, address(shifted), address(part.full_lengths), team)
+    if carry is not None:
+        states[...] = np.roll(shifted, shift, axis=1)
+
+
+@functools.lru_cache(maxsize=1024)
+def _shifted(plan, shift):
+    """Return the plans of the step alone, of shifted rows and of the last step; states stand as those of the second."""
+    (outer, _, inner), last, down = plan.sizes, plan.steps - 1, int(plan.time_strides[H] < 0)
+    before, behind = (0, shift, inner - shift), (shift, inner, 0)  # lanes, and where their states are
+    ends, plans = (behind, before) if down else (before, behind), []
+    for first, steps, (low, high, state) in (
+        (0, 1, ends[0]),
+        (down, last, (shift, shift + inner, 0)),
+        (last, 1, ends[1]),
+    ):
+        geometry, offsets = plan.geometry.copy(), list(plan.offsets)
+        geometry[N_STEPS] = steps
+        for k in (A, B, H):
+            offsets[k] += plan.distance(k, first, low)
+        offsets[CARRY] += state * plan.wide.itemsize
+        own = {"geometry": geometry, "offsets": tuple(offsets), "steps": steps, "sizes": (outer, 1, high - low)}
+        plans.append(replace(plan, **own, lanes=outer * (high - low), narrow=()))
+    return plans
+
+
+# ---- Small parts ----------------------------------------------------------------------------------------------------
+
+
+def as_array(value, wide):
+    """Return a number as an array in the carry's dtype; what is none as it is."""
+    if type(value) not in SCALARS:
+        return value
+    if type(value) is float and wide == np.float64:
+        return np.array(value)
+    with np.errstate(all="ignore"):  # beyond float32, a number is infinite, as an array's would be
+        return np.array(value, wide)
+
+
+def states_of(plan, state, library=_NUMPY, outside=()):
+    """Return every lane's state in the carry's dtype, in the order in which the kernels walk lanes.
+
+    ``outside`` is a shape: of how many such states.
+    """
+    if state is None and plan.carry_c_order and not outside:
+        zeros = _allocate.zeros if plan.traversal == ROWS else np.zeros  # rows of it are walked with each step
+        return zeros(plan.lane_shape, plan.wide)
+    carry = _room_of(plan, outside)
+    fill_states(library, carry, state)
+    return carry
+
+
+def _room_of(plan, outside):
+    """Allocate states, or an array of such."""
+    strides = *shapes.c_strides(outside, plan.state_bytes), *plan.carry_strides
+    return _allocate.empty((*outside, *plan.lane_shape), plan.wide, strides, large=0)
+
+
+def fill_states(library, states, given):
+    """Fill an array with states; None are zeros."""
+    with np.errstate(all="ignore"):
+        library.fill(states, 0 if given is None else given)
+
+
+def summed_to(array, shape, dtype):
+    """Return an array summed over what was broadcast from a shape."""
+    extra = array.ndim - len(shape)
+    stretched = tuple(k + extra for k, n in enumerate(shape) if n == 1 and array.shape[k + extra] != 1)
+    with np.errstate(all="ignore"):
+        total = array.sum(axis=(*range(extra), *stretched)) if extra or stretched else array
+    return narrowed(total, dtype).reshape(shape)

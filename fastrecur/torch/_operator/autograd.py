@@ -1,0 +1,246 @@
+"""Derivatives of every order: the adjoint of a linear recurrence is one in the other direction.
+
+A tangent of the states is a recurrence over the tangents of single steps, and derivatives of the gradients are those of
+what the kernels compute, made of a recurrence: `along_time.adjoint`. The rules belong to the operators (their autograd
+and vmap keys), so they hold for every graph that an operator stands in, however it came there.
+"""
+
+import contextlib
+import functools
+
+import torch
+
+from ..._arguments import checks, messages as say
+from ..._plan.problem import FORGET, LINEAR
+from . import internals, ops, tensors as _tensors
+from .along_time import adjoint, decay, lanes, like, state_before
+from .ops import forward, vjp
+
+
+class _Rules(internals.KernelFunction):  # type: ignore[misc]
+    """An operator's autograd kernel, of its arguments behind the ``way`` on: family, keys, whether there are tangents.
+
+    Where torch has not what such a kernel needs, `setup` and `gradients` are registered as for any custom operator.
+    """
+
+    @classmethod
+    def run(cls, family, keyset, *arguments):
+        tensors = [v for v in arguments if isinstance(v, torch.Tensor)]
+        records = torch.is_grad_enabled() and any(v.requires_grad for v in tensors)
+        has_tangents = internals.have_tangents(tensors)
+        if not records and not has_tangents:
+            with internals.below_autograd():
+                return cls.operators[family].redispatch(keyset & internals.after_autograd, *arguments)
+        with internals.enable_one_level():
+            return cls.apply((family, keyset, has_tangents), *arguments)
+
+    @classmethod
+    def forward(cls, ctx, way, *arguments):
+        """Run the operator without recording here; levels further out record for themselves."""
+        family, keyset, has_tangents = way
+        with contextlib.ExitStack() as stack:
+            if internals.interpreter() is not None:
+                stack.enter_context(torch.enable_grad())
+                stack.enter_context(internals.with_forward_mode(True))
+            stack.enter_context(internals.below_autograd())
+            output = cls.operators[family].redispatch(keyset & internals.after_autograd, *arguments)
+        cls.setup(family, ctx, arguments, output, ctx.needs_input_grad[1:], has_tangents)
+        return output
+
+    @classmethod
+    def backward(cls, ctx, *grads):
+        return None, *cls.gradients(ctx, ctx.needs_input_grad[1:], *grads)
+
+    @classmethod
+    def register(cls, vmap):
+        for family, operator in cls.operators.items():
+            name = operator.name().partition(".")[0]
+            if internals.HAS_KERNELS:
+                ops.library.impl(operator, functools.partial(cls.run, family), "Autograd", with_keyset=True)
+            else:
+                torch.library.register_autograd(
+                    name, lambda ctx, *grads: cls.gradients(ctx, ctx.needs_input_grad, *grads),
+                    setup_context=functools.partial(cls.setup, family), lib=ops.library,
+                )  # fmt: skip
+            torch.library.register_vmap(name, functools.partial(vmap, family), lib=ops.library)
+
+
+class _Forward(_Rules):
+    operators = ops.FORWARD
+
+    @staticmethod
+    def setup(family, ctx, inputs, output, needed=None, has_tangents=False):
+        """Keep what the gradients that are wanted read, and nothing else."""
+        (a, b, h0, *ends, axis, reverse, dtype), (h, _) = inputs, output
+        ctx.problem = family, axis, reverse, dtype
+        ctx.b_form = _tensors.form(b)
+        ctx.set_materialize_grads(False)
+        if has_tangents:
+            ctx.save_for_forward(a, b, h, h0, *ends)
+        ctx.save_for_backward(*_tensors.to_save(family, needed or ctx.needs_input_grad, a, b, h, h0, *ends))
+
+    @staticmethod
+    def gradients(ctx, needed, grad_h, grad_last):
+        wanted, rest = needed[:3], [None] * len(needed[3:])
+        if (grad_h is None and grad_last is None) or not any(wanted):
+            return None, None, None, *rest
+        a, b, h, h0, *ends = ctx.saved_tensors
+        b = ctx.b_form if b is None else b
+        grads = recorded_vjp(ctx.problem, grad_h, a, b, h, h0, grad_last, checks.split(*ends), wanted)
+        return *grads, *rest
+
+    @staticmethod
+    def jvp(ctx, _way, a_dot, b_dot, h0_dot, *rest):
+        """Return the tangents of h and h_last: a recurrence is linear in all but its gate."""
+        a, b, h, h0, *ends = map(internals.primal, ctx.saved_tensors)
+        (family, axis, reverse, dtype), lengths = ctx.problem, checks.split(*ends)
+        with internals.with_forward_mode(True):
+            source = nothing(h, h.shape, h.dtype)
+            if b_dot is not None:
+                source = source + (b_dot * a if family == FORGET else b_dot)
+            if a_dot is not None:
+                before = state_before(h, h0, lengths, axis, reverse)
+                source = source + a_dot * (b - before if family == FORGET else before)
+            return forward(LINEAR, decay(family, a, dtype), source, h0_dot, lengths, axis, reverse, dtype)
+
+
+def recorded_vjp(problem, g, a, b, h, h0, grad_last, lengths, wanted):
+    """Return the gradients that are wanted, through the dispatcher; g and h may be None, and b its form."""
+    family, axis, reverse, dtype = problem
+    if type(b) is _tensors.Form:
+        b = nothing(a, b.shape, b.dtype)
+    shape = torch.broadcast_shapes(a.shape, b.shape)
+    g, h = (nothing(a, shape, dtype) if v is None else v.expand(shape) for v in (g, h))
+    grads = vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted)
+    return tuple(grad if is_wanted else None for grad, is_wanted in zip(grads, wanted, strict=True))
+
+
+def _adjoint(family, g, a, b, h, h0, grad_last, *rest):
+    """Do what the adjoint's operator does, such that all of it has derivatives."""
+    *ends, axis, reverse, dtype, want_a, want_b, want_h0 = rest
+
+    def run(q, source):
+        return *forward(LINEAR, q, source, grad_last, checks.split(*ends), axis, not reverse, dtype), grad_last
+
+    steps = family, axis, reverse, dtype, a, b, h, h0, checks.split(*ends)
+    grad_a, grad_b, grad_h0, _ = adjoint(steps, run, g, (want_a, want_b))
+    grads = grad_a, grad_b, like(grad_h0, h0) if want_h0 else None
+    return tuple(g.new_empty(0) if grad is None else grad for grad in grads)
+
+
+def gradients_of(function, operands, needed, cotangents):
+    """Return the gradients that are needed of operands of a function, which is run anew; None for the others."""
+    wanted = [v for v, need in zip(operands, needed, strict=True) if need]
+    places = [k for k, cotangent in enumerate(cotangents) if cotangent is not None]
+
+    def run(*wanted):
+        given = iter(wanted)
+        results = function(*(next(given) if need else v for v, need in zip(operands, needed, strict=True)))
+        return tuple(results[k] for k in places)
+
+    if internals.interpreter() is not None:
+        _, pull = torch.func.vjp(run, *wanted)
+        grads = pull(tuple(cotangents[k] for k in places))
+    else:  # where hooks on saved tensors may be, which a transform refuses
+        with torch.enable_grad():
+            wanted = [v.view_as(v) for v in wanted]  # or of one that is two operands each would have both's
+            pairs = [(result, cotangents[k]) for k, result in zip(places, run(*wanted), strict=True)]
+        pairs = [pair for pair in pairs if pair[0].requires_grad]
+        if not pairs:
+            return [None] * len(needed)
+        results, given = zip(*pairs, strict=True)
+        grads = torch.autograd.grad(results, wanted, given, create_graph=torch.is_grad_enabled(), allow_unused=True)
+    grads = iter(grads)
+    return [next(grads) if need else None for need in needed]
+
+
+class _Vjp(_Rules):
+    operators = ops.VJP
+
+    @classmethod
+    def run(cls, family, keyset, *arguments):
+        """Run it of the recurrence where there are tangents."""
+        if internals.have_tangents(v for v in arguments if isinstance(v, torch.Tensor)):
+            return _adjoint(family, *arguments)
+        return super().run(family, keyset, *arguments)
+
+    @staticmethod
+    def setup(family, ctx, inputs, output, needed=None, has_tangents=False):
+        """Keep all operands: each is in the gradient's gradient."""
+        tensors, ctx.options = inputs[:-6], inputs[-6:]
+        ctx.family, ctx.wanted = family, ctx.options[3:]
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*(v for v, is_wanted in zip(output, ctx.wanted, strict=True) if not is_wanted))
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def gradients(ctx, needed, *cotangents):
+        """Return the gradients of g, a, b, h, h0 and grad_last for the cotangents of grad_a, grad_b and grad_h0."""
+        tensors, family, options = ctx.saved_tensors, ctx.family, ctx.options
+        cotangents = [c if is_wanted else None for c, is_wanted in zip(cotangents, ctx.wanted, strict=True)]
+        if not any(needed) or all(c is None for c in cotangents):
+            return (None,) * len(needed)
+        grads = gradients_of(
+            lambda *operands: _adjoint(family, *operands, *options), tensors, needed[: len(tensors)], cotangents
+        )
+        return *grads, *(None for _ in options)
+
+
+def _forward_vmap(family, info, in_dims, *arguments):
+    """Take the batch for one more lane axis, the last."""
+    a, b, h0, *ends, axis, reverse, dtype = arguments
+    rank = max(v.dim() - (dim is not None) for v, dim in zip((a, b), in_dims[:2], strict=True))
+    batched = in_dims[0] is not None or in_dims[1] is not None
+    a, b, h0 = (_with_batch(v, dim) for v, dim in zip((a, b, h0), in_dims[:3], strict=True))
+    if not batched:
+        b = b.expand(b.shape[:-1] + (info.batch_size,))
+    lengths = _lengths_with_batch(ends, in_dims[3:], a, b, axis, rank)
+    last = len(lanes(torch.broadcast_shapes(a.shape, b.shape), axis, lengths)) - 1
+    return forward(family, a, b, h0, lengths, axis, reverse, dtype), (rank, last)
+
+
+def _vjp_vmap(family, info, in_dims, *arguments):
+    """Take the batch for one more lane axis, the last; each sample has gradients of its own."""
+    g, a, b, h, h0, grad_last, *ends, axis, reverse, dtype, want_a, want_b, want_h0 = arguments
+    wanted = want_a, want_b, want_h0
+    operands, dims = (g, a, b, h, h0, grad_last), in_dims[:6]
+    rank = max(v.dim() - (dim is not None) for v, dim in zip((a, b), dims[1:3], strict=True))
+    g, a, b, h, h0, grad_last = (_with_batch(v, dim, info.batch_size) for v, dim in zip(operands, dims, strict=True))
+    lengths = _lengths_with_batch(ends, in_dims[6:], a, b, axis, rank)
+    grads = vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted)
+    return grads, tuple(v.dim() - 1 if is_wanted else None for v, is_wanted in zip((a, b, h0), wanted, strict=True))
+
+
+_Forward.register(_forward_vmap)
+_Vjp.register(_vjp_vmap)
+
+
+def nothing(like, shape, dtype):
+    """Return zeros of a shape that take no memory."""
+    return like.new_zeros((), dtype=dtype).expand(shape)
+
+
+def _with_batch(tensor, dim, size=1):
+    """Return an operand with the batch behind all other axes; where it has none, so many times itself."""
+    if tensor is None:
+        return None
+    return tensor.unsqueeze(-1).expand(*tensor.shape, size) if dim is None else tensor.movedim(dim, -1)
+
+
+def _lengths_with_batch(ends, dims, a, b, axis, rank):
+    """Return lengths, offsets and resets for lanes that have the batch behind them."""
+    (lengths, offsets, resets), (dim, of_offsets, of_resets) = ends, dims[:3]
+    if of_offsets is not None:
+        raise NotImplementedError(say.segments_batched())
+    resets = resets if of_resets is None else _leading_with_batch(resets, of_resets, rank)
+    if dim is not None:
+        lengths = _leading_with_batch(lengths, dim, rank - 1)
+    if lengths is not None and (dim is not None or not lengths.dim()):  # one series is as many as the batch has samples
+        lengths = lengths.expand(lanes(torch.broadcast_shapes(a.shape, b.shape), axis, None))
+    return checks.split(lengths, offsets, resets)
+
+
+def _leading_with_batch(tensor, dim, rank):
+    """Return what has the leading ones of so many axes, with the batch behind all of them."""
+    tensor = tensor.movedim(dim, -1)
+    return tensor.reshape(tuple(tensor.shape[:-1]) + (1,) * (rank + 1 - tensor.dim()) + tuple(tensor.shape[-1:]))

@@ -1,0 +1,126 @@
+"""The operators as the dispatcher sees them: schemas, what runs them where, and what they are on fake and meta tensors.
+
+Each recurrence has one, and one for its gradients. Each result is fresh memory, laid out as torch's own operators lay
+theirs out.
+"""
+
+import torch
+
+from ..._arguments import checks
+from ..._plan.problem import FORGET, LINEAR
+from . import along_time, composed, tensors
+
+NAMES = {FORGET: "forget_mult", LINEAR: "linear_recurrence"}
+OPTIONS = "Tensor? lengths, Tensor? offsets, Tensor? resets, int axis, bool reverse, ScalarType dtype"
+
+library = torch.library.Library("fastrecur", "DEF")
+for _family, (_a, _b, _) in tensors.NAMES.items():
+    for _schema in (
+        f"{NAMES[_family]}(Tensor {_a}, Tensor {_b}, Tensor? h0, {OPTIONS}) -> (Tensor, Tensor)",
+        f"{NAMES[_family]}_backward(Tensor grad_h, Tensor {_a}, Tensor {_b}, Tensor h, Tensor? h0, Tensor? grad_last,"
+        f" {OPTIONS}, bool want_{_a}, bool want_{_b}, bool want_h0) -> (Tensor, Tensor, Tensor)",
+    ):
+        library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
+
+FORWARD, VJP = (
+    {family: getattr(torch.ops.fastrecur, name + suffix).default for family, name in NAMES.items()}
+    for suffix in ("", "_backward")
+)
+
+
+def forward(family, a, b, h0, lengths, *options):
+    """Run a recurrence: ``(a, b, h0, lengths, axis, reverse, dtype) -> (h, h_last)``."""
+    return FORWARD[family](a, b, h0, *checks.parts(lengths), *options)
+
+
+def vjp(family, g, a, b, h, h0, grad_last, lengths, *options):
+    """Run its adjoint, of ``(g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, want_a, want_b, want_h0)``."""
+    # To ``(grad_a, grad_b, grad_h0)``, with an empty tensor for what is not wanted.
+    return VJP[family](g, a, b, h, h0, grad_last, *checks.parts(lengths), *options)
+
+
+def _forward(family, *arguments):
+    return tensors.forward(family, *arguments, True)
+
+
+def _vjp(family, g, *arguments):
+    *arguments, want_a, want_b, want_h0 = arguments
+    return _wanted_or_empty(g, tensors.vjp(family, g, *arguments, (want_a, want_b, want_h0)))
+
+
+def _wanted_or_empty(g, grads):
+    return tuple(g.new_empty(0) if grad is None else grad for grad in grads)
+
+
+def _forward_cuda(family, a, b, *arguments):
+    from . import device_tensors
+
+    layout = tensors.layout(torch.broadcast_shapes(a.shape, b.shape), *(v for v in (b, a) if v.dim()))
+    return device_tensors.forward(family, a, b, *arguments, True, layout)
+
+
+def _vjp_cuda(family, g, a, b, h, *arguments):
+    from . import device_tensors
+
+    *arguments, want_a, want_b, want_h0 = arguments
+    shape, wanted = torch.broadcast_shapes(a.shape, b.shape), (want_a, want_b, want_h0)
+    layouts = tuple(tensors.layout(shape, v, h, g) if v.shape == shape else None for v in (a, b))
+    return _wanted_or_empty(g, device_tensors.vjp(family, g, a, b, h, *arguments, wanted, layouts=layouts))
+
+
+def _alike(shape, dtype, *prototypes):
+    for tensor in prototypes:
+        if tensors.is_full(tensor, shape):
+            return torch.empty_like(tensor, dtype=dtype)
+    return prototypes[0].new_empty(shape, dtype=dtype, device=composed.device_of(*prototypes))
+
+
+def _forward_fake(family, a, b, h0, lengths, axis, reverse, dtype):
+    shape = torch.broadcast_shapes(a.shape, b.shape)
+    h = _alike(shape, dtype, b, a)
+    return h, h.new_empty(along_time.lanes(shape, axis, lengths))
+
+
+def _vjp_fake(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted):
+    shape = torch.broadcast_shapes(a.shape, b.shape)
+    return tuple(
+        _alike(v.shape, tensors.gradient_dtype(v, dtype), v, *((h, g) if v.shape == shape else ()))
+        if is_wanted
+        else g.new_empty(0)
+        for v, is_wanted in zip((a, b, h0), wanted, strict=True)
+    )
+
+
+def _forward_composed(*arguments):
+    both = zip(_forward_fake(*arguments), composed.forward(*arguments), strict=True)
+    return tuple(own.copy_(result) for own, result in both)
+
+
+def _vjp_composed(family, g, a, b, h, h0, *arguments):
+    owns = _vjp_fake(family, g, a, b, h, h0, *arguments)
+    grads = composed.vjp(family, g, a, b, h, h0, *arguments[:-3])
+    return tuple(
+        own.copy_(along_time.like(grad, operand)) if is_wanted else own
+        for own, grad, operand, is_wanted in zip(owns, grads, (a, b, h0), arguments[-3:], strict=True)
+    )
+
+
+def kernel(run, family):
+    """Return an operator's kernel of what takes lengths, offsets and resets as one."""
+    place = 3 if run in (_forward, _forward_cuda, _forward_composed, _forward_fake) else 6
+
+    def call(*arguments):
+        lengths = checks.split(*arguments[place : place + 3])
+        return run(family, *arguments[:place], lengths, *arguments[place + 3 :])
+
+    return call
+
+
+for _family, _name in NAMES.items():
+    for _suffix, (_fake, *_runs) in {
+        "": (_forward_fake, _forward, _forward_cuda, _forward_composed),
+        "_backward": (_vjp_fake, _vjp, _vjp_cuda, _vjp_composed),
+    }.items():
+        for _run, _key in zip(_runs, ("CPU", "CUDA", "CompositeExplicitAutograd"), strict=True):
+            library.impl(_name + _suffix, kernel(_run, _family), _key)
+        torch.library.register_fake(f"fastrecur::{_name}{_suffix}", kernel(_fake, _family), lib=library)

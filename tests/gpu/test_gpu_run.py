@@ -1,0 +1,199 @@
+"""What is run on a real card first, `tests/gpu/run.py`, seen to run on a card that is not there."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import compare
+import numpy as np
+import pytest
+import stub_driver
+
+GPU = pathlib.Path(__file__).parent
+LARGEST = 3000  # elements that are run here
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """Return what loads one of the script's modules."""
+    monkeypatch.setattr(sys, "path", [str(GPU), *sys.path])
+    monkeypatch.setattr(compare, "carry_of", compare.carry_of)  # which a module sets
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(f"gpu_{name}", GPU / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+class Library:
+    """CuPy's stand-in by the script's few names; ``off`` is added to every number that is read."""
+
+    name = "cupy"
+
+    def __init__(self, cupy, off=0.0):
+        self.cupy, self.off = cupy, off
+
+    def put(self, array):
+        return self.cupy.place(array.copy())
+
+    def get(self, array):
+        return np.asarray(array.host + array.dtype.type(self.off))
+
+    def poison(self, size):
+        """Nothing: all fresh memory is full of NaN."""
+
+
+@pytest.mark.exhaustive
+def test_problems_are_right(load, cupy):
+    problems = load("correctness")
+    small = [case for case in problems.cases(False) if np.prod(case.value) <= LARGEST]
+    small += [case for case in problems.segment_cases(False) if np.prod(case.value) <= LARGEST][::5]
+    kinds = {
+        "sums": [case for case in small if case.gate != case.value and np.dtype(case.dtype).kind == "f"],
+        "complex": [case for case in small if np.dtype(case.dtype).kind == "c"],
+        "lengths": [case for case in small if case.lengths],
+        "offsets": [case for case in small if "offsets" in case.cuts],
+        "resets": [case for case in small if "resets" in case.cuts],
+    }
+    assert all(kinds.values())
+    assert [off for _, off in problems.correctness(Library(cupy), small) if off] == []
+    first = [small[0], *(cases[0] for cases in kinds.values())]
+    assert all(off for _, off in problems.correctness(Library(cupy, off=0.01), first))
+
+
+@pytest.mark.exhaustive
+def test_kernels_are_compiled_without_a_card(tmp_path):
+    """Of some problems, as machine code for a card's capability."""
+    command = [sys.executable, str(GPU / "run.py"), "--precompile", "sm_90", "--every", "1000"]
+    environment = os.environ | {"FASTRECUR_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(GPU.parents[1])}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "2 kernels for sm_90" in done.stdout
+    kept = list(tmp_path.glob("*-*"))
+    assert {path.name.partition("-")[0] for path in kept} == {"lanes", "lanes_vjp"}
+    assert all(b"\x7fELF" in path.read_bytes() for path in kept)
+
+
+class Tensors:
+    """PyTorch's stand-in by the script's few names, on the CPU."""
+
+    name = "torch"
+
+    def __init__(self, torch):
+        self.torch = torch
+
+    def put(self, array):
+        return self.torch.tensor(array)
+
+    def get(self, array):
+        return array.detach().numpy()
+
+
+class Notes:
+    """A report that is only remembered."""
+
+    def __init__(self):
+        self.written = []
+
+    def write(self, kind, **fields):
+        self.written.append((kind, fields))
+
+
+@pytest.mark.exhaustive
+def test_what_torch_adds_is_rehearsed_on_the_cpu(load, monkeypatch):
+    """Gradients, transforms, a QRNN and smoothing: the group's own code, to which a card would only add the device."""
+    import torch
+
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda self: self)
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    monkeypatch.setitem(sys.modules, "groups", load("groups"))
+    notes = Notes()
+    bench = sys.modules["groups"].Bench(Tensors(torch), notes, tiny=True)
+    behavior = load("behavior")
+    behavior.torch_features(bench)
+    behavior.operands(bench)
+    assert [kind for kind, _ in notes.written] == ["right", "right"], notes.written
+    assert [fields["count"] for _, fields in notes.written] == [7, 5]
+
+
+FAULTY = """
+import os, sys, time
+sys.path[:0] = {places!r}
+import stub_driver
+stub_driver.run_kernels()
+import groups, run
+
+@groups.group("crashes")
+def crashes(bench):
+    bench.report.row("before the crash", "1", lambda: 1.0, "")
+    os.abort()
+
+@groups.group("hangs", 12)
+def hangs(bench):
+    bench.report.row("before the hang", "1", lambda: 1.0, "")
+    time.sleep(1000)
+
+@groups.group("wrong")
+def wrong(bench):
+    get = bench.lib.get
+    bench.lib.get = lambda array: get(array) + (array.shape[0] == 7)
+    bench.timed("what is wrong", "0", (7, 40))
+    bench.timed("what is right", "0", (8, 40), caches=("warm", "cold"))
+    bench.timed("its gradient", "0", (8, 40), gradient=True)
+    bench.report.row("what raises", "0", lambda: 1 / 0)
+
+if __name__ == "__main__":
+    sys.exit(run.main(script=(__file__,)))
+"""
+
+
+@pytest.mark.exhaustive
+@pytest.mark.skipif(stub_driver.why_not() is not None, reason=str(stub_driver.why_not()))
+def test_main_from_end_to_end(tmp_path):
+    """A group that crashes, one that hangs and one that is wrong cost themselves alone; what was measured is kept."""
+    script, output = tmp_path / "faulty.py", tmp_path / "gpu.jsonl"
+    places = [str(GPU), str(GPU.parent / "gpu_tools"), str(GPU.parent), str(GPU.parents[1])]
+    script.write_text(FAULTY.format(places=places))
+    environment = os.environ | stub_driver.environment()
+    environment |= {"FASTRECUR_CACHE_DIR": str(stub_driver.folder() / "ptx"), "MPLBACKEND": "Agg"}
+    names = ["segments", "correctness numba", "ceilings", "crashes", "hangs", "wrong", "order", "operands", "cut time"]
+    command = [sys.executable, str(script), "--tiny", "--output", str(output), "--library", "numba", "--only", *names]
+
+    def run(*more):
+        return subprocess.run(
+            [*command, *more], capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=600
+        )
+
+    done = run()
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    outcomes = {row["group"]: row["outcome"] for row in rows if row["kind"] == "group"}
+    shown = done.stdout + done.stderr
+    assert outcomes.pop("hangs").startswith("hung: ended after"), shown
+    assert outcomes.pop("crashes") == "crashed: SIGABRT", shown
+    assert outcomes == dict.fromkeys([*names[:3], *names[5:]], "done"), shown
+    assert done.returncode == 1
+    (about,) = [row for row in rows if row["kind"] == "about"]
+    assert about["card"] == "stub card 0"
+    assert about["versions"]["numba-cuda"]
+    assert [row["what"] for row in rows if row["kind"] == "wrong"] == ["what is wrong"], shown
+    measured = {row["what"]: row["measured"] for row in rows if row["kind"] == "row"}
+    kept = {"copy", "before the crash", "before the hang", "what is right, warm", "what is right, cold", "its gradient"}
+    assert kept | {"what raises"} == set(measured), shown
+    assert all(measured[what] is not None for what in kept)
+    assert sum(row["count"] for row in rows if row["kind"] == "right") >= 7
+    # The text and the chart, once more from what is there, of which the last line was cut off.
+    assert "1 WRONG" in output.with_suffix(".txt").read_text()
+    assert output.with_suffix(".png").stat().st_size > 1000
+    output.write_text(output.read_text()[:-20])
+    for suffix in (".txt", ".png"):
+        output.with_suffix(suffix).unlink()
+    again = run("--report", str(output))
+    assert again.returncode == 1, again.stdout + again.stderr
+    assert "ZeroDivisionError" in output.with_suffix(".txt").read_text()
+    assert output.with_suffix(".png").exists()

@@ -1,0 +1,397 @@
+"""What `import fastrecur` brings, costs and leaves behind; where compiled kernels are kept."""
+
+import concurrent.futures
+import contextlib
+import importlib.metadata
+import inspect
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+import zipfile
+
+import pytest
+
+import fastrecur
+from fastrecur import _config, reference
+from fastrecur._cpu.compiler import cache as _cache, compile as _compile, native
+from fastrecur._cpu.kernels import rows
+
+
+def test_names():
+    functions = {*reference.__all__, "get_num_threads", "set_num_threads"}
+    assert functions | {"__version__"} <= set(fastrecur.__all__)
+    assert len(fastrecur.__all__) == len(set(fastrecur.__all__))
+    for name in fastrecur.__all__:
+        assert hasattr(fastrecur, name)
+    # Nothing else is found by completion, but modules that are documented.
+    public = {name for name in vars(fastrecur) if not name.startswith("_")}
+    assert public <= {*fastrecur.__all__, "recurrence", "reference", "returns", "smoothing", "torch"}
+
+
+def test_every_public_function_has_a_page_and_types():
+    for name in reference.__all__:
+        function, definition = getattr(fastrecur, name), getattr(reference, name)
+        for heading in ["Parameters", "Returns", "Raises", "Examples"]:
+            assert f"\n    {heading}\n" in function.__doc__ or f"\n{heading}\n" in function.__doc__
+        given, defined = (inspect.signature(f).parameters for f in (function, definition))
+        assert [n for n in given if n != "out"] == list(defined)
+        for parameter in defined.values():
+            assert given[parameter.name].default == parameter.default
+            assert given[parameter.name].kind == parameter.kind
+            assert given[parameter.name].annotation is not parameter.empty
+            assert parameter.annotation is not parameter.empty
+        assert inspect.signature(definition).return_annotation is not inspect.Signature.empty
+
+
+def test_modules_that_are_imported_when_they_are_needed(run_python):
+    assert "smoothing" in dir(fastrecur)
+    out = run_python(
+        "import fastrecur\n"
+        "for name in 'torch', 'smooth':\n"
+        "    try:\n"
+        "        getattr(fastrecur, name)\n"
+        "    except AttributeError as error:\n"
+        "        print(error)\n"
+        "print(fastrecur.smoothing.__name__)\n"
+    )
+    assert out.splitlines() == [
+        "module 'fastrecur' has no attribute 'torch': import fastrecur.torch first",
+        "module 'fastrecur' has no attribute 'smooth'",
+        "fastrecur.smoothing",
+    ]
+
+
+def test_version():
+    # The one home of the number is the package; what is installed, cited and written in the changelog follows it.
+    root = pathlib.Path(__file__).parents[2]
+    assert re.fullmatch(r"\d+\.\d+\.\d+(\.dev\d+)?", fastrecur.__version__)
+    assert f"\nversion: {fastrecur.__version__}\n" in (root / "CITATION.cff").read_text()
+    assert f"version = {{{fastrecur.__version__}}}" in (root / "docs" / "citing.rst").read_text()
+    newest = re.search(r"^## (\S+)", (root / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest[1] in (fastrecur.__version__, "Unreleased")
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        assert importlib.metadata.version("fastrecur") == fastrecur.__version__
+
+
+def test_import_loads_numpy_and_numba_alone(run_python):
+    run_python(
+        """
+import sys
+import numpy, numba
+before = set(sys.modules)
+import fastrecur
+loaded = {name.partition(".")[0] for name in set(sys.modules) - before}
+foreign = loaded - set(sys.stdlib_module_names) - {"fastrecur", "numpy", "numba", "llvmlite"}
+assert not foreign, foreign
+heavy = {"scipy", "torch", "pandas", "cupy", "ml_dtypes", "jax", "asyncio", "multiprocessing"}
+heavy -= {name.partition(".")[0] for name in before}
+assert not loaded & heavy, loaded & heavy
+"""
+    )
+
+
+@pytest.mark.exhaustive
+def test_import_compiles_nothing(run_python, tmp_path):
+    run_python(
+        """
+import numba.core.event as event
+compiled = []
+class Listener(event.Listener):
+    def on_start(self, event):
+        compiled.append(event)
+    def on_end(self, event):
+        pass
+event.register("numba:compile", Listener())
+import fastrecur
+assert not compiled, compiled
+import numpy
+fastrecur.forget_mult(0.5, numpy.ones(3))
+assert compiled
+""",
+        FASTRECUR_CACHE_DIR=str(tmp_path / "cache"),
+    )
+
+
+def test_import_starts_no_thread_and_changes_no_setting(run_python):
+    run_python(
+        """
+import threading, warnings, numpy
+import numba
+before = threading.active_count(), list(warnings.filters), numpy.geterr(), numba.get_num_threads()
+import fastrecur
+assert before == (
+    threading.active_count(), list(warnings.filters), numpy.geterr(), numba.get_num_threads()
+)
+"""
+    )
+
+
+WORKS = """
+import numpy as np
+import fastrecur
+x = np.ones((5, 3), np.float32)
+h = fastrecur.forget_mult(0.5, x, 1.0)
+assert (h == 1).all()
+fastrecur.forget_mult_vjp(h, 0.5, x, h)
+"""
+
+
+def test_compiled_kernels_are_kept_and_used_again(run_python, tmp_path):
+    cache = tmp_path / "cache"
+    run_python(WORKS, FASTRECUR_CACHE_DIR=str(cache))
+    kept = {path for path in cache.iterdir()}
+    assert kept
+    run_python(
+        """
+import numba.core.event as event
+compiled = []
+class Listener(event.Listener):
+    def on_start(self, event):
+        compiled.append(event.data["dispatcher"])
+    def on_end(self, event):
+        pass
+import fastrecur
+event.register("numba:compile", Listener())
+"""
+        + WORKS
+        + """
+import sys
+assert not compiled, compiled
+assert "numba.core.typing.arraydecl" not in sys.modules  # the compiler knows nothing yet, which takes it long to learn
+""",
+        FASTRECUR_CACHE_DIR=str(cache),
+    )
+    assert {path for path in cache.iterdir()} == kept
+
+
+@pytest.mark.exhaustive
+@pytest.mark.skipif(os.name == "nt", reason="files have no locks of single bytes there")
+def test_of_several_processes_one_makes_a_kernel(tmp_path):
+    script = """
+from fastrecur._cpu.compiler import compile as _compile
+real = _compile.machine_code
+def told(function, signature):
+    print(function.__module__, function.__name__, signature)
+    return real(function, signature)
+_compile.machine_code = told
+"""
+    command = [sys.executable, "-W", "error", "-c", script + WORKS]
+    environment = os.environ | {"FASTRECUR_CACHE_DIR": str(tmp_path)}
+    running = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    made = [line for process in running for line in process.communicate(timeout=300)[0].splitlines()]
+    assert [process.returncode for process in running] == [0, 0, 0]
+    assert made
+    assert len(made) == len(set(made)), made
+
+
+@pytest.mark.skipif(os.name == "nt", reason="files have no locks of single bytes there")
+def test_who_makes_a_kernel_may_have_been_stopped(monkeypatch, tmp_path):
+    """Then others make it too; of another kernel nobody waits for it."""
+    monkeypatch.setenv("FASTRECUR_CACHE_DIR", str(tmp_path))
+    holds = (
+        "import sys, fastrecur._cpu.compiler.cache as cache\n"
+        "with cache._alone('kept-00000000000a'):\n"
+        "    print('held', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", holds], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    began = time.monotonic()
+    assert _cache.find_or_make("kept-00000000000b", lambda: (b"code", "symbol")) == (b"code", "symbol")
+    monkeypatch.setattr(_cache, "LONGEST_WAIT", 0.2)
+    assert _cache.find_or_make("kept-00000000000a", lambda: (b"code", "symbol")) == (b"code", "symbol")
+    assert 0.2 < time.monotonic() - began < 20
+    assert {path.name for path in tmp_path.iterdir()} == {"lock", "kept-00000000000a", "kept-00000000000b"}
+    holder.communicate(timeout=60)
+
+
+FORKS = """
+import os, subprocess, sys, threading, warnings
+from fastrecur._cpu.compiler import cache as _cache
+holds = (
+    "import sys, fastrecur._cpu.compiler.cache as cache\\n"
+    "with cache._alone('kept-00000000000a'):\\n"
+    "    print('held', flush=True); sys.stdin.read()"
+)
+pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+holder = subprocess.Popen([sys.executable, "-c", holds], **pipes)
+assert holder.stdout.readline() == b"held\\n"
+made, waits = [], threading.Event()
+
+def work():
+    with _cache.making, _cache.making:
+        waits.set()
+        _cache.find_or_make("kept-00000000000a", lambda: made.append(1) or (b"code", "symbol"))
+
+_cache.LONGEST_WAIT = 20
+thread = threading.Thread(target=work)
+thread.start()
+waits.wait()
+warnings.simplefilter("ignore")  # of a fork beside threads
+child = os.fork()
+if child == 0:
+    with _cache.making:
+        os._exit(17)
+assert not made, "the fork waited"
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 17
+holder.communicate()
+thread.join()
+assert made
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_process_forks_while_it_waits_for_another_to_make_a_kernel(run_python, tmp_path):
+    """The wait is for up to a minute. Who forks waits only for what this process makes itself."""
+    run_python(FORKS, FASTRECUR_CACHE_DIR=str(tmp_path / "kernels"))
+
+
+@pytest.mark.exhaustive
+def test_no_place_for_the_cache(run_python, tmp_path):
+    # Below a regular file no directory can be made, not even by root.
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    run_python(WORKS, FASTRECUR_CACHE_DIR=str(blocker / "cache"))
+
+
+@pytest.mark.exhaustive
+def test_package_and_home_that_cannot_be_written_to(run_python, tmp_path):
+    # The sources are in an archive, and there is no place for what is made of them.
+    package = pathlib.Path(fastrecur.__file__).parent
+    archive = tmp_path / "package.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in package.rglob("*.py"):
+            file.write(path, path.relative_to(package.parent))
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    run_python(
+        f"import sys; sys.path.insert(0, {str(archive)!r})\n" + WORKS + "assert 'package.zip' in fastrecur.__file__\n",
+        HOME=str(blocker / "home"),
+        XDG_CACHE_HOME=str(blocker / "cache"),
+    )
+
+
+@pytest.mark.exhaustive
+def test_what_machine_code_is_kept_for(run_python, tmp_path):
+    """A torn file is made anew; code for another processor or of other sources is not taken."""
+    kept = tmp_path / "cache"
+    run_python(WORKS, FASTRECUR_CACHE_DIR=str(kept))
+    before = {path: path.read_bytes() for path in kept.iterdir()}
+    for path, content in before.items():
+        path.write_bytes(content[:-1])
+    run_python(WORKS, FASTRECUR_CACHE_DIR=str(kept))
+    assert {path: len(path.read_bytes()) for path in kept.iterdir()} == {p: len(c) for p, c in before.items()}
+    run_python(WORKS, FASTRECUR_CACHE_DIR=str(kept), NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="")
+    assert len(list(kept.iterdir())) > len(before)
+
+
+def test_wrong_arguments_of_native_code():
+    """What Python cannot take for a number ends in its own error, and nothing runs."""
+    call = _compile.kernel(rows.forward, "forget_same", "f8", a="f8", b="f8", h="f8", flags="b1")
+    with pytest.raises(TypeError, match="float"):
+        call(None, 1.5, *[0] * 14)
+    prepared = native.prepared(call, [0] * 16, (1, 2), 4, 1, releases=False, owners=())
+    with pytest.raises(TypeError, match="float"):
+        prepared(0, 1.5)
+
+
+def test_who_may_read_what_is_kept(tmp_path):
+    """As the user's files: an image's cache is made by one user and read by another."""
+    before = os.umask(0o022)
+    try:
+        _cache.write(tmp_path / "folder" / "kept", b"code")
+    finally:
+        os.umask(before)
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["kept"]
+    if os.name == "posix":
+        assert (tmp_path / "folder" / "kept").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_folder_that_goes_away(tmp_path, monkeypatch):
+    """Whoever removes it while another writes disturbs nobody; what is half written does not stay."""
+
+    def replace(source, target):
+        os.unlink(source)
+        raise FileNotFoundError(source)
+
+    monkeypatch.setattr(os, "replace", replace)
+    _cache.write(tmp_path / "kept", b"code")
+
+    def interrupted(source, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        _cache.write(tmp_path / "kept", b"code")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tests_use_kernels_that_are_kept():
+    """In a process that has imported `kernel_hashes.py`, all would be compiled anew."""
+    assert "kernel_hashes" not in sys.modules
+
+
+def test_no_home(monkeypatch):
+    """Without one nothing is kept, least of all in a folder named "~"."""
+    for name in ("FASTRECUR_CACHE_DIR", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    assert _cache.folder() is None
+    assert _cache.find("kept") is None
+    _cache.keep("kept", b"code", "symbol")
+    assert "nowhere" in _cache.describe()
+
+
+def test_what_is_said_of_the_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("FASTRECUR_CACHE_DIR", str(tmp_path / "a" / "b"))
+    assert _cache.describe() == str(tmp_path / "a" / "b")
+    (tmp_path / "a").write_text("")
+    assert _cache.describe().endswith("which cannot be written")
+    monkeypatch.setenv("FASTRECUR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.R_OK)
+    assert _cache.describe().endswith("of which 1 files cannot be read")
+
+
+def test_cupy_is_found_under_the_name_of_its_wheels(monkeypatch):
+    def version(name):
+        if name != "cupy-cuda12x":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "13.6.0"
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    lines = dict(_config._lines())
+    assert lines["cupy"] == "13.6.0"
+    assert lines["numpy"] == "not installed"
+
+
+def test_a_kernel_is_made_once_for_all_threads(monkeypatch):
+    made = []
+
+    def make(function, rule, carry, elements):
+        made.append(rule)
+        time.sleep(0.05)
+        return made
+
+    monkeypatch.setattr(_compile, "_compiled", make)
+    monkeypatch.setattr(_compile, "_interpreted", make)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: _compile.kernel(rows.forward, "of this test", "f8", a="f8"), range(8)))
+    assert made == ["of this test"]
+
+
+def test_torch_that_is_missing(run_python):
+    run_python(
+        """
+import sys
+sys.modules["torch"] = None
+try:
+    import fastrecur.torch
+except ImportError as error:
+    assert "[torch]" in str(error), error
+else:
+    raise SystemExit("imported")
+"""
+    )
