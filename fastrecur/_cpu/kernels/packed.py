@@ -2,6 +2,7 @@
 
 A block of some steps of some series is walked, then the series' next steps. Operands and results whose series are
 neighbours stay where they are; of the others blocks are packed, see `packing`. Arithmetic is by vectors of series.
+What they compute is `rows.plain`.
 """
 
 from ..._plan import layout
