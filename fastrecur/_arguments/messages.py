@@ -51,6 +51,7 @@ out_gradient = _message(
 )
 gpu = _message("`{name}` must be in CPU memory, as the other arrays are, got {kind} on a GPU or another device")
 no_kernel = _message("the compiled kernel holds no function {symbol}")
+kernel_type = _message("numba {version} compiles kernels to functions of a type that cannot be called here: {kind}")
 kernel_parameters = _message("{kernel} has more than {most} parameters")
 kernel_arguments = _message("a kernel takes {arity} arguments here, and {came} came")
 kernel_scratch = _message("a prepared call has room for {most} words of scratch memory, and {words} are required")

@@ -13,9 +13,8 @@ a constant series constant, gives ``x`` for ``f == 1`` and keeps ``h`` for ``f =
 
 `forget_same` is for float64 data, where nothing wider is at hand and ``1 - f`` is rounded: for small gates the
 weights would no longer sum to one. It moves from the nearer end (``h`` for ``f < 1/2``, else ``x``) by a multiple of
-the difference, so a constant series stays constant and both ends are exact. The difference is halved, and its factor
-doubled, so that ``x - h`` cannot overflow. Where the outcome is not finite (an infinity came in), the definition
-decides.
+the difference, so a constant series stays constant and both ends are exact. Where the outcome is not finite (an
+infinity came in, or ``x - h`` overflowed), the definition decides.
 
 A bare literal would widen a float32 carry to float64 in compiled code, so constants are typed: ``constant(1.0, f)``
 is one in the type of ``f``.
@@ -31,7 +30,7 @@ def constant(value, like):
 
 
 def fma(a, b, c):
-    """Return ``a * b + c``, rounded once in compiled code."""
+    """Return ``a * b + c``, rounded once in compiled code, if the processor can."""
     return a * b + c
 
 
@@ -76,16 +75,6 @@ def forget_wide(h, f, x):
     return fma(constant(1.0, f) - f, h, f * x)
 
 
-def forget_finite(h, f, x):
-    """Step `forget_same` if the outcome is finite; if not, the outcomes of all steps from there on are not."""
-    half = constant(0.5, f)
-    half_difference = fma(-half, h, half * x)
-    twice = f + f
-    from_h = f < half
-    factor = select(from_h, twice, twice - constant(2.0, f))
-    return fma(factor, half_difference, select(from_h, h, x))
-
-
 def is_finite(value):
     """Return whether a value is neither infinite nor NaN."""
     return value - value == constant(0.0, value)
@@ -93,7 +82,9 @@ def is_finite(value):
 
 def forget_same(h, f, x):
     """Step ``f*x + (1-f)*h`` with a carry as wide as the data."""
-    new = forget_finite(h, f, x)
+    from_h = f < constant(0.5, f)
+    factor = select(from_h, f, f - constant(1.0, f))
+    new = fma(factor, x - h, select(from_h, h, x))
     finite = is_finite(new)
     if everywhere(finite):
         return new
@@ -164,7 +155,7 @@ def weigh(weight, gate, seen, adjust, timed, ignore_na):
 def approach(mean, share, kept, x):
     """Return the mean after a sample, from the nearer end: a constant series stays constant.
 
-    The difference is halved and its factor doubled, as in `forget_same`: it cannot overflow.
+    The difference is halved and its factor doubled: it cannot overflow.
     """
     half = constant(0.5, share)
     half_difference = fma(-half, mean, half * x)

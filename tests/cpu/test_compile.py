@@ -1,6 +1,14 @@
 """How kernels are compiled."""
 
+import contextlib
+import platform
+import re
+
 import pytest
+from llvmlite import binding
+from numba import types
+
+from fastrecur._cpu.compiler.numba_internals import _check_native
 
 CALLS = """
 import numpy as np
@@ -32,6 +40,71 @@ from numba.core import codegen, cpu, typed_passes
     assert len(list((tmp_path / "kernels").glob("forward*"))) == 2
 
 
+RENAMED = """
+import importlib.machinery as machinery
+real = machinery.SourceFileLoader.get_code
+
+def renamed(self, module):
+    if not module.startswith("numba."):
+        return real(self, module)
+    path = self.get_filename(module)
+    return self.source_to_code(self.get_data(path).replace(b"NAME", b"NAME_then"), path)
+
+machinery.SourceFileLoader.get_code = renamed
+"""
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(
+    "name",
+    ["_linking_libraries", "_final_module", "_get_module_for_linking", "insert_user_function", "no_compile"],
+)
+def test_names_of_another_numba(run_python, tmp_path, name):
+    """A copy of Numba in which one of those names is another one that it does not document."""
+    kernels = tmp_path / "kernels"
+    run_python(RENAMED.replace("NAME", name) + CALLS, FASTRECUR_CACHE_DIR=str(kernels))
+    assert len(list(kernels.glob("forward*"))) == 2
+    assert not list(kernels.glob("linked-only*"))
+
+
+@pytest.mark.parametrize(
+    ("type_", "callable_here"),
+    [
+        ("i32 @f(ptr %result, ptr %error, ptr %x, i64 %n)", True),
+        ("i64 @f(ptr %result, ptr %error, ptr %x, i64 %n)", False),
+        ("i32 @f(ptr %result, ptr %x, i64 %n)", False),
+        ("i32 @f(ptr %result, ptr %error, ptr %x, i32 %n)", False),
+        ("{i32, i64} @f(ptr %error, ptr %x, i64 %n)", False),
+    ],
+)
+def test_type_of_kernels_as_numba_compiles_them(type_, callable_here):
+    """Trampolines rely on it; Numba does not promise it."""
+    module = binding.parse_assembly("declare " + re.sub(" %[a-z]+", "", type_))
+    arguments = types.voidptr, types.int64
+    raises = contextlib.nullcontext() if callable_here else pytest.raises(RuntimeError, match="numba .* of a type")
+    with raises:
+        _check_native(module.get_function("f").global_value_type, arguments)
+
+
+MULTIPLIES_AND_ADDS = """
+import numpy as np
+import fastrecur
+from fastrecur import _config
+a, b = np.random.default_rng(0).standard_normal((2, 40, 33))
+state = np.zeros(33)
+for step, h in enumerate(fastrecur.linear_recurrence(a, b)):
+    state = a[step] * state + b[step]
+    assert (h == state).all(), step
+assert _config._cpu().startswith("work, without fused multiply-add"), _config._cpu()
+"""
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="others have it")
+def test_a_processor_without_fused_multiply_add(run_python):
+    """It multiplies and adds: a function of C that rounds once takes ten times as long as the rest of a step."""
+    run_python(MULTIPLIES_AND_ADDS, NUMBA_CPU_NAME="x86-64-v2", NUMBA_CPU_FEATURES="")
+
+
 @pytest.mark.exhaustive
 def test_helpers_are_linked_into_kernels_only(run_python, tmp_path):
     """Machine code is generated of kernels, and of no function that they call."""
@@ -43,6 +116,7 @@ def note(library):
     generate(library)
 codegen.JITCodeLibrary._finalize_specific = note
 {CALLS}
-assert set(generated) == {{"nrt", "forward"}}, generated  # the former is Numba's own
+# The first is Numba's own, the next one is tried before the others.
+assert set(generated) == {{"nrt", "_links.<locals>.trial", "forward"}}, generated
 """
     run_python(script, FASTRECUR_CACHE_DIR=str(tmp_path / "kernels"))

@@ -337,3 +337,31 @@ for at_end, arrange in itertools.product([0, 1], ARRANGEMENTS):  # threads share
 print("done")
 """
     assert run_python(script) == "done\n"
+
+
+SMALL_STACKS = """
+import threading
+import numpy as np
+import fastrecur
+
+def work(axis, order):
+    h = fastrecur.linear_recurrence(a.copy(order), b, axis=axis)
+    fastrecur.linear_recurrence_vjp(h, a.copy(order), b, h, axis=axis)
+
+ways = [(axis, order) for axis in (0, 1) for order in "CF"]
+for dtype in np.complex128, np.float64:
+    a, b = np.full((70, 300), 0.5, dtype), np.ones((70, 300), dtype)
+    for way in ways:
+        work(*way)  # which compiles kernels: the compiler needs more
+    threading.stack_size(192 << 10)
+    for way in ways:
+        thread = threading.Thread(target=work, args=way)
+        thread.start()
+        thread.join()
+    threading.stack_size(0)
+"""
+
+
+def test_threads_with_small_stacks(run_python):
+    """Some systems give a thread 256 KiB or less; what does not fit there ends the process."""
+    run_python(SMALL_STACKS)

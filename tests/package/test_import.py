@@ -213,6 +213,47 @@ def test_who_makes_a_kernel_may_have_been_stopped(monkeypatch, tmp_path):
     holder.communicate(timeout=60)
 
 
+FORKS = """
+import os, subprocess, sys, threading, warnings
+from fastrecur._cpu.compiler import cache as _cache
+holds = (
+    "import sys, fastrecur._cpu.compiler.cache as cache\\n"
+    "with cache._alone('kept-00000000000a'):\\n"
+    "    print('held', flush=True); sys.stdin.read()"
+)
+pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+holder = subprocess.Popen([sys.executable, "-c", holds], **pipes)
+assert holder.stdout.readline() == b"held\\n"
+made, waits = [], threading.Event()
+
+def work():
+    with _cache.making, _cache.making:
+        waits.set()
+        _cache.find_or_make("kept-00000000000a", lambda: made.append(1) or (b"code", "symbol"))
+
+_cache.LONGEST_WAIT = 20
+thread = threading.Thread(target=work)
+thread.start()
+waits.wait()
+warnings.simplefilter("ignore")  # of a fork beside threads
+child = os.fork()
+if child == 0:
+    with _cache.making:
+        os._exit(17)
+assert not made, "the fork waited"
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 17
+holder.communicate()
+thread.join()
+assert made
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_process_forks_while_it_waits_for_another_to_make_a_kernel(run_python, tmp_path):
+    """The wait is for up to a minute. Who forks waits only for what this process makes itself."""
+    run_python(FORKS, FASTRECUR_CACHE_DIR=str(tmp_path / "kernels"))
+
+
 @pytest.mark.exhaustive
 def test_no_place_for_the_cache(run_python, tmp_path):
     # Below a regular file no directory can be made, not even by root.

@@ -18,8 +18,9 @@ LONGEST_WAIT = 60  # seconds, for another process that makes a kernel: it may ha
 
 
 # Who makes a kernel, or imports what makes them, holds this: one thread at a time, and none while the process forks, or
-# the child would wait for it for ever.
+# the child would wait for it for ever. Who waits for another process gives it up meanwhile, however often it is held.
 making = threading.RLock()
+_waiting = threading.Condition(making)
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=making.acquire, after_in_parent=making.release, after_in_child=making.release)
@@ -129,7 +130,8 @@ def _alone(name: str) -> Iterator[None]:
                 with contextlib.suppress(BlockingIOError):
                     fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, int(name[-12:], 16))  # a byte for each name
                     break
-                time.sleep(0.02)
+                with _waiting:
+                    _waiting.wait(0.02)
         yield
 
 

@@ -1,6 +1,7 @@
 """What kernels need of Numba that it does not document, each with what happens where a Numba has no such name.
 
-Everything else comes from `numba.extending`, `numba.types`, `numba.config` and llvmlite, as these are documented.
+Everything else comes from `numba.extending`, `numba.types`, `numba.config` and llvmlite, as these are documented. The
+last row of the table is tried on a small function before it is used: a name can be there and no longer do the same.
 
 ======================================  ======================================  ====================================
 name                                    why                                     without it
@@ -12,18 +13,23 @@ jit's ``forceinline``                   a helper's numbers stay in registers    
 ``numba.core.cpu.CPUTargetOptions``     says which options jit has              none of these is used
 ``library`` of jit's ``overloads``,     has the machine code that Numba made    code is generated from the text that
 ``serialize_using_object_code`` of it                                           ``inspect_llvm`` returns
+a function's type in LLVM's terms       trampolines call kernels so             `RuntimeError`
 ``JITCodeLibrary``, ``NativeLowering``  a helper is linked into kernels only:   helpers are optimised and generated,
 and what these have                     neither optimised nor generated alone   too, which takes half as long again
 ======================================  ======================================  ====================================
 """
 
 import functools
+import sys
 
+import numba
 from llvmlite import binding
-from numba import config, njit
+from numba import config, njit, types
 from numba.extending import typeof_impl
 
+from ..._arguments import messages as say
 from ..vectors.processor import processor
+from . import cache
 
 
 def _known(options):
@@ -64,14 +70,47 @@ def _linked_only():
             state.cr = state.cr._replace(cfunc=key)
             return True
 
-    class Compiler(CompilerBase):
+    class Linking(CompilerBase):
         def define_pipelines(self):
             passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
             passes.passes = [(Lowering if step is NativeLowering else step, why) for step, why in passes.passes]
             passes.finalize()
             return [passes]
 
+    class Compiler(CompilerBase):
+        def define_pipelines(self):
+            if _works(Linking):
+                return Linking.define_pipelines(self)
+            return [DefaultPassBuilder.define_nopython_pipeline(self.state)]
+
     return {"pipeline_class": Compiler}
+
+
+@functools.cache
+def _works(pipeline):
+    """Return whether helpers can be linked only in this Numba; that they can is noted where kernels are kept."""
+    versions = cache.digest("cpu", "numba", "llvmlite"), sys.version
+    name = cache.name_of("linked-only", *versions)
+    if cache.find(name) is None:
+        if not _links(pipeline):
+            return False
+        cache.keep(name, b"yes", "")
+    return True
+
+
+def _links(pipeline):
+    """Return whether a small function is compiled with a helper, of which nothing is left to be found elsewhere."""
+    signature = types.int64(types.int64)
+    try:
+        helper = njit(**{**KERNEL, "pipeline_class": pipeline})(lambda x: x + x)
+
+        def trial(x):
+            return helper(x) + x
+
+        module, _ = _parsed(compiled(trial, signature), signature)
+    except Exception:  # whatever it is: there is another way
+        return False
+    return all(not f.is_declaration or f.name.startswith("llvm.") for f in module.functions)
 
 
 # NumPy's division, which never raises.
@@ -119,15 +158,30 @@ def compiled(function, signature):
 def machine_code(function, signature):
     """Compile a kernel; return its machine code and its symbol in there."""
     dispatcher = compiled(function, signature)
-    module = binding.parse_assembly(dispatcher.inspect_llvm(signature.args))
-    defined = [f.name for f in module.functions if not f.is_declaration and f.linkage == binding.Linkage.external]
-    symbol = next(name for name in defined if not name.startswith(("cfunc.", "_ZN7cpython")))
+    module, symbol = _parsed(dispatcher, signature)
     try:
         _, _, (code, *_) = dispatcher.overloads[signature.args].library.serialize_using_object_code()
     except (AttributeError, RuntimeError, TypeError, ValueError):
         # RuntimeError: an interrupt came while LLVM handed over the code; Python cannot raise it there.
         code = _target_machine().emit_object(module)
     return code, symbol
+
+
+def _parsed(dispatcher, signature):
+    """Return what a function was compiled to as LLVM's module, and the function's symbol in there."""
+    module = binding.parse_assembly(dispatcher.inspect_llvm(signature.args))
+    external = [f for f in module.functions if not f.is_declaration and f.linkage == binding.Linkage.external]
+    native = next(f for f in external if not f.name.startswith(("cfunc.", "_ZN7cpython")))
+    _check_native(native.global_value_type, signature.args)
+    return module, native.name
+
+
+def _check_native(kind, arguments):
+    """Raise if a function is not ``int32 f(result, exception, *arguments)``, all of these 64 bits wide."""
+    count = sum(len(argument) if isinstance(argument, types.BaseTuple) else 1 for argument in arguments)
+    result, *given = map(str, kind.elements)
+    if result != "i32" or len(given) != 2 + count or not all(k == "i64" or k.endswith(("ptr", "*")) for k in given):
+        raise RuntimeError(say.kernel_type(numba.__version__, kind))
 
 
 def _target_machine():

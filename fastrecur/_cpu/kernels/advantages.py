@@ -26,6 +26,16 @@ Walk = namedtuple("Walk", "steps low high chunk by_vectors plane result")
 State = namedtuple("State", "later value target is_known rho c pg_rho")
 PLANES = len(State._fields)
 
+
+def plain(x, successors, h):
+    """Compute what `walk` does without weights of actions, of a `Step` of arrays (steps, series)."""
+    for j in range(h.shape[1]):
+        later = constant(0.0, h)
+        for t in range(len(h) - 1, -1, -1):
+            now = Step(*(field[t, j] for field in x))
+            h[t, j] = later = recurrence.advantage(now, successors[t, j], later)
+
+
 # Whether one number serves a vector.
 one_reward, one_value, one_successor, one_mask, one_gamma, one_lam, one_end, one_cut, one_rho = map(trait, FIELDS[:9])
 # Whether there are weights of actions, values of the states after each step (else the next step's are taken), episodes

@@ -15,6 +15,12 @@ is_whole = trait("integers")  # which are subtracted as such: nanoseconds since 
 HALFLIFE, POWER, SOUND = 0, 1, WIDTH
 
 
+def plain(times, decays, halflife, power):
+    """Compute what `walk` does; the first decay stays as it is."""
+    for t in range(1, len(times)):
+        decays[t] = 2.0 ** ((times[t] - times[t - 1]) / halflife * power)
+
+
 @helper
 def integers_between(times, first, steps, unit):
     """Write how far each of a vector of integers is from the one before it; -1 if it is less."""

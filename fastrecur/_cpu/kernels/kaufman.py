@@ -6,6 +6,8 @@ again: a running sum would keep what has left it, as the rounding of a large num
 
 from collections import namedtuple
 
+import numpy as np
+
 from ..._steps.recurrence import constant, magnitude, select
 from ..compiler.numba_internals import helper, inlined
 from ..vectors.scalars import itemsize, load, minimum, shift, store
@@ -16,6 +18,15 @@ from ..vectors.vectors import broadcast, load_vector, store_vector
 # series there are, how many are taken side by side, and by how many steps; bytes between arrays and steps; and elements
 # that a buffer has. A gate's first step is the first that has a whole window before it.
 Walk = namedtuple("Walk", "low high first last period lanes row steps x_outer x_step to_outer to_step room")
+
+
+def plain(x, gates, period, slow, rise):
+    """Compute what `walk` does, of arrays (steps, series); the first gate has a whole window before it."""
+    for k, j in np.ndindex(gates.shape):
+        window = x[k : k + period + 1, j]
+        path = sum(abs(window[n + 1] - window[n]) for n in range(period))
+        straight = min(abs(window[-1] - window[0]) / path, 1.0) if path else 1.0
+        gates[k, j] = (straight * rise + slow) ** 2
 
 
 @inlined

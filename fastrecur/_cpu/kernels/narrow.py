@@ -1,7 +1,7 @@
 """Rows of few series, whose number is known when a kernel is compiled: a row's step is one operation.
 
 States stay in registers from step to step. What bounds that is the chain of operations from one state to the next, so
-that a step of eight series takes as long as one of two.
+that a step of eight series takes as long as one of two. What they compute is `rows.plain`.
 """
 
 from ..._plan.layout import ACCUMULATE, REDUCE, STORE

@@ -2,6 +2,7 @@
 
 A block of some steps of some series is walked, then the series' next steps. Operands and results whose series are
 neighbours stay where they are; of the others blocks are packed, see `packing`. Arithmetic is by vectors of series.
+What they compute is `rows.plain`.
 """
 
 from ..._plan import layout
@@ -12,7 +13,7 @@ from ..vectors.scalars import fence, load, load_int, maximum, minimum, misalignm
 from ..vectors.vectors import broadcast, load_vector, store_vector, stream_vector
 from . import operands, packing
 from .operands import NO, YES, ZERO, segment_at, states_of
-from .packing import PANEL, is_along, load_states, operand_of, pack, pad, store_states, unpack, view_in, with_steps
+from .packing import is_along, load_states, operand_of, pack, pad, panel, store_states, unpack, view_in, with_steps
 from .rules import adjoint, advance, choice, decay, flag_step, flags_are_late, is_flagged, retreat, step, trait
 
 A, B, H, G, LENGTHS, FLAGS = layout.A, layout.B, layout.H, layout.G, layout.LENGTHS, layout.FLAGS
@@ -160,11 +161,12 @@ def forward(rule, a, b, h, carry, marks: Marks, geometry, first, last):
     steps, streams = load_int(geometry, N_STEPS), load_int(geometry, STREAMING) != 0
     a_all, b_all, h_all = operand_of(a, geometry, A), operand_of(b, geometry, B), operand_of(h, geometry, H)
     lengths_all, flags_all = operand_of(marks.lengths, geometry, LENGTHS), operand_of(marks.flags, geometry, FLAGS)
-    a_panel, b_panel, h_panel = stack(a, PANEL), stack(b, PANEL), stack(h, PANEL)
-    flags_panel = stack(flags_all.pointer, PANEL)
+    a_panel, b_panel, h_panel = panel(a, carry), panel(b, carry), panel(h, carry)
+    flags_panel = panel(flags_all.pointer, carry)
     states, others = stack(carry, STATES), stack(carry, STATES)
     begins, ends = stack(carry, STATES), stack(carry, STATES)
-    most, span = packing.shape_of(geometry, is_along(a_all) or is_along(b_all) or (keeps and is_along(h_all)))
+    along = is_along(a_all) or is_along(b_all) or (keeps and is_along(h_all))
+    most, span = packing.shape_of(geometry, along, carry)
     ahead = span if streams or not keeps else 0
     while first < last:
         block = packing.next_block(geometry, first, last, most, carry)
@@ -277,13 +279,13 @@ def vjp(rule, given: Given, results: Results, marks: Marks, geometry, first, las
     to_a_all, to_b_all = operand_of(to_a, geometry, layout.TO_A), operand_of(to_b, geometry, layout.TO_B)
     sums_a_all, sums_b_all = operand_of(sums_a, geometry, layout.SUMS_A), operand_of(sums_b, geometry, layout.SUMS_B)
     lengths_all, flags_all = operand_of(marks.lengths, geometry, LENGTHS), operand_of(marks.flags, geometry, FLAGS)
-    g_panel, a_panel, b_panel, h_panel = stack(g, PANEL), stack(a, PANEL), stack(b, PANEL), stack(h, PANEL)
-    to_a_panel, to_b_panel, flags_panel = stack(to_a, PANEL), stack(to_b, PANEL), stack(flags_all.pointer, PANEL)
+    g_panel, a_panel, b_panel, h_panel = panel(g, carry), panel(a, carry), panel(b, carry), panel(h, carry)
+    to_a_panel, to_b_panel, flags_panel = panel(to_a, carry), panel(to_b, carry), panel(flags_all.pointer, carry)
     states, firsts = stack(carry, STATES), stack(carry, STATES)
     begins, ends = stack(carry, STATES), stack(carry, STATES)
     series = states, firsts, begins, ends
     along = is_along(g_all) or is_along(a_all) or is_along(b_all) or is_along(h_all)
-    most, span = packing.shape_of(geometry, along or is_along(to_a_all) or is_along(to_b_all))
+    most, span = packing.shape_of(geometry, along or is_along(to_a_all) or is_along(to_b_all), carry)
     ahead = span if streams else 0
     while first < last:
         block = packing.next_block(geometry, first, last, most, carry)

@@ -12,11 +12,11 @@ from ..compiler.numba_internals import helper, inlined
 from ..vectors import scalars
 from ..vectors.scalars import copy_number, itemsize, load, load_int, maximum, minimum, prefetch, shift, store, width
 from ..vectors.transposes import copy_transposed8, stack_lines, stream_lines
-from ..vectors.types import LINE, OCTET, WIDTH
+from ..vectors.types import LINE, OCTET, WIDTH, first, primitive
 from ..vectors.vectors import load_vector, store_vector, total
 from .operands import ZERO, valid_range
 
-MANY_SERIES, FEW_STEPS = 256, 8  # of a block: six panels of complex128 fit a stack of half a megabyte;
+MANY_SERIES, FEW_STEPS = 256, 8  # of a block (of complex numbers half as much): seven panels fit a stack of 192 KiB;
 FEW_SERIES, MANY_STEPS = 32, 64  # or, where steps of an operand are nearer than series, or few series follow
 PADDING = 16  # numbers between a panel's rows: those of a power of two would have one set of the cache
 PANEL = max((MANY_SERIES + PADDING) * FEW_STEPS, (FEW_SERIES + PADDING) * MANY_STEPS)
@@ -75,12 +75,23 @@ def is_along(operand):
     return 0 < abs(load_int(operand.strides, 0)) < abs(load_int(operand.strides, 3))
 
 
+def _room(emitter, *_):
+    pointer, carry = emitter.kinds
+    return scalars.stack_bytes(emitter.builder, pointer.size * PANEL * carry.vector.count // WIDTH)
+
+
+@primitive(first, _room)
+def panel(pointer, carry):
+    """Return a buffer for a block of what stands behind a pointer: of complex numbers, for half of one."""
+    return scalars.stack(pointer, PANEL * width(carry) // WIDTH)
+
+
 @helper
-def shape_of(geometry, along):
+def shape_of(geometry, along, carry):
     """Return how many series and steps a block has at most; ``along`` says if `is_along` holds of some operand."""
     if load_int(geometry, HEAD + 1) <= FEW_SERIES or (along and load_int(geometry, N_STEPS) > FEW_STEPS):
-        return FEW_SERIES, MANY_STEPS
-    return MANY_SERIES, FEW_STEPS
+        return FEW_SERIES, MANY_STEPS * width(carry) // WIDTH
+    return MANY_SERIES * width(carry) // WIDTH, FEW_STEPS
 
 
 @helper

@@ -38,6 +38,26 @@ HEAD = 11
 STRIDED = "product", "keep", "h", "states", "g", "to_product", "flags"
 PRODUCT, KEEP, H, STATES, G, TO_PRODUCT, FLAGS = HEAD + 2 * np.arange(7, dtype=np.int64)
 
+
+def plain(product, bias, keep, h, carry):
+    """Compute what `forward` does with output gates, of arrays (steps, sequences, channels)."""
+    for t, b, j in np.ndindex(h.shape):
+        z, f, o = (product[t, b] + bias).reshape(3, -1)[:, j]
+        carry[b, j] = pool(carry[b, j], z, f, keep)
+        h[t, b, j] = put_out(carry[b, j], o)
+
+
+def plain_vjp(g, product, keep, states, first, carry, to_product):
+    """Compute what `vjp` does with output gates; ``carry`` are the last states' cotangents, then the first ones'."""
+    for ago, b, j in np.ndindex(g.shape):
+        t = len(g) - 1 - ago
+        z, f, o = product[t, b].reshape(3, -1)[:, j]
+        before = states[t - 1, b, j] if t > 0 else first[b, j]
+        arrived, grad_o = put_out_adjoint(g[t, b, j], states[t, b, j], o)
+        grad_z, grad_f, carry[b, j] = pool_adjoint(arrived + carry[b, j], z, f, keep, before)
+        to_product[t, b].reshape(3, -1)[:, j] = grad_z, grad_f, grad_o
+
+
 # What is to be walked: steps, sequences, channels.
 Part = namedtuple("Part", "steps row_first row_last first channels size")
 # A row of each operand, how many channels lie between blocks of the product, and flags.

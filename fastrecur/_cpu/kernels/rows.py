@@ -14,6 +14,27 @@ from . import narrow, operands, rules, wide
 from .operands import FOUR, NO, ONE, ZERO, Distance, Gradient, Inputs, at_place, find, operand, read_head, segment_at
 from .rules import a_is_broadcast, b_is_broadcast, choice, flag_is_broadcast, flags_are_late, g_is_broadcast, is_narrow
 
+
+def plain(rule, a, b, h, states):
+    """Compute what `forward` does, of arrays (steps, series); ``states`` are the first ones, then the last.
+
+    The kernels of `transpose8`, `packed` and `scan` do the same, each for another layout or number of series.
+    """
+    step = rules.RULES[rule][rules.STEP]
+    for t in range(len(h)):
+        for j in range(len(states)):
+            h[t, j] = states[j] = step(states[j], a[t, j], b[t, j])
+
+
+def plain_vjp(rule, g, a, b, h, first, r, to_a, to_b):
+    """Compute what `vjp` and those of the others do; ``r`` are the cotangents of the last states, then of the first."""
+    adjoint = rules.RULES[rule][rules.ADJOINT]
+    for t in range(len(g) - 1, -1, -1):
+        for j in range(len(r)):
+            before = h[t - 1, j] if t > 0 else first[j]
+            to_a[t, j], to_b[t, j], r[j] = adjoint(g[t, j] + r[j], a[t, j], b[t, j], before)
+
+
 MOST_AHEAD = 32  # rows that are prefetched at most
 ENDS_AHEAD = 8  # rows before which a line is prefetched that a row fills in part: non-temporal stores wait for it
 NARROW_AHEAD, NARROW_STEPS = 64, 512  # steps that are prefetched; whose gradients are summed before all sums are

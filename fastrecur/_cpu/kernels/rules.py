@@ -178,7 +178,6 @@ def kept(rule, fresh, gate):
 # Functions that call nothing but primitives and each other, callable from kernels as they stand.
 for _function in (
     recurrence.forget_wide,
-    recurrence.forget_finite,
     recurrence.is_finite,
     recurrence.forget_adjoint,
     pooling.exponential,

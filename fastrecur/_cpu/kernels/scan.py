@@ -1,4 +1,4 @@
-"""Scan few long series: a vector of consecutive steps at a time, in blocks.
+"""Scan few long series: a vector of consecutive steps at a time, in blocks. What is computed is `rows.plain`.
 
 Where products of decays are rounded as coarsely as values are, ``1 - f`` would not do: the weights would not sum to
 one. There weights are composed, not decays, and values are taken as deviations from an origin, so that a series that

@@ -2,7 +2,7 @@
 
 A block is loaded series by series and transposed, so that each of its steps is a vector; the steps are taken, their
 results transposed back and stored. Scan order is the same through memory in all operands, up or down; a's value may be
-one for all steps. What steps fill no block are taken one by one, series by series.
+one for all steps. What steps fill no block are taken one by one, series by series. What they compute is `rows.plain`.
 
 ``geometry`` is that of `packing`.
 """

@@ -65,6 +65,23 @@ Tile = namedtuple("Tile", "x y gate flags h state steps least bias ahead")
 State = namedtuple("State", "weight count mean origin origin_y mean_y covariance room")
 Sample = namedtuple("Sample", "x y from_x from_y gate")
 
+
+def plain(rule, x, gate, means, variances, least):
+    """Compute what `walk` does of one operand, of arrays (steps, series): its average, and its variance."""
+    for j in range(x.shape[1]):
+        weight = mean = variance = room = zero = constant(0.0, x)
+        count = 0
+        for t in range(len(x)):
+            seen = is_finite(x[t, j])
+            share, kept, weight, _ = recurrence.weigh(weight, gate, seen, adjust(rule), timed(rule), ignore_na(rule))
+            if seen:
+                apart, count = x[t, j] - mean, count + 1
+                variance, room = recurrence.covary(variance, room, share, kept, apart, apart)
+                mean = recurrence.approach(mean, share, kept, x[t, j])
+            means[t, j] = mean if count >= least else NAN
+            variances[t, j] = variance / room if count >= least and zero < room else NAN
+
+
 approach, covary, weigh = inlined(recurrence.approach), inlined(recurrence.covary), inlined(recurrence.weigh)
 adjust, timed, ignore_na, is_sum = map(trait, ("adjust", "timed", "ignore_na", "sum"))
 covaries, one_series = trait("covariance"), trait("one_series")  # in which both series are one

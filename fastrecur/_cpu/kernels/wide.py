@@ -3,6 +3,7 @@
 The states of a row stand in a buffer of the carry type, which every step advances and writes out: each operand is read
 once, each result written once, and the buffer stays in the cache. Where rows allow, states stay in registers for some
 steps. What fills no vector, and by non-temporal stores what fills no line, is taken one by one.
+What they compute is `rows.plain`.
 """
 
 from collections import namedtuple

@@ -130,12 +130,13 @@ def _of_parts(builder, real, imag):
 
 
 def _fma(emitter, a, b, c):
+    # LLVM fuses this where the processor does, and else multiplies and adds: `llvm.fma` would call a function of libm.
     builder = emitter.builder
     if not _is_complex(emitter.result):
-        return _call(emitter, "fma", a, b, c)
+        return _call(emitter, "fmuladd", a, b, c)
     (a_real, a_imag), (b_real, b_imag), (c_real, c_imag) = (_parts(builder, v) for v in (a, b, c))
-    real = _call(emitter, "fma", builder.fneg(a_imag), b_imag, _call(emitter, "fma", a_real, b_real, c_real))
-    imag = _call(emitter, "fma", a_imag, b_real, _call(emitter, "fma", a_real, b_imag, c_imag))
+    real = _call(emitter, "fmuladd", builder.fneg(a_imag), b_imag, _call(emitter, "fmuladd", a_real, b_real, c_real))
+    imag = _call(emitter, "fmuladd", a_imag, b_real, _call(emitter, "fmuladd", a_real, b_imag, c_imag))
     return _of_parts(builder, real, imag)
 
 
