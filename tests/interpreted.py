@@ -46,6 +46,7 @@ def main():
             check(name, (5, 35), dtype, 0, reverse)
             check(name, (5, 3, 35), dtype, 0, reverse, lengths=[0, 2, 5])
             check(name, (3, 5), dtype, 1, reverse, lengths=[0, 2, 5])
+        borders(rng, name, reverse)
         for dtype in [np.float16, ml_dtypes.bfloat16]:
             check(name, (5, 4), dtype, 0, reverse)
             check(name, (4, 5), dtype, 1, reverse)
@@ -80,6 +81,21 @@ def main():
     x[3000], f[5000] = 0, np.inf
     check_vjp("forget_mult", f, x, rng=rng, state=False)
     print("done")
+
+
+def borders(rng, name, reverse):
+    """Begin anew in rows, series side by side and a long one: at offsets, at flags of all and of each, and at both."""
+    for shape, axis in [((5, 17), 0), ((5, 3), 0), ((17, 5), 1), ((9, 24), 1), ((2100,), 0)]:
+        gate, value = rng.random(shape).astype(np.float32), rng.standard_normal(shape).astype(np.float32)
+        steps, options = shape[axis], {"axis": axis, "reverse": reverse}
+        h0 = rng.standard_normal((3, *np.delete(shape, axis))).astype(np.float32)
+        offsets, flags = [0, 3, 3, steps], rng.random(shape) < 0.2
+        same = flags[:, :1] if axis == 0 < len(shape) - 1 else flags[:1]
+        cuts = [(h0, {"offsets": offsets}), (h0[0], {"resets": flags}), (None, {"resets": same})]
+        cuts.append((h0, {"offsets": offsets, "resets": flags}))
+        for state, own in cuts[: 2 if steps > 1000 else 4]:
+            check_forward(name, gate, value, state, **options, **own)
+            check_vjp(name, gate, value, state, rng=rng, state=False, **options, **own)
 
 
 def lanes_apart(rng):
@@ -121,8 +137,8 @@ def pool_both_ways():
 
 def weigh(rng):
     """Means and covariances of a few lanes, and of series long enough to be walked a vector of steps at a time."""
-    weighted_run.CUT_STEPS = 2100
-    for shape, axis in [((40, 3), 0), ((3, 40), 1), ((2100,), 0), ((16, 2100), 1)]:
+    weighted_run.CUT_STEPS, weighted_run.MANY_SAMPLES, weighted_run.SERIAL_BYTES = 2100, 2048, 1 << 12
+    for shape, axis in [((40, 3), 0), ((3, 40), 1), ((2100,), 0), ((16, 140), 1)]:
         x, y = rng.standard_normal((2, *shape))
         x[rng.random(shape) < 0.2] = np.nan
         if shape == (2100,):

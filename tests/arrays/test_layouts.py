@@ -55,6 +55,7 @@ def test_vjp(rng, name, dtype, layout):
             check_vjp(name, gate, layout(value), h0, state=False, **options)
 
 
+@pytest.mark.sample(name=["forget_mult"])
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("layout", WRITEABLE)
 def test_out(rng, name, layout):
@@ -141,6 +142,7 @@ def test_as_many_axes_as_numpy_has(rng, name, axes):
         assert_same_bits(got, wanted.reshape(many))
 
 
+@pytest.mark.sample(name=["forget_mult"])
 @pytest.mark.parametrize("name", RECURRENCES)
 def test_interleaved_operands(rng, name):
     # Gate and value share a buffer without sharing an element.

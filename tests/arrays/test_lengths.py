@@ -76,6 +76,7 @@ def test_ragged(rng, name, dtype, reverse, shape, axis, lengths_shape):
             assert_same_bits(grad, padded(grad, axis, lengths, 0))
 
 
+@pytest.mark.sample(name=["forget_mult"])
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("garbage", [np.inf, -np.inf, 3e38])

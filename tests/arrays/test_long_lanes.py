@@ -55,6 +55,7 @@ def test_all_gates(rng, gate, name, dtype, reverse):
     check_vjp(name, gate, value, rng=rng, lengths=lengths, **options)
 
 
+@pytest.mark.sample(name=["forget_mult"])
 @pytest.mark.parametrize("name", ["forget_mult", "linear_recurrence"])
 def test_the_bits_do_not_depend_on_threads(rng, gate, name, set_threads):
     gate, value = gate(np.float32), rng.standard_normal((LANES, 40_000)).astype(np.float32)
@@ -81,6 +82,7 @@ def test_one_gate_is_as_good_as_many(rng, dtype):
     assert_same_bits(to_value, fastrecur.forget_mult_vjp(value, many, value, h, axis=1)[1])
 
 
+@pytest.mark.sample(dtype=[np.float32])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_gates_at_both_ends(rng, dtype, reverse):
@@ -104,6 +106,7 @@ def test_decays_that_grow_or_alternate(rng, dtype):
     check_vjp("linear_recurrence", gate[steady], value[steady], 0.25, rng=rng, axis=1)
 
 
+@pytest.mark.sample(dtype=[np.float32])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_what_is_not_finite_stays_in_its_lane_and_time(rng, dtype, bad):
@@ -116,6 +119,7 @@ def test_what_is_not_finite_stays_in_its_lane_and_time(rng, dtype, bad):
     assert not np.isfinite(h[3, 700:]).any()
 
 
+@pytest.mark.sample(dtype=[np.float32])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_constant_series_stays_constant(dtype):
     value = np.repeat(np.linspace(-7, 7, LANES).astype(dtype)[:, np.newaxis], STEPS, axis=1)

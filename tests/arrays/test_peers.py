@@ -25,6 +25,7 @@ def test_lfilter(rng, axis, alpha):
     np.testing.assert_allclose(h, np.flip(backwards, axis), rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.exhaustive
 def test_complex_lfilter(rng):
     pole = 0.9 * np.exp(0.3j)
     b = rng.standard_normal((200, 3)) + 1j * rng.standard_normal((200, 3))

@@ -24,7 +24,7 @@ CASES = [
     ((2, 2100), 1),
     ((2100,), 0),
 ]
-KINDS = [(name, np.float32, *case) for name in RECURRENCES for case in CASES]
+KINDS = [(name, np.float32, *case) for name in RECURRENCES for case in [*CASES, ((3, 2100), 1)]]
 KINDS += [("linear_recurrence", np.float64, *CASES[k]) for k in (5, 6)]
 EACH = pytest.mark.parametrize("name", RECURRENCES)
 BOTH_WAYS = pytest.mark.parametrize("reverse", [False, True])
@@ -70,7 +70,7 @@ def at_steps(array, axis, start, stop):
     return array[(slice(None),) * (axis % array.ndim) + (slice(start, stop),)]
 
 
-@pytest.mark.sample(dtype=[np.float32])
+@pytest.mark.sample(name=["forget_mult"])
 @BOTH_WAYS
 @pytest.mark.parametrize(("name", "dtype", "shape", "axis"), KINDS)
 def test_offsets(rng, name, dtype, reverse, shape, axis):
@@ -83,19 +83,22 @@ def test_offsets(rng, name, dtype, reverse, shape, axis):
             check_vjp(name, gate, value, state, rng=rng, **options)
 
 
-@pytest.mark.sample(dtype=[np.float32])
+@pytest.mark.sample(name=["forget_mult"])
 @BOTH_WAYS
 @pytest.mark.parametrize(("name", "dtype", "shape", "axis"), KINDS)
 def test_resets(rng, name, dtype, reverse, shape, axis):
     gate, value = operands(rng, shape, dtype)
     h0 = rng.standard_normal(lanes_of(shape, axis)).astype(dtype)
     for resets in some_resets(rng, shape, axis):
-        options = {"axis": axis, "reverse": reverse, "resets": resets}
-        for state in (h0, None):
+        beside = np.ones([n + 2 for n in resets.shape], bool)[(slice(1, -1),) * resets.ndim]
+        beside[...] = resets  # flags beside those that are given are not read
+        for state, flags in ((h0, beside), (None, resets)):
+            options = {"axis": axis, "reverse": reverse, "resets": flags}
             check_forward(name, gate, value, state, **options)
             check_vjp(name, gate, value, state, rng=rng, **options)
 
 
+@pytest.mark.sample(name=["forget_mult"], reverse=[False])
 @EACH
 @BOTH_WAYS
 @pytest.mark.parametrize(("shape", "axis"), CASES)
@@ -109,6 +112,7 @@ def test_resets_within_segments(rng, name, reverse, shape, axis):
         check_vjp(name, gate, value, h0, rng=rng, **options)
 
 
+@pytest.mark.sample(name=["forget_mult"])
 @EACH
 @BOTH_WAYS
 @pytest.mark.parametrize(("shape", "axis"), [case for case in CASES if len(case[0]) > 1])
@@ -160,6 +164,7 @@ def test_each_segment_is_the_call_on_it_alone(rng, name, reverse, shape, axis):
             np.testing.assert_allclose(grad, own, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.sample(name=["forget_mult"])
 @EACH
 @BOTH_WAYS
 @pytest.mark.parametrize("kind", ["offsets", "resets", "resets of each lane"])
@@ -254,7 +259,7 @@ def test_flags_that_are_not_set_change_no_bit(rng, large, name, reverse, shape, 
         assert_same_bits(one, other)
 
 
-@pytest.mark.sample(shape=[(9, 40)])
+@pytest.mark.sample(shape=[(9, 40)], reverse=[True])
 @BOTH_WAYS
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize(("shape", "axis"), [((9, 40), 0), ((40, 9), 1), ((9,), 0)])
@@ -273,6 +278,7 @@ def test_a_coefficient_at_a_border_is_not_used(rng, reverse, bad, shape, axis):
     assert np.isfinite(grad_b).all()
 
 
+@pytest.mark.sample(name=["forget_mult"])
 @EACH
 @BOTH_WAYS
 def test_chunk_after_chunk_is_the_whole(rng, name, reverse):
@@ -360,20 +366,6 @@ def test_offsets_of_a_call_that_was_seen_before(rng, reverse, shape, axis):
     for _ in range(3):
         check_forward("forget_mult", gate * np.float32(0.1), value, None, **options)
         check_vjp("forget_mult", gate * np.float32(0.1), value, None, rng=rng, **options)
-
-
-@BOTH_WAYS
-@pytest.mark.parametrize(("shape", "axis"), [*CASES, ((3, 2100), 1)])
-@pytest.mark.parametrize("name", RECURRENCES)
-def test_flags_beside_those_given_are_not_read(rng, name, reverse, shape, axis):
-    gate, value = operands(rng, shape, np.float32)
-    state = rng.standard_normal(lanes_of(shape, axis)).astype(np.float32)
-    for resets in some_resets(rng, shape, axis):
-        given = np.ones([n + 2 for n in resets.shape], bool)[(slice(1, -1),) * resets.ndim]
-        given[...] = resets
-        options = {"axis": axis, "reverse": reverse, "resets": given}
-        check_forward(name, gate, value, state, **options)
-        check_vjp(name, gate, value, state, rng=rng, **options)
 
 
 @BOTH_WAYS
@@ -482,6 +474,7 @@ def test_each_segment_has_the_bits_of_the_call_on_it_alone(rng, name, dtype, rev
         h0 = h0 + 1  # states are not remembered
 
 
+@pytest.mark.sample(name=["forget_mult"])
 @EACH
 @BOTH_WAYS
 @pytest.mark.parametrize(("shape", "axis"), [((65, 40), 0), ((65, 3), 0), ((9, 301), 1), ((2100,), 0), ((2, 2100), 1)])
@@ -495,6 +488,7 @@ def test_states_that_all_segments_share(rng, name, reverse, shape, axis):
         check_vjp(name, gate, value, h0, rng=rng, **options)
 
 
+@pytest.mark.exhaustive
 @BOTH_WAYS
 @pytest.mark.parametrize("steps", [3000, 40_000])
 def test_a_constant_series_of_segments_stays_constant(rng, reverse, steps):
@@ -512,6 +506,7 @@ def test_a_constant_series_of_segments_stays_constant(rng, reverse, steps):
             assert_same_bits(fastrecur.forget_mult(opened, value, resets=flags, reverse=reverse), value)
 
 
+@pytest.mark.sample(name=["forget_mult"], reverse=[False])
 @EACH
 @BOTH_WAYS
 def test_a_long_series_is_written_past_the_cache(rng, name, reverse, monkeypatch, forget_plans):

@@ -86,7 +86,9 @@ def test_broadcasting_sums(rng, name, dtype, case):
             check_vjp(name, gate, value, h0, rng=rng, axis=axis, reverse=reverse, state=not axis)
 
 
-@pytest.mark.sample(name=["forget_mult"])
+@pytest.mark.sample(
+    name=["forget_mult"], dtype=[np.float32], gate_shape=[(), (2049,), (300, 1), (300, 2049), (1, 65, 33)]
+)
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
@@ -111,7 +113,7 @@ def test_sums_over_many(rng, name, dtype, gate_shape, value_shape, h0_shape, axi
     check_vjp(name, gate, value, h0, rng=rng, axis=axis, reverse=True, state=False)
 
 
-@pytest.mark.sample(name=["forget_mult"])
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("scalar", [0.25, 1, True, np.float32(0.5)])
 def test_gradient_of_a_number_is_zero_dimensional(rng, name, scalar):

@@ -72,7 +72,7 @@ def results_of(name, threads, set_threads, g, gate, value, h0, last, **options):
     return [h, state, plain, number, *grads, *vjp(g, gate, value, plain, **options)[:2], *summed[0], *summed[1][:2]]
 
 
-@pytest.mark.sample(dtype=[np.float32])
+@pytest.mark.sample(dtype=[np.float32], name=["forget_mult"])
 @pytest.mark.parametrize(("name", "dtype"), KINDS)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_the_bits_are_those_of_one_walk(rng, both, done, set_threads, name, dtype, reverse):
@@ -320,6 +320,7 @@ def test_sums_do_not_depend_on_what_else_is_wanted(rng, monkeypatch):
     assert_same_bits(*grads)
 
 
+@pytest.mark.exhaustive
 def test_which_problems_are_cut(rng, large, set_threads):
     """Not what is walked in place, has lanes of several lengths or gates whose gradient is a sum over lanes."""
     gate, value = forgetting(rng, "forget_mult", (100, 40), np.float64)
@@ -338,9 +339,11 @@ def test_which_problems_are_cut(rng, large, set_threads):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("name", RECURRENCES)
+@pytest.mark.parametrize(
+    ("name", "dtype"),  # of which the carry differs, or how a gate is turned into a factor
+    [*(("forget_mult", dtype) for dtype in (np.float32, np.float64, np.float16)), ("linear_recurrence", np.float64)],
+)
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
 @pytest.mark.parametrize("kind", ["offsets", "resets"])
 def test_what_is_not_finite_in_a_long_series(rng, monkeypatch, forget_plans, set_threads, name, reverse, dtype, kind):
     """Its blocks are composed and shared among threads: NaN and infinities, wherever they are, stay in their segment.

@@ -18,22 +18,6 @@ for shape in (40, 33), (3000,):
     np.testing.assert_allclose(fastrecur.forget_mult(x, x)[-1], 0.5)
 """
 
-STARTED = """
-import sys
-from fastrecur._cpu.kernels import operands as _operands
-# What Numba's compiler imports when it first compiles, which takes it half a second.
-started = {name for name in sys.modules if name in ("numba.core.typing.arraydecl", "numba.np.linalg")}
-"""
-
-
-@pytest.mark.exhaustive
-def test_kernels_that_are_kept_are_used_without_the_compiler(run_python, tmp_path):
-    cache = str(tmp_path / "kernels")
-    made = "assert len(started) == 2 and 'dispatcher' in vars(_operands.valid_range)\n"
-    kept = "assert not started and 'dispatcher' not in vars(_operands.valid_range)\n"
-    for expected in (made, kept):
-        run_python(CALLS + STARTED + expected, FASTRECUR_CACHE_DIR=cache)
-
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def test_rows(rng, dtype, reverse):
         check_vjp("linear_recurrence", a, b, rng=rng, **options)
 
 
-@pytest.mark.sample(dtype=[np.complex128])
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_lane_has_the_same_bits_wherever_it_is_walked(rng, monkeypatch, forget_plans, set_threads, dtype):
     """In a vector, behind the last one, in a row of few lanes, packed; on any number of threads."""
@@ -88,7 +88,7 @@ def test_real_operands(rng, kinds, reverse):
         check_vjp("linear_recurrence", a, b, rng=rng, axis=axis, reverse=reverse)
 
 
-@pytest.mark.sample(dtype=[np.complex64])
+@pytest.mark.sample(dtype=[np.complex64], layout=[c_order, every_other_lane, negative_first_stride])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_any_layout(rng, dtype, layout):
@@ -105,7 +105,7 @@ def test_any_layout(rng, dtype, layout):
         check_vjp("linear_recurrence", layout(a), b, rng=rng, **options)
 
 
-@pytest.mark.sample(dtype=[np.complex64], few_lanes=[1 << 40])
+@pytest.mark.sample(dtype=[np.complex128], axis=[0], few_lanes=[1 << 40])
 @pytest.mark.usefixtures("few_lanes")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("shape", "axis", "gap"), [((9, 5), 0, 1), ((9, 21), 0, 0), ((9, 20), 1, 0), ((9, 19), 1, 2)])

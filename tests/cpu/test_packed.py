@@ -97,6 +97,7 @@ def test_the_bits_are_those_of_neighbouring_lanes(rng, both, name, dtype, revers
                     assert_same_bits(np.ascontiguousarray(grad), right), way
 
 
+@pytest.mark.sample(name=["forget_mult"])
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("steps_lanes", SIZES)
@@ -182,6 +183,7 @@ def test_operands_of_several_dtypes(rng, both, kinds):
         check_forward("forget_mult", *(put(v.astype(k)) for put, v, k in zip(arrange, numbers, kinds, strict=True)))
 
 
+@pytest.mark.sample(name=["forget_mult"])
 @pytest.mark.parametrize("name", RECURRENCES)
 def test_lanes_of_several_axes_and_threads(rng, monkeypatch, set_threads, name):
     """Threads have some of the lanes, and begin within a row of them."""

@@ -105,7 +105,7 @@ def of_steps(array):
     return array[(slice(None), *(slice(0, 1) for _ in array.shape[1:]))]
 
 
-@pytest.mark.sample(dtype=[np.float32])
+@pytest.mark.sample(name=["forget_mult"], dtype=[np.float32])
 @pytest.mark.parametrize(("name", "dtype"), [*itertools.product(RECURRENCES, FLOATS), ("linear_recurrence", "c8")])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_one_value_for_all_lanes(rng, both, set_threads, name, dtype, reverse):
@@ -188,6 +188,7 @@ def test_nothing_is_written_beside_results(rng, both, dtype, reverse):
             check_nothing_beside("forget_mult", gate, value, wanted, out, around, reverse=reverse)
 
 
+@pytest.mark.sample(name=["forget_mult"])
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_gates_of_a_row_that_stand_a_row_apart(rng, both, set_threads, name, reverse):
@@ -221,7 +222,7 @@ def test_the_problems_above_are_walked_by_rows():
                 assert plan.traversal == problem.ROWS
 
 
-@pytest.mark.sample(dtype=[np.float32])
+@pytest.mark.sample(name=["forget_mult"], dtype=[np.float32])
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_lanes_of_several_axes_around_time(rng, monkeypatch, forget_plans, set_threads, name, dtype):

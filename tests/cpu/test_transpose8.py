@@ -88,6 +88,7 @@ def test_nothing_is_written_beside_results(rng, both, dtype, reverse):
         np.testing.assert_array_equal(memory, before)
 
 
+@pytest.mark.sample(name=["forget_mult"])
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("flips", list(itertools.product([False, True], repeat=2)))
 def test_operands_that_are_met_in_other_directions(rng, both, name, flips):
@@ -123,6 +124,7 @@ def test_what_is_not_finite_stays_in_its_lane_and_time(rng, dtype, bad):
     assert not np.isfinite(h[3, 50:].astype(np.float64)).any()
 
 
+@pytest.mark.sample(name=["forget_mult"])
 @pytest.mark.parametrize("name", RECURRENCES)
 def test_lanes_of_several_axes_and_threads(rng, monkeypatch, set_threads, name):
     """Rows of lanes end within an octet, and threads have some of the octets."""
@@ -174,7 +176,7 @@ def test_in_place(rng, reverse):
             assert_same_bits(own[k], wanted)
 
 
-@pytest.mark.sample(dtype=[np.float32])
+@pytest.mark.sample(dtype=[np.float32], name=["forget_mult"])
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("dtype", FLOATS[:3])
 @pytest.mark.parametrize("reverse", [False, True])

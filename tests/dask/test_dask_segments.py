@@ -78,6 +78,7 @@ def test_no_border_is_passed(rng):
         assert np.isnan(h).tolist() == [False] * 5 + [True] + [False] * 6
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("size", [2, 3, 12])
 def test_factors_at_a_border_are_not_used(size):
     """In reverse a border stands before a chunk's first step, and the factor in the chunk before it."""

@@ -114,6 +114,7 @@ def test_groups(rng, series, keys, adjust):
             assert_close_lazy(function(*map(lazy, pair), groups=keys, **some), expected, 1e-11)
 
 
+@pytest.mark.sample(axis=[-1, 0])
 @pytest.mark.parametrize(("shape", "axis"), [((2, STEPS, 3), 1), ((3, STEPS), -1), ((STEPS,), 0)])
 def test_groups_along_another_axis(rng, shape, axis):
     x, options = rng.standard_normal(shape), {"halflife": 2.0, "times": times_of_groups(rng), "axis": axis}

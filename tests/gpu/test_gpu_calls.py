@@ -634,6 +634,7 @@ def a_kernel():
     return _launch.Kernel(launch.kernel, launch.rule, launch.carry, launch.options, launch.elements, launch.time)
 
 
+@pytest.mark.exhaustive
 def test_kernels_are_kept_and_used_again(a_kernel, tmp_path, monkeypatch):
     monkeypatch.setenv("FASTRECUR_CACHE_DIR", str(tmp_path / "cache"))
     code, name = _launch.cubin(a_kernel, (9, 0))

@@ -421,7 +421,7 @@ CANNOT_WORK = {
 }
 
 
-@pytest.mark.sample(what=["no numba-cuda"])
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("what", CANNOT_WORK)
 def test_what_show_config_says_of_kernels_that_cannot_work(on_driver, what):
     """Also where they are on the disk: the next one is not."""
@@ -452,6 +452,7 @@ def test_a_driver_older_than_the_packages(on_driver, version):
     )
 
 
+@pytest.mark.exhaustive
 def test_no_device(on_driver):
     on_driver(
         """

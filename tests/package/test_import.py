@@ -89,6 +89,8 @@ assert not foreign, foreign
 heavy = {"scipy", "torch", "pandas", "cupy", "ml_dtypes", "jax", "asyncio", "multiprocessing"}
 heavy -= {name.partition(".")[0] for name in before}
 assert not loaded & heavy, loaded & heavy
+fastrecur.forget_mult(0.5, numpy.ones(3))
+assert not heavy & set(sys.modules)
 """
     )
 
@@ -139,6 +141,7 @@ fastrecur.forget_mult_vjp(h, 0.5, x, h)
 """
 
 
+@pytest.mark.exhaustive
 def test_compiled_kernels_are_kept_and_used_again(run_python, tmp_path):
     cache = tmp_path / "cache"
     run_python(WORKS, FASTRECUR_CACHE_DIR=str(cache))
@@ -159,8 +162,11 @@ event.register("numba:compile", Listener())
         + WORKS
         + """
 import sys
+from fastrecur._cpu.kernels import operands
 assert not compiled, compiled
-assert "numba.core.typing.arraydecl" not in sys.modules  # the compiler knows nothing yet, which takes it long to learn
+assert "dispatcher" not in vars(operands.valid_range)
+# The compiler knows nothing yet, which takes it half a second to learn.
+assert not {"numba.core.typing.arraydecl", "numba.np.linalg"} & set(sys.modules)
 """,
         FASTRECUR_CACHE_DIR=str(cache),
     )

@@ -167,6 +167,7 @@ def test_another_device(fake_device, pair, kind, device, gradients):
                 assert (result.device.type, result.shape, result.dtype) == (device, (11, 3), torch.float32)
 
 
+@pytest.mark.exhaustive
 def test_tensors_run_on_torch_s_threads(torch_teams, set_threads):
     x = torch.randn(512, 1024)
     set_threads(1)
@@ -178,7 +179,7 @@ def test_tensors_run_on_torch_s_threads(torch_teams, set_threads):
     torch.testing.assert_close(both, one, rtol=0, atol=0)
 
 
-@pytest.mark.sample(kind=[list])
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
 def test_flags_of_any_kind_beside_a_gradient(kind):
     rewards, ends = torch.ones(3, requires_grad=True), kind([False, True, False])

@@ -27,7 +27,7 @@ def check(kind, r):
         assert_close(result, wanted, r["rewards"].dtype, magnitude=magnitude)
 
 
-@pytest.mark.sample(masked=[False])
+@pytest.mark.sample(masked=[False], name=["one series", "time last", "one of a row"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("name", SHAPES)

@@ -54,6 +54,7 @@ def behind_the_first(walks):
     return walks[1:] if walks[0][1] == 1 else walks
 
 
+@pytest.mark.sample(statistic=["mean", "sum"], missing=[0, 0.1])
 @pytest.mark.parametrize("steps", [2048, 2063, 5000, 70001])
 @pytest.mark.parametrize("statistic", STATISTICS)
 @pytest.mark.parametrize("missing", [0, 0.1, 0.7])
@@ -68,6 +69,7 @@ def test_options(rng, steps, statistic, missing):
             check(statistic, x, y, alpha=alpha, adjust=adjust, ignore_na=ignore_na, min_periods=least)
 
 
+@pytest.mark.sample(adjust=[True])
 @pytest.mark.parametrize(
     ("statistic", "adjust"), [(s, a) for s in STATISTICS for a in [True, False] if a or s != "sum"]
 )

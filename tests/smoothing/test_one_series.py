@@ -63,6 +63,7 @@ def test_sizes(rng, statistic, steps):
         check(statistic, with_gaps(rng, steps, missing), **options)
 
 
+@pytest.mark.sample(dtype=[np.float64], options=[{"adjust": False}])
 @pytest.mark.parametrize("options", [{"adjust": False}, {"adjust": False, "ignore_na": True, "min_periods": 1000}])
 @pytest.mark.parametrize("alpha", [1e-3, 0.03, 0.3, 0.9, 1.0])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -220,6 +221,7 @@ def test_results_do_not_depend_on_threads(rng, steps):
     np.testing.assert_array_equal(found[0], found[2])
 
 
+@pytest.mark.sample(options=[{}, {"adjust": False}])
 @pytest.mark.parametrize("options", [{}, {"adjust": False}, {"ignore_na": True, "min_periods": 70}])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_streams(rng, options, dtype):

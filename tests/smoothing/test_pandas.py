@@ -94,6 +94,7 @@ def test_grid(constant, adjust, ignore_na, min_periods, steps, lanes, missing, s
     check(ewm_cov(x, y, **options, bias=True), covariance)
 
 
+@pytest.mark.exhaustive
 def test_the_whole_grid_without_gaps_in_the_unbiased(rng):
     x, y = rng.standard_normal((2, 60, 5))
     frame, other = pd.DataFrame(x), pd.DataFrame(y)

@@ -72,6 +72,7 @@ def test_reset_and_another_shape():
     assert "alpha=0.5" in repr(stream)
 
 
+@pytest.mark.exhaustive
 def test_chunks_with_and_without_gradients():
     """Tensors go through kernels or formulas, chunk by chunk; what is passed on are numbers, and gradients."""
     x = torch.tensor(data(9)[0])

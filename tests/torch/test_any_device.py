@@ -61,6 +61,7 @@ def test_the_operators_of_any_device_are_the_cpu_s(family, reverse, steps):
         torch.testing.assert_close(ops._vjp_composed(family, *operands, *options, True, True, True), expected)
 
 
+@pytest.mark.sample(family=["forget"])
 @pytest.mark.parametrize("family", ops.NAMES)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_what_is_not_finite_stays_in_its_segment(family, reverse):

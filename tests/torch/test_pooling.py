@@ -87,6 +87,7 @@ def cut_problem(cut, dtype, width, gated, keep, first, steps=11, batch=3):
     return product, c0, keep, torch.randn(steps, lanes, width).to(dtype), torch.randn(series, width).to(dtype)
 
 
+@pytest.mark.sample(kind=["offsets", "resets", "one flag for all"])
 @pytest.mark.parametrize("kind", ["offsets", "both", "resets", "one flag for all"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_cut_rows_and_their_gradients(dtype, kind):
@@ -221,6 +222,7 @@ def test_which_processors_prefer_onednn(processor, capability, expected, monkeyp
     assert pooling.prefers_onednn.__wrapped__() is expected
 
 
+@pytest.mark.sample(kind=["offsets", "resets"])
 @pytest.mark.parametrize("kind", ["offsets", "both", "resets"])
 def test_blocks_of_time_give_the_whole_of_cut_rows(kind, monkeypatch):
     monkeypatch.setattr(pool, "BLOCK", 5)

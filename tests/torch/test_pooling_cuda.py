@@ -44,7 +44,7 @@ def check(on_gpu, dtype, width, gated, keep, first, rows, **options):
     assert_alike(fused, composed, dtype)
 
 
-@pytest.mark.sample(dtype=[torch.float32])
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_padded_rows(on_gpu, dtype):
     for reverse in (False, True):
@@ -54,6 +54,7 @@ def test_padded_rows(on_gpu, dtype):
             check(on_gpu, dtype, 1, True, None, True, None, reverse=reverse)
 
 
+@pytest.mark.exhaustive
 def test_a_first_state_in_float32_beside_half_precision(on_gpu):
     product, c0, keep = problem(torch.bfloat16, 45, True, None, True, STEPS, 3, None)
     cotangents = torch.randn(STEPS, 3, 45).bfloat16(), torch.randn(3, 45)

@@ -62,6 +62,7 @@ def test_adjoint_is_that_of_arrays(kind):
         np.testing.assert_array_equal(one.numpy(), other)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_last_states_of_segments_that_begin_as_zeros(axis, reverse):
@@ -104,6 +105,7 @@ def test_operators_are_what_they_claim(kind):
     opcheck(backward, (b, a, b, b, h0, h0, *ends, 0, True, torch.float64, True, True, True))
 
 
+@pytest.mark.exhaustive
 def test_compiled_in_one_graph():
     def loss(f, x, offsets, resets):
         h, last = fastrecur.forget_mult(f, x, offsets=offsets, resets=resets, return_state=True)
@@ -139,6 +141,7 @@ def test_meta_and_fake_shapes():
     assert last.shape == (3, 3)
 
 
+@pytest.mark.exhaustive
 def test_out_and_bfloat16():
     f, x = torch.rand(9, 4).bfloat16(), torch.randn(9, 4).bfloat16()
     wanted, out = fastrecur.forget_mult(f, x, offsets=[0, 4, 9]), torch.empty_like(x)

@@ -35,7 +35,7 @@ def check(function, *operands, **options):
     torch.testing.assert_close(gradients, torch.autograd.grad(expected, operands))
 
 
-@pytest.mark.sample(dynamic=[False])
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_inductor(dynamic):
     check(model, F, X, H0, dynamic=dynamic)
@@ -188,7 +188,7 @@ def test_export(strict, dynamic):
     torch.testing.assert_close(actual, torch.autograd.grad(forget_mult(f, x).sum(), f)[0])
 
 
-@pytest.mark.sample(wants=[True], reverse=[True])
+@pytest.mark.sample(name=["forget_mult"], wants=[True], reverse=[True])
 @pytest.mark.parametrize("name", ["forget_mult", "linear_recurrence"])
 @pytest.mark.parametrize("wants", [False, True])
 @pytest.mark.parametrize("reverse", [False, True])

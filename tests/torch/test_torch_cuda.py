@@ -62,7 +62,7 @@ CUTS = {
 }
 
 
-@pytest.mark.sample(dtype=[torch.float32], family=["forget"])
+@pytest.mark.sample(dtype=[torch.float32], family=["forget"], reverse=[False])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("cuts", CUTS)
@@ -165,6 +165,7 @@ GIVEN = {
 }
 
 
+@pytest.mark.sample(given=["all", "no first state", "lengths"])
 @pytest.mark.parametrize("wanted, used", [("f", (0,)), ("x", (0,)), ("x", (1,)), ("h0", (1,)), ("fxh0", (0, 1))])
 @pytest.mark.parametrize("given", GIVEN)
 def test_gradients(on_gpu, monkeypatch, given, wanted, used):
@@ -190,6 +191,7 @@ def test_gradients(on_gpu, monkeypatch, given, wanted, used):
         torch.testing.assert_close(actual, right)
 
 
+@pytest.mark.sample(real=[0])
 @pytest.mark.parametrize("real", range(3))
 def test_the_gradient_of_a_real_operand_of_a_complex_recurrence(on_gpu, monkeypatch, real):
     operands = [torch.complex(v, v.flip(0)) / 2 for v in problem(torch.float32)]

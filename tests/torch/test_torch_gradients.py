@@ -89,7 +89,7 @@ def test_every_subset_of_operands(name, wants):
         same(gradients, *ours_and_loop(name))
 
 
-@pytest.mark.sample(dtype=[torch.float32])
+@pytest.mark.sample(dtype=[torch.float32], name=["forget_mult"], axis=[0, 1], shape=[(70, 40), (40, 70)])
 @BOTH
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("shape", "axis"), [((70, 40), 0), ((40, 70), 1), ((5000, 2), 0)])
@@ -175,6 +175,7 @@ def test_gradients_by_hand_are_differentiable(vjp, reverse, lengths):
     assert gradgradcheck(function, operands, fast_mode=True)
 
 
+@pytest.mark.sample(name=["forget_mult"])
 @BOTH
 def test_gradients_by_hand_are_autograd_s(name):
     a, b, h0 = torch.rand(6, 5, requires_grad=True), torch.randn(6, 1, requires_grad=True), torch.randn(5)

@@ -106,9 +106,13 @@ FORWARD = ["plain", "a number", "in a mode", "profiled", "in inference mode", "n
            "parameter", "zeros without memory"]  # fmt: skip
 BACKWARD = [name for name in CALLS if "gradients" in name or "cotangent" in name or "unpacked" in name]
 TRANSFORMS = ["plain", "a number", "gradients", *[name for name in CALLS if "func" in name], "vmap"]
+FEW = ["plain", "gradients", "negative cotangent", "halves unpacked", "in a mode", "func.grad of constants"]
 
 
-@pytest.mark.parametrize("names", [FORWARD, BACKWARD, TRANSFORMS], ids=["forward", "gradients", "transforms"])
+@pytest.mark.sample(names=[FEW])
+@pytest.mark.parametrize(
+    "names", [FEW, FORWARD, BACKWARD, TRANSFORMS], ids=["few", "forward", "gradients", "transforms"]
+)
 def test_recurrences(names):
     """Whatever torch has in play beside one call takes no part in the next one of the same layout."""
     check_again({name: CALLS[name] for name in names}, tensors_of((50, 8), (50, 8)), fill)
@@ -180,7 +184,7 @@ def test_large_results():
     check_again(ways, tensors_of((3000, 600), (3000, 600)), fill)
 
 
-@pytest.mark.sample(options=[{}])
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("options", [{}, {"window": 2, "output_gate": False}, {"bidirectional": True}], ids=str)
 def test_qrnn(options):
     """A layer, trained and not, under hooks of every kind."""
