@@ -44,6 +44,11 @@ def everywhere(condition):
     return np.all(condition)
 
 
+def all_finite(value):
+    """Return whether what is in all lanes is finite; in compiled code perhaps not where their sum is not."""
+    return np.all(np.isfinite(value))
+
+
 def magnitude(value):
     """Return the absolute value."""
     return abs(value)
@@ -85,10 +90,9 @@ def forget_same(h, f, x):
     from_h = f < constant(0.5, f)
     factor = select(from_h, f, f - constant(1.0, f))
     new = fma(factor, x - h, select(from_h, h, x))
-    finite = is_finite(new)
-    if everywhere(finite):
+    if all_finite(new):
         return new
-    return select(finite, new, fma(constant(1.0, f) - f, h, f * x))
+    return select(is_finite(new), new, fma(constant(1.0, f) - f, h, f * x))
 
 
 def forget_adjoint(g, f, x, h):

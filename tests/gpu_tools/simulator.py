@@ -70,7 +70,7 @@ def like_compiled_code(setattr):
     """Give the steps' stubs and `device` the meaning of a card; `setattr` is Python's own or monkeypatch's."""
     for name, meaning in MEANINGS.items():
         setattr(device, name, meaning)
-    stubs = {"fma": fma, "select": lambda condition, yes, no: yes if condition else no, "everywhere": lambda _: False}
+    stubs = {"fma": fma, "select": lambda condition, yes, no: yes if condition else no, "all_finite": lambda _: False}
     for module in (recurrence, pooling, chunks, lanes, look_back, pool, scan, series, summaries):
         for name in stubs.keys() & vars(module).keys():
             setattr(module, name, stubs[name])

@@ -171,6 +171,18 @@ def _everywhere(emitter, vector):
     return builder.icmp_unsigned("==", builder.bitcast(signs, bits), ir.Constant(bits, -1))
 
 
+def _all_finite(emitter, value):
+    # Of all lanes' sum: a comparison less for each register.
+    builder = emitter.builder
+    while isinstance(value.type, ir.VectorType) and value.type.count > 4:
+        value = builder.fadd(*halves(builder, value))
+    holds = builder.fcmp_ordered("==", builder.fsub(value, value), splat(0.0, value.type))
+    if not isinstance(value.type, ir.VectorType):
+        return holds
+    bits = ir.IntType(value.type.count)
+    return builder.icmp_unsigned("==", builder.bitcast(holds, bits), ir.Constant(bits, -1))
+
+
 def _power_of_two(emitter, n):
     # Added to 1.5 times two to the mantissa's width, a whole number stands in the lowest bits.
     builder = emitter.builder
@@ -189,6 +201,7 @@ implement(recurrence.constant, writer(lambda value, like: like if isinstance(val
 implement(recurrence.select, writer(_type_of_choice, _select))
 implement(recurrence.fma, writer(first, _fma))
 implement(recurrence.everywhere, writer(_condition_type, _everywhere))
+implement(recurrence.all_finite, writer(types.boolean, _all_finite))
 implement(recurrence.magnitude, writer(first, lambda emitter, value: _call(emitter, "fabs", value)))
 implement(recurrence.conj, writer(first, _conj))
 implement(recurrence.is_single, compiled_truth(_is_single))

@@ -374,7 +374,7 @@ def _is_single(value):
 
 overload(recurrence.is_single, _is_single)
 _MEANINGS = {
-    recurrence.everywhere: lambda condition: False,  # two more instructions are cheaper than a branch at every step
+    recurrence.all_finite: lambda value: False,  # two more instructions are cheaper than a branch at every step
     recurrence.magnitude: lambda value: abs(value),
     device.thread: lambda: cuda.threadIdx.x,
     device.block: lambda: cuda.blockIdx.x,
