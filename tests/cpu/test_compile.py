@@ -99,6 +99,7 @@ assert _config._cpu().startswith("work, without fused multiply-add"), _config._c
 """
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="others have it")
 def test_a_processor_without_fused_multiply_add(run_python):
     """It multiplies and adds: a function of C that rounds once takes ten times as long as the rest of a step."""

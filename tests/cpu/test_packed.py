@@ -362,6 +362,7 @@ for dtype in np.complex128, np.float64:
 """
 
 
+@pytest.mark.exhaustive
 def test_threads_with_small_stacks(run_python):
     """Some systems give a thread 256 KiB or less; what does not fit there ends the process."""
     run_python(SMALL_STACKS)

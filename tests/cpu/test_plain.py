@@ -21,6 +21,7 @@ WAYS = {
 }
 
 
+@pytest.mark.sample(rule=["forget_wide"])
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
     ("name", "rule"), [("forget_mult", "forget_same"), ("forget_mult", "forget_wide"), ("linear_recurrence", "linear")]
