@@ -216,8 +216,14 @@ def _masks(cuts, shape, axis, reverse):
 
     None stands for nowhere. The first two have time first; of the last there is one for each segment.
     """
-    (lengths, _, resets), steps, lanes = cuts, shape[axis], len(shape) - 1
+    (lengths, offsets, resets), steps, lanes = cuts, shape[axis], len(shape) - 1
     padding = fresh = left = None
+    if offsets is not None and (offsets[0] != 0 or offsets[-1] != steps or (np.diff(offsets) < 0).any()):
+        raise ValueError(f"`offsets` must ascend from 0 to the number of steps, {steps}, got {list(offsets)}")
+    if lengths is not None and not ((np.asarray(lengths) >= 0) & (np.asarray(lengths) <= steps)).all():
+        raise ValueError(
+            f"`lengths` must be from 0 to the number of steps, {steps}, got {np.asarray(lengths).tolist()}"
+        )
     if lengths is not None:
         lengths = np.reshape(lengths, np.shape(lengths) + (1,) * (lanes - np.ndim(lengths)))
         padding = np.arange(steps).reshape((steps, *(1,) * np.ndim(lengths))) >= lengths

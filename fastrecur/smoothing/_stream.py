@@ -125,6 +125,8 @@ class Ewm:
             chunk, columns = in_columns(chunk, columns, self._axis)
             numbers, _, wrap = unwrap(chunk, 0, "chunk")
         shape = tuple(numbers.shape) if hasattr(numbers, "shape") else np.shape(numbers)
+        if not shape and not hasattr(numbers, "shape") and np.asarray(numbers).dtype.kind in "OU":  # None, text, a dict
+            raise TypeError(say.not_an_array("chunk", type(chunk)))
         if shapes:
             shape = _shapes.broadcast_shape(("chunk", *shapes), [shape, *shapes.values()])
         axis = axis_of(self._axis, shape, ("chunk",))

@@ -117,6 +117,14 @@ def test_is_the_loop_over_numbers(rng, axis, reverse, ragged):
         assert last[lane] == state
 
 
+@pytest.mark.parametrize(
+    "options", [{"offsets": o} for o in ([2, 6], [0, 3, 5], [0, 4, 3, 6])] + [{"lengths": n} for n in (-1, 7)]
+)
+def test_every_step_is_in_a_segment(options):
+    with pytest.raises(ValueError, match=f"`{next(iter(options))}` must"):
+        reference.forget_mult(0.5, np.ones(6), **options)
+
+
 @pytest.mark.parametrize("name", ["forget_mult", "linear_recurrence"])
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("reverse", [False, True])

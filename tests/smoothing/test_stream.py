@@ -178,7 +178,9 @@ def test_frames_of_a_stream_and_what_they_stand_beside():
         (np.ones(3, np.complex128), TypeError, "`chunk` must hold float32"),
         (torch.ones(3, dtype=torch.float16), TypeError, "`chunk` must hold float32"),
         (["a"], TypeError, "`chunk` must"),
-        (None, ValueError, "`chunk` must have at least one dimension"),
+        (None, TypeError, "`chunk` must be an array, a list or a number, got NoneType"),
+        ("a", TypeError, "`chunk` must be an array, a list or a number, got str"),
+        (1.0, ValueError, "`chunk` must have at least one dimension"),
         (np.ones((2, 4)), ValueError, "`chunk` and `alpha` must broadcast"),
     ],
 )
