@@ -32,7 +32,7 @@ assert home.is_relative_to(pathlib.Path(sys.prefix).resolve()), home
 assert (home.parent / "py.typed").exists()
 assert importlib.metadata.version("fastrecur") == fastrecur.__version__
 with_extras = importlib.metadata.requires("fastrecur")
-assert {r for r in with_extras if "extra ==" not in r} == {"numpy<3,>=2.0", "numba<0.69,>=0.61"}, with_extras
+assert {r for r in with_extras if "extra ==" not in r} == {"numpy<3,>=2.0", "numba<0.70,>=0.61"}, with_extras
 rng = np.random.default_rng(0)
 f, x = rng.random((2, 50, 3))
 h, last = fastrecur.forget_mult(f, x, return_state=True)
