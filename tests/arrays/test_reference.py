@@ -117,12 +117,11 @@ def test_is_the_loop_over_numbers(rng, axis, reverse, ragged):
         assert last[lane] == state
 
 
-@pytest.mark.parametrize(
-    "options", [{"offsets": o} for o in ([2, 6], [0, 3, 5], [0, 4, 3, 6])] + [{"lengths": n} for n in (-1, 7)]
-)
-def test_every_step_is_in_a_segment(options):
-    with pytest.raises(ValueError, match=f"`{next(iter(options))}` must"):
-        reference.forget_mult(0.5, np.ones(6), **options)
+def test_a_step_in_no_segment_is_nan():
+    h = reference.forget_mult(0.5, np.ones(6), offsets=[0, 3, 5])
+    np.testing.assert_array_equal(h, [0.5, 0.75, 0.875, 0.5, 0.75, NAN])
+    grads = reference.forget_mult_vjp(np.ones(6), np.full(6, 0.5), np.ones(6), h, offsets=[0, 3, 5])
+    assert [int(np.isnan(grad).sum()) for grad in grads[:2]] == [1, 1]
 
 
 @pytest.mark.parametrize("name", ["forget_mult", "linear_recurrence"])

@@ -67,7 +67,7 @@ def check(kernel, code, dtype, card):
         numbers = sum(elements[operand] == "number" for operand in "ab")
         operands = 2 if kernel.name == "lanes" else 3 if kernel.key[1] == "linear" else 4
         operands -= numbers
-        share = 0.6 if numbers or dtype == "float64" or options["cuts"] else 0.8
+        share = 0.6 if numbers or dtype == "float64" or options["cuts"] else 0.75
         assert code.loads >= share * steps * operands, "loads wait for each other"
 
 
