@@ -13,13 +13,13 @@ from .._plan.problem import PACKED, ROWS, SCAN, TRANSPOSE8
 from . import cost
 from .compiler import native
 from .compiler.compile import kernel
-from .kernels import packed, rows, scan, scan_back, transpose8
+from .kernels import packed, rows, scan, scan_back, transpose8, transpose8_back
 from .machine import allocate, threads as _threads
 from .machine.threads import ranges
 
 _KERNELS = {
     ROWS: (rows.forward, rows.vjp),
-    TRANSPOSE8: (transpose8.forward, transpose8.vjp),
+    TRANSPOSE8: (transpose8.forward, transpose8_back.vjp),
     PACKED: (packed.forward, packed.vjp),  # summaries, too
     SCAN: (scan.forward, scan_back.vjp),
 }
