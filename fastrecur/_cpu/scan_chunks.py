@@ -14,7 +14,7 @@ from .._arguments.arrays import address, are_same
 from .._plan.layout import CARRY, FIRST_BLOCK, LAST_BLOCK, PHASE, SUMS_A, SUMS_B, H
 from .._plan.problem import APART
 from .bound import Calls, geometry_of, sum_bytes_of
-from .kernels.scan import ALL, DOWNSWEEP, HOLD, REDUCE, SCAN_CARRIES, SUMMARY, WARM_UP
+from .kernels.blocks import ALL, DOWNSWEEP, HOLD, REDUCE, SCAN_CARRIES, SUMMARY, WARM_UP
 from .kernels.series import BLOCK
 from .machine.threads import ranges
 
