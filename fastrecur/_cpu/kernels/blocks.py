@@ -1,7 +1,7 @@
 """Blocks of the steps of few long series, which `scan` and `scan_back` reduce, carry states over, and walk.
 
 A block's summary gives the state after it from the one before it. What a call does with its blocks is its phase: see
-`scan` and `scan_chunks`.
+`scan` and `time_chunks`.
 """
 
 from ..._plan import layout
@@ -155,17 +155,11 @@ def flags_of_offsets(rule, series, carry, t, steps):
     return x.rows, n - first
 
 
-@inlined
-def _clean_entries(rule, to, entries, carry, steps):
-    _series.clean(to, entries, carry, steps)
-
-
-@inlined
-def _nothing(rule, to, entries, carry, steps):
-    return
-
-
-clean_entries = rules.choice("segment_states", _clean_entries, _nothing)
+clean_entries = rules.choice(
+    "segment_states",
+    lambda rule, to, entries, carry, steps: _series.clean(to, entries, carry, steps),
+    lambda rule, to, entries, carry, steps: None,
+)
 
 
 @helper

@@ -25,6 +25,12 @@ is_summary, is_back = map(trait, ("summary", "back"))
 
 
 @inlined
+def load_block(states, carry, block):
+    """Take the states of a block's series; the last one is repeated to fill vectors."""
+    load_states(states, carry, block.first, block.count, packing.round_up(block.count, states))
+
+
+@inlined
 def where_valid(now, begin, end, yes, no):
     """Return a vector of ``yes`` in the series of which this step is valid, else of ``no``."""
     return select(now < begin, no, select(now < end, yes, no))
@@ -170,9 +176,9 @@ def forward(rule, a, b, h, carry, marks: Marks, geometry, first, last):
     ahead = span if streams or not keeps else 0
     while first < last:
         block = packing.next_block(geometry, first, last, most, carry)
-        load_states(states, carry, block.first, block.count, packing.round_up(block.count, carry))
+        load_block(states, carry, block)
         if not keeps:
-            load_states(others, h, block.first, block.count, packing.round_up(block.count, carry))
+            load_block(others, h, block)
         pad(a_panel, a_all, geometry, block, minimum(span, steps))
         pad(b_panel, b_all, geometry, block, minimum(span, steps))
         latest, earliest, epoch = 0, steps, -1
@@ -182,7 +188,7 @@ def forward(rule, a, b, h, carry, marks: Marks, geometry, first, last):
                 own, epoch = segment_at(rule, marks.offsets, own.number, geometry, t), -1
             if own.begins and t == own.first:
                 starts = states_of(marks.segment_states, geometry, own.number)
-                load_states(states, starts, block.first, block.count, packing.round_up(block.count, carry))
+                load_block(states, starts, block)
             # With late flags the first step is a block of its own: that of the step before it is read in vain.
             is_first = flags_are_late(rule) and t == own.first
             block = with_steps(block, t, 1 if is_first else minimum(span, own.stop - t), ahead)
@@ -289,22 +295,21 @@ def vjp(rule, given: Given, results: Results, marks: Marks, geometry, first, las
     ahead = span if streams else 0
     while first < last:
         block = packing.next_block(geometry, first, last, most, carry)
-        load_states(states, carry, block.first, block.count, packing.round_up(block.count, carry))
-        load_states(firsts, h0, block.first, block.count, packing.round_up(block.count, carry))
-        rows = minimum(span, steps)
-        pad(g_panel, g_all, geometry, block, rows)
-        pad(a_panel, a_all, geometry, block, rows)
-        pad(b_panel, b_all, geometry, block, rows)
-        pad(h_panel, h_all, geometry, block, rows)
+        load_block(states, carry, block)
+        load_block(firsts, h0, block)
+        pad(g_panel, g_all, geometry, block, minimum(span, steps))
+        pad(a_panel, a_all, geometry, block, minimum(span, steps))
+        pad(b_panel, b_all, geometry, block, minimum(span, steps))
+        pad(h_panel, h_all, geometry, block, minimum(span, steps))
         latest, earliest, epoch, end = 0, steps, -1, steps
         own = segment_at(rule, marks.offsets, ZERO, geometry, steps - 1)
         while end > 0:
             if end == own.first:
                 own, epoch = segment_at(rule, marks.offsets, own.number, geometry, end - 1), -1
-            starts, room = states_of(marks.segment_states, geometry, own.number), packing.round_up(block.count, carry)
+            starts = states_of(marks.segment_states, geometry, own.number)
             if own.ends and end == own.stop:
-                load_states(states, shift(starts, state_bytes), block.first, block.count, room)
-                load_states(firsts, starts, block.first, block.count, room)
+                load_block(states, shift(starts, state_bytes), block)
+                load_block(firsts, starts, block)
             # The first step, before which there is no result, is a block of its own: its result is read in vain.
             t = maximum((end - 1) // span * span, own.first + (1 if end > own.first + 1 else 0))
             block = with_steps(block, t, end - t, -ahead)

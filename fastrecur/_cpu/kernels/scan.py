@@ -5,7 +5,7 @@ one. There weights are composed, not decays, and values are taken as deviations 
 is constant for a BLOCK stays so to the bit: ``h + (weight*(origin - h) + offset)``.
 
 Blocks are *reduced* as well, by the same composition from vector to vector, to a summary that gives the state after a
-block from the one before it. So threads may share the time of a series, as `scan_chunks` says, by the phases WARM_UP,
+block from the one before it. So threads may share the time of a series, as `time_chunks` says, by the phases WARM_UP,
 or REDUCE, SCAN_CARRIES and DOWNSWEEP. One thread does ALL block by block. The arithmetic is the same, hence the bits.
 
 After a WARM_UP there stand in ``carry``, behind the states: as many predicted carries, which the caller compares with
@@ -47,17 +47,10 @@ Rows = namedtuple("Rows", "a b h flags entries count clean")
 Clean = namedtuple("Clean", "a b entries")
 
 
-@inlined
-def _has_segment(rule, rows, steps):
-    return rows.count > 0
-
-
-@inlined
-def _has_flag(rule, rows, steps):
-    return has_border(rule, rows.flags, steps)
-
-
-begins_in = rules.choice("offsets", _has_segment, _has_flag)  # flags that were just written take long to read
+# Whether a series begins anew in a block; flags that were just written take long to read.
+begins_in = rules.choice(
+    "offsets", lambda rule, rows, steps: rows.count > 0, lambda rule, rows, steps: has_border(rule, rows.flags, steps)
+)
 
 
 @helper
@@ -80,11 +73,6 @@ def _entries_at(rule, series, carry, t, steps):
 
 
 @inlined
-def _flags_at(rule, series, carry, t, steps):
-    return packed_flags(rule, series.flags, t, steps), WHOLE_BLOCK  # at most
-
-
-@inlined
 def _from_entry(rule, entries, k, fresh, state, gate, value):
     return load(entries, k, entries) if fresh else step(rule, state, gate, value)
 
@@ -95,34 +83,29 @@ def _from_no_state(rule, entries, k, fresh, state, gate, value):
 
 
 @inlined
-def _from_zero(rule, entries, k, fresh, state, gate, value):
-    return advance(rule, fresh, state, gate, value)
-
-
-@inlined
-def _entries_there(rule, summary, entries, t, gate, value):
-    return load_vector(entries, t, summary)
-
-
-@inlined
 def _steps_of_zeros(rule, summary, entries, t, gate, value):
     zero = broadcast(constant(0.0, load(summary, 0, summary)))
     return step_input(rule, gate, value) if is_average(rule) else step(rule, zero, gate, value)
 
 
-@inlined
-def _from_zeros(rule, summary, entries, t, gate, value):
-    return step_input(rule, gate, value)
-
-
-# Return flags of a block's steps, and note what those come to with which segments begin, and how many these are; the
-# state after a step; what steps come to if a series begins anew with them.
-borders_at = rules.choice("segment_states", _entries_at, rules.choice("offsets", blocks.flags_of_offsets, _flags_at))
-advance_at = rules.choice(
-    "segment_states", _from_entry, rules.choice("offsets", _from_no_state, _from_zero), options=INLINE
+# Return flags of a block's steps, and note what those come to with which segments begin, and how many these are at
+# most; the state after a step; what steps come to if a series begins anew with them.
+borders_at = rules.by_borders(
+    _entries_at,
+    blocks.flags_of_offsets,
+    lambda rule, series, carry, t, steps: (packed_flags(rule, series.flags, t, steps), WHOLE_BLOCK),
 )
-entered = rules.choice(
-    "segment_states", _entries_there, rules.choice("offsets", _steps_of_zeros, _from_zeros), options=INLINE
+advance_at = rules.by_borders(
+    _from_entry,
+    _from_no_state,
+    lambda rule, entries, k, fresh, state, gate, value: advance(rule, fresh, state, gate, value),
+    options=INLINE,
+)
+entered = rules.by_borders(
+    lambda rule, summary, entries, t, gate, value: load_vector(entries, t, summary),
+    _steps_of_zeros,
+    lambda rule, summary, entries, t, gate, value: step_input(rule, gate, value),
+    options=INLINE,
 )
 
 
@@ -180,20 +163,15 @@ def _weights_of_each(rule, flags, t, fresh, gate, none):
     return compose(earlier, kept(rule, fresh, gate), share, none)[1]
 
 
-@inlined
-def _gate_of_all(rule, fresh, gate):
-    return gate
-
-
-@inlined
-def _gate_of_each(rule, fresh, gate):
-    return rules.enter(rule, fresh, gate, gate)[1]
-
-
 # Of an average, the weight of a vector's steps against the state before them; the gates that are used.
 _weights = rules.choice("flagged", _weights_of_one, _weights_of_each)
 weights_of = rules.choice("time_invariant_a", _weights, _weights_of_each, options=INLINE)
-used_gate = rules.choice("time_invariant_a", _gate_of_all, _gate_of_each, options=INLINE)
+used_gate = rules.choice(
+    "time_invariant_a",
+    lambda rule, fresh, gate: gate,
+    lambda rule, fresh, gate: rules.enter(rule, fresh, gate, gate)[1],
+    options=INLINE,
+)
 
 
 @helper

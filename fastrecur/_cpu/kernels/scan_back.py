@@ -25,7 +25,7 @@ from . import blocks, series as _series
 from .blocks import DECAY, OFFSET, PEAK, SUMMARY, operand, warm_up
 from .operands import NO, ONE, YES, ZERO
 from .packing import strides_of
-from .rules import a_is_time_invariant, adjoint, begins_anew, choice, kept, retreat
+from .rules import a_is_time_invariant, adjoint, begins_anew, by_borders, choice, kept, retreat
 from .series import BLOCK, NO_STEPS, PREFETCH, higher, lower, packed, packed_flags
 
 # A gradient: where it is stored, its partial sums if it is accumulated, bytes from one to the next, and output mode.
@@ -59,11 +59,6 @@ def _borders_at(rule, series, carry, t, steps):
     return x.rows, n
 
 
-@inlined
-def _flags_at(rule, series, carry, t, steps):
-    return packed_flags(rule, series.flags, t, steps), ZERO
-
-
 @helper
 def _deliver_borders(rule, series, carry, t, steps):
     x, states = series.flags, series.states
@@ -73,11 +68,6 @@ def _deliver_borders(rule, series, carry, t, steps):
         if load_int(x.at, n + 1) - t > k:
             store(shift(states.at, n * states.between + 2 * states.kind), 0, load(series.borders.to_starts, k, carry))
         n += 1
-
-
-@inlined
-def _nothing(rule, series, carry, t, steps):
-    return
 
 
 @inlined
@@ -98,11 +88,6 @@ def _to_no_state(rule, borders, k, fresh, arrived, gate, value, before):
 
 
 @inlined
-def _to_zero(rule, borders, k, fresh, arrived, gate, value, before):
-    return retreat(rule, fresh, arrived, gate, value, before)
-
-
-@inlined
 def _vectors_to_segments(rule, summary, borders, t, fresh, arrived, gate, value, before):
     starts = load_vector(borders.starts, t, summary)
     grad_a, grad_b, r = adjoint(rule, arrived, gate, value, select(fresh, starts, before))
@@ -115,24 +100,28 @@ def _vectors_to_none(rule, summary, borders, t, fresh, arrived, gate, value, bef
     return of_steps(rule, borders, t, fresh, arrived, gate, value, before)
 
 
-@inlined
-def _with_ends(rule, summary, borders, t, fresh, given):
-    return select(fresh, load_vector(borders.ends, t, summary), given)
-
-
-@inlined
-def _as_given(rule, summary, borders, t, fresh, given):
-    return given
-
-
 # Return flags of a block's steps, and note what is at segments' borders; bring what flows on to segments' first states
 # where it belongs; a step's gradients, and a vector of such; what steps add to what flows on.
-borders_at = choice("segment_states", _borders_at, choice("offsets", blocks.flags_of_offsets, _flags_at))
-deliver_borders = choice("segment_states", _deliver_borders, _nothing)
-of_steps = choice("offsets", _to_no_state, _to_zero, options=INLINE)
+borders_at = by_borders(
+    _borders_at,
+    blocks.flags_of_offsets,
+    lambda rule, series, carry, t, steps: (packed_flags(rule, series.flags, t, steps), ZERO),
+)
+deliver_borders = choice("segment_states", _deliver_borders, lambda rule, series, carry, t, steps: None)
+of_steps = choice(
+    "offsets",
+    _to_no_state,
+    lambda rule, borders, k, fresh, arrived, gate, value, before: retreat(rule, fresh, arrived, gate, value, before),
+    options=INLINE,
+)
 retreat_at = choice("segment_states", _to_segments, of_steps, options=INLINE)
 retreat_vectors = choice("segment_states", _vectors_to_segments, _vectors_to_none, options=INLINE)
-added = choice("segment_states", _with_ends, _as_given, options=INLINE)
+added = choice(
+    "segment_states",
+    lambda rule, summary, borders, t, fresh, given: select(fresh, load_vector(borders.ends, t, summary), given),
+    lambda rule, summary, borders, t, fresh, given: given,
+    options=INLINE,
+)
 
 
 @helper

@@ -126,11 +126,6 @@ def packed(x, t, steps):
     return x.rows
 
 
-@inlined
-def _no_flags(rule, x, t, steps):
-    return x.rows
-
-
 @helper
 def _copied_flags(x, source, first, steps):
     """Copy flags to the buffer, those of its ``first`` steps not set."""
@@ -178,7 +173,7 @@ def next_border(x, t):
 _read_flags = choice("late_flags", _late_flags, _packed_flags, options=INLINE)
 
 # Return where flags of steps from ``t`` on are contiguous, if they are read.
-packed_flags = choice("flagged", _read_flags, _no_flags, options=INLINE)
+packed_flags = choice("flagged", _read_flags, lambda rule, x, t, steps: x.rows, options=INLINE)
 
 
 @helper

@@ -179,17 +179,13 @@ def enter(cursor, t, way):
     return begins
 
 
-@inlined
-def _from_before(rule, now, cursor, n, t):
-    return now
-
-
-@inlined
-def _from_start8(rule, now, is_crossed, cursor, t):
-    return row(cursor.room) if is_crossed and enter(cursor, t, ONE) else now
-
-
-from_start8 = choice("offsets", _from_start8, _from_before, options=INLINE)  # those of 8, if `has_border`
+# The states of 8 series before a step, if `has_border`.
+from_start8 = choice(
+    "offsets",
+    lambda rule, now, is_crossed, cursor, t: row(cursor.room) if is_crossed and enter(cursor, t, ONE) else now,
+    lambda rule, now, is_crossed, cursor, t: now,
+    options=INLINE,
+)
 
 
 @helper
@@ -215,25 +211,15 @@ def _fresh8(rule, carry, flags, t):
 
 
 @inlined
-def _none8(rule, carry, flags, t):
-    return NONE
-
-
-@inlined
 def _fresh_row(rule, flags, t, carry):
     own = row_at(flags, flag_step(rule, t), carry)
     zero = constant(0.0, own)
     return zero < (zero if flags_are_late(rule) and t == 0 else own)
 
 
-@inlined
-def _none_row(rule, flags, t, carry):
-    return NO
-
-
 # In which of 8 series each of 8 steps from t on begins anew; or one step does.
-fresh8 = choice("flagged", _fresh8, _none8, options=INLINE)
-fresh_row = choice("flagged", _fresh_row, _none_row, options=INLINE)
+fresh8 = choice("flagged", _fresh8, lambda rule, carry, flags, t: NONE, options=INLINE)
+fresh_row = choice("flagged", _fresh_row, lambda rule, flags, t, carry: NO, options=INLINE)
 
 
 @inlined

@@ -39,17 +39,12 @@ def leave(cursor, t):
         store_states(place, cursor.room, cursor.lane, cursor.count)
 
 
-@inlined
-def _crosses8(rule, cursor, t):
-    return transpose8.has_border(cursor, t)
-
-
-@inlined
-def _never8(rule, cursor, t):
-    return NO
-
-
-crosses8 = choice("offsets", _crosses8, _never8, options=INLINE)
+crosses8 = choice(
+    "offsets",
+    lambda rule, cursor, t: transpose8.has_border(cursor, t),
+    lambda rule, cursor, t: NO,
+    options=INLINE,
+)
 
 
 @inlined
@@ -64,12 +59,13 @@ def _retreat_in_segments(rule, fresh, crossed, cursor, t, g, r, gate, value, bef
     return grad_a, grad_b, r
 
 
-@inlined
-def _retreat_plain(rule, fresh, crossed, cursor, t, g, r, gate, value, before):
-    return retreat(rule, fresh, g + r, gate, value, before)
-
-
-retreat8 = choice("offsets", _retreat_in_segments, _retreat_plain, options=INLINE)  # one of a block's steps
+# One of a block's steps.
+retreat8 = choice(
+    "offsets",
+    _retreat_in_segments,
+    lambda rule, fresh, crossed, cursor, t, g, r, gate, value, before: retreat(rule, fresh, g + r, gate, value, before),
+    options=INLINE,
+)
 
 
 @inlined
