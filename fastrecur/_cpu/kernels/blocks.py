@@ -78,13 +78,13 @@ def summary_of(series, block):
 @inlined
 def rows_of(x, t, is_in_place):
     """Return where results of a block are written: in place, or to the operand's buffer."""
-    return scalars.in_place(x.rows, shift(x.at, t * x.stride)) if is_in_place else x.rows
+    return scalars.in_place(x.rows, shift(x.at, t * x.step)) if is_in_place else x.rows
 
 
 @inlined
 def may_stand(x):
     """Return whether a block's results could be written in place."""
-    return scalars.is_same_kind(x.rows, x.at) and x.stride == itemsize(x.at)
+    return scalars.is_same_kind(x.rows, x.at) and x.step == itemsize(x.at)
 
 
 @inlined

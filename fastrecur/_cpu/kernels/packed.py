@@ -45,14 +45,14 @@ def number(t, states):
 @inlined
 def store_step(streams, view, k, j, value):
     if streams:
-        stream_vector(shift(view.pointer, k * view.time), j, value)
+        stream_vector(shift(view.at, k * view.step), j, value)
     else:
-        store_vector(shift(view.pointer, k * view.time), j, value)
+        store_vector(shift(view.at, k * view.step), j, value)
 
 
 @inlined
 def load_step(view, k, j, carry):
-    return load_vector(shift(view.pointer, k * view.time), j, carry)
+    return load_vector(shift(view.at, k * view.step), j, carry)
 
 
 @inlined
@@ -103,8 +103,8 @@ def walk_vectors(rule, is_ragged, streams, a, b, h, flags, series, block):
             state = load_vector(states, j, states)
             for k in range(from_, to):
                 if streams:
-                    prefetch(a.pointer, j, (k + AHEAD) * a.time)
-                    prefetch(b.pointer, j, (k + AHEAD) * b.time)
+                    prefetch(a.at, j, (k + AHEAD) * a.step)
+                    prefetch(b.at, j, (k + AHEAD) * b.step)
                 now, gate = number(block.t - block.epoch + k, states), load_step(a, k, j, states)
                 fresh = fresh_at(rule, flags, k, j, states, begin, now)
                 new = advance(rule, fresh, state, gate, load_step(b, k, j, states))
@@ -130,7 +130,7 @@ def walk(rule, is_ragged, streams, a, b, h, flags, series, block):
 @inlined
 def may_stream(operand, view, block):
     """Return whether what is written in place fills whole lines."""
-    return packing.is_in_place(operand, block) and view.time % 64 == 0 and misalignment(view.pointer) == 0
+    return packing.is_in_place(operand, block) and view.step % 64 == 0 and misalignment(view.at) == 0
 
 
 @helper
@@ -168,7 +168,7 @@ def forward(rule, a, b, h, carry, marks: Marks, geometry, first, last):
     a_all, b_all, h_all = operand_of(a, geometry, A), operand_of(b, geometry, B), operand_of(h, geometry, H)
     lengths_all, flags_all = operand_of(marks.lengths, geometry, LENGTHS), operand_of(marks.flags, geometry, FLAGS)
     a_panel, b_panel, h_panel = panel(a, carry), panel(b, carry), panel(h, carry)
-    flags_panel = panel(flags_all.pointer, carry)
+    flags_panel = panel(flags_all.at, carry)
     states, others = stack(carry, STATES), stack(carry, STATES)
     begins, ends = stack(carry, STATES), stack(carry, STATES)
     along = is_along(a_all) or is_along(b_all) or (keeps and is_along(h_all))
@@ -224,10 +224,10 @@ def walk_vectors_back(rule, is_ragged, streams, g, a, b, h, flags, to_a, to_b, s
             first, r = load_vector(firsts, j, states), load_vector(states, j, states)
             for k in range(most, least - 1, -1):
                 if streams:
-                    prefetch(g.pointer, j, (k - AHEAD) * g.time)
-                    prefetch(a.pointer, j, (k - AHEAD) * a.time)
-                    prefetch(b.pointer, j, (k - AHEAD) * b.time)
-                    prefetch(h.pointer, j, (k - AHEAD) * h.time)
+                    prefetch(g.at, j, (k - AHEAD) * g.step)
+                    prefetch(a.at, j, (k - AHEAD) * a.step)
+                    prefetch(b.at, j, (k - AHEAD) * b.step)
+                    prefetch(h.at, j, (k - AHEAD) * h.step)
                 before, now = load_step(h, k, j, states), number(block.t - block.epoch + k, states)
                 if is_ragged:
                     before = select(begin == now, first, before)
@@ -286,7 +286,7 @@ def vjp(rule, given: Given, results: Results, marks: Marks, geometry, first, las
     sums_a_all, sums_b_all = operand_of(sums_a, geometry, layout.SUMS_A), operand_of(sums_b, geometry, layout.SUMS_B)
     lengths_all, flags_all = operand_of(marks.lengths, geometry, LENGTHS), operand_of(marks.flags, geometry, FLAGS)
     g_panel, a_panel, b_panel, h_panel = panel(g, carry), panel(a, carry), panel(b, carry), panel(h, carry)
-    to_a_panel, to_b_panel, flags_panel = panel(to_a, carry), panel(to_b, carry), panel(flags_all.pointer, carry)
+    to_a_panel, to_b_panel, flags_panel = panel(to_a, carry), panel(to_b, carry), panel(flags_all.at, carry)
     states, firsts = stack(carry, STATES), stack(carry, STATES)
     begins, ends = stack(carry, STATES), stack(carry, STATES)
     series = states, firsts, begins, ends

@@ -59,15 +59,15 @@ def _entries_at(rule, series, carry, t, steps):
     n = first = _series.clear_flags(x, t, steps)
     while load_int(x.at, n) < t + steps:
         k = load_int(x.at, n)
-        gate, value = load(shift(a.at, k * a.stride), 0, carry), load(shift(b.at, k * b.stride), 0, carry)
+        gate, value = load(shift(a.at, k * a.step), 0, carry), load(shift(b.at, k * b.step), 0, carry)
         store(x.rows, k - t, ONE)
         store(series.entries, k - t, step(rule, load(shift(states.at, n * states.between), 0, carry), gate, value))
         n += 1
     store(x.ahead, 0, n)
     count = n - first
     while load_int(x.at, n) < minimum(t + steps + BLOCK, series.steps):  # those of the next block: it would wait
-        prefetch(shift(a.at, load_int(x.at, n) * a.stride), 0, ZERO)
-        prefetch(shift(b.at, load_int(x.at, n) * b.stride), 0, ZERO)
+        prefetch(shift(a.at, load_int(x.at, n) * a.step), 0, ZERO)
+        prefetch(shift(b.at, load_int(x.at, n) * b.step), 0, ZERO)
         n += 1
     return x.rows, count
 
@@ -311,7 +311,7 @@ def walk_alone(rule, series, flags, carry, first, steps, h):
     a, b = series.a, series.b
     for k in range(steps):
         t = first + k
-        gate, value = load(shift(a.at, t * a.stride), 0, carry), load(shift(b.at, t * b.stride), 0, carry)
+        gate, value = load(shift(a.at, t * a.step), 0, carry), load(shift(b.at, t * b.step), 0, carry)
         h = advance_at(rule, series.entries, k, begins_anew(flags, k, carry), h, gate, value)
     return h
 
@@ -347,7 +347,7 @@ def walk_block(rule, series, summary, block, steps, h):
         h = scan_carry(rule, series, summary, block, whole, h)
     h = walk_steps(rule, rows, summary, whole, steps, h)
     if is_average(rule):
-        last = load(shift(series.h.at, (t - 1 if follows else t) * series.h.stride), 0, summary)
+        last = load(shift(series.h.at, (t - 1 if follows else t) * series.h.step), 0, summary)
         settle_ends(rule, rows, summary, unsettled, steps, last, follows)
     if not series.in_place:
         _series.unpack(series.h, t, steps)
@@ -360,14 +360,14 @@ def hold(rule, series, first, carry, state):
     a, b, h = series.a, series.b, series.h
     if first >= series.steps or not is_average(rule):
         return state
-    last = load(shift(h.at, (first - 1) * h.stride), 0, carry)
+    last = load(shift(h.at, (first - 1) * h.step), 0, carry)
     for t in range(first, series.steps):
-        is_closed = load(shift(a.at, t * a.stride), 0, carry) == constant(0.0, last)
+        is_closed = load(shift(a.at, t * a.step), 0, carry) == constant(0.0, last)
         if is_flagged(rule) and begins_anew(borders_at(rule, series, carry, t, ONE)[0], 0, carry):
             return state
-        if not (is_closed and is_finite(load(shift(b.at, t * b.stride), 0, carry))):
+        if not (is_closed and is_finite(load(shift(b.at, t * b.step), 0, carry))):
             return state
-        store(shift(h.at, t * h.stride), 0, last)
+        store(shift(h.at, t * h.step), 0, last)
     return last
 
 
@@ -407,7 +407,7 @@ def forward(rule, a, b, h, carry, marks: layout.Marks, geometry, summaries, firs
                 store(carry, 2 * last, zero)
                 break
             store(carry, last + lane, state)
-            if is_average(rule) and load(shift(series.a.at, first_block * BLOCK * series.a.stride), 0, carry) == zero:
+            if is_average(rule) and load(shift(series.a.at, first_block * BLOCK * series.a.step), 0, carry) == zero:
                 store(carry, 2 * last + 1, constant(1.0, zero))
         ends = last_block == n_blocks and (phase == blocks.ALL or phase == blocks.WARM_UP)
         rest = steps - top * BLOCK if ends else 0
@@ -417,6 +417,6 @@ def forward(rule, a, b, h, carry, marks: layout.Marks, geometry, summaries, firs
             state = each_block(reduce_block, scan_carry, walk_block, rule, series, low, top, rest, 1, phase, state)
         if ends:
             _series.clear_outside(to, start, steps, all_steps)
-            state = load(shift(to.at, (steps - 1) * to.stride), 0, carry) if steps > 0 else state
+            state = load(shift(to.at, (steps - 1) * to.step), 0, carry) if steps > 0 else state
         if phase != blocks.REDUCE and phase != blocks.DOWNSWEEP:
             store(carry, lane, state)

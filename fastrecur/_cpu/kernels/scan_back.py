@@ -258,10 +258,10 @@ def scan_carry(rule, series, summary, block, steps, r):
 @helper
 def deliver(x, t, steps, piece):
     """Store a block of a gradient, or add it to a partial sum."""
-    rows, sums = x.to.rows, shift(x.sums.at, t * x.sums.stride + piece * x.sum_bytes)
+    rows, sums = x.to.rows, shift(x.sums.at, t * x.sums.step + piece * x.sum_bytes)
     if x.mode == STORE and not x.in_place:
         _series.unpack(x.to, t, steps)
-    elif x.mode == ACCUMULATE and x.sums.stride == 0:
+    elif x.mode == ACCUMULATE and x.sums.step == 0:
         whole = steps - steps % width(sums)
         column = broadcast(constant(0.0, load(sums, 0, sums)))
         for k in range(0, whole, width(sums)):
@@ -272,7 +272,7 @@ def deliver(x, t, steps, piece):
         store(sums, 0, load(sums, 0, sums) + value)
     elif x.mode == ACCUMULATE:
         for k in range(steps):
-            place = shift(sums, k * x.sums.stride)
+            place = shift(sums, k * x.sums.step)
             store(place, 0, load(place, 0, sums) + load(rows, k, sums))
 
 
@@ -281,7 +281,7 @@ def walk_block(rule, series, summary, block, steps, r):
     """Take cotangents through a block; return what flows on from it."""
     t, whole, h = block * BLOCK, steps - steps % width(summary), series.h
     b, h_rows, to_a, to_b = packed(series.b, t, steps), packed(h, t, steps), series.to_a, series.to_b
-    before = series.first if t == 0 else load(shift(h.at, (t - 1) * h.stride), 0, summary)
+    before = series.first if t == 0 else load(shift(h.at, (t - 1) * h.step), 0, summary)
     to_a_rows, to_b_rows = blocks.rows_of(to_a.to, t, to_a.in_place), blocks.rows_of(to_b.to, t, to_b.in_place)
     rows = rows_at(rule, series, t, steps, b, h_rows, to_a_rows, to_b_rows, before)
     r = step_back(rule, rows, summary, whole, steps, r, EVERY)

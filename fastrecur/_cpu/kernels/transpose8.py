@@ -28,9 +28,9 @@ LONG = 2048  # steps of a series from which what goes before its first whole lin
 NONE = (NO,) * OCTET  # of a block's steps begin anew
 
 # Of 8 series: a pointer, offsets in bytes of each series, and bytes from a step, or a series, to the next.
-Operand = namedtuple("Operand", "at offsets time lane")
+Operand = namedtuple("Operand", "at offsets step lane")
 # The same, what becomes of it, and the lines that wait to be written by non-temporal stores, if it is ``streaming``.
-Result = namedtuple("Result", "at offsets time mode lines streaming")
+Result = namedtuple("Result", "at offsets step mode lines streaming")
 # Of 8 series: offsets, states of segments, where the number of the segment stands that the walk is in, and room for 8
 # states; the first series and how many there are.
 Cursor = namedtuple("Cursor", "offsets states geometry place room lane count")
@@ -47,7 +47,7 @@ def in_scan_order(rule, rows):
 @inlined
 def lowest(rule, x, t):
     """Return where in memory the block begins whose first step in scan order is t."""
-    return shift(x.at, (t + OCTET - 1) * x.time if is_descending(rule) else t * x.time)
+    return shift(x.at, (t + OCTET - 1) * x.step if is_descending(rule) else t * x.step)
 
 
 @inlined
@@ -68,8 +68,8 @@ def prefetch_next(x, direction, t, steps):
     if begins_line(x, t):
         later = direction * (AHEAD // itemsize(x.at))
         inside = 0 <= t + later < steps
-        distance = later * x.time if inside else (later - direction * steps) * x.time + OCTET * x.lane
-        transposes.prefetch_octet(shift(x.at, t * x.time), x.offsets, distance)
+        distance = later * x.step if inside else (later - direction * steps) * x.step + OCTET * x.lane
+        transposes.prefetch_octet(shift(x.at, t * x.step), x.offsets, distance)
 
 
 @inlined
@@ -79,12 +79,12 @@ def store_one_of_many(rule, x, direction, t, rows, streaming):
     if streaming:
         offset = misalignment(shift(place, load_int(x.offsets, 0)))
         collect_octet(x.lines, offset, ordered)
-        if offset == (LINE - OCTET * itemsize(x.at) if direction * x.time > 0 else 0):
+        if offset == (LINE - OCTET * itemsize(x.at) if direction * x.step > 0 else 0):
             stream_lines(x.lines, shift(place, -offset), x.offsets)
     else:
         if begins_line(x, t):
-            distance = direction * (AHEAD // itemsize(x.at)) * x.time
-            transposes.prefetch_octet_for_write(shift(x.at, t * x.time), x.offsets, distance)
+            distance = direction * (AHEAD // itemsize(x.at)) * x.step
+            transposes.prefetch_octet_for_write(shift(x.at, t * x.step), x.offsets, distance)
         store_octet(place, x.offsets, ordered)
 
 
@@ -97,7 +97,7 @@ def row(place):
 @inlined
 def row_at(x, t, carry):
     """Return a step of 8 series."""
-    return transposes.load_across(shift(x.at, t * x.time), x.offsets, carry)
+    return transposes.load_across(shift(x.at, t * x.step), x.offsets, carry)
 
 
 @helper
@@ -201,7 +201,7 @@ def line_distance(x):
             return -1
     if off % size != 0:
         return -1
-    return (LINE - off) % LINE // size if x.time > 0 else (off + size) % LINE // size
+    return (LINE - off) % LINE // size if x.step > 0 else (off + size) % LINE // size
 
 
 @inlined
@@ -274,7 +274,7 @@ def advance_rows(rule, a, b, h, flags, cursor, states, first, stop):
     for t in range(first, stop):
         fresh, before = fresh_row(rule, flags, t, states), from_start8(rule, state, YES, cursor, t)
         state = advance(rule, fresh, before, row_at(a, t, states), row_at(b, t, states))
-        transposes.store_across(shift(h.at, t * h.time), h.offsets, state)
+        transposes.store_across(shift(h.at, t * h.step), h.offsets, state)
     store_vector(states, 0, state)
 
 
@@ -288,7 +288,7 @@ def forward_8_series(rule, a_all, b_all, h_all, flags_all, geometry, offsets, pl
     # A series that is repeated to make up 8 would be sent off again and again.
     streaming = cursor.count == OCTET and may_stream(is_large, line, steps)
     first = line if streaming else ZERO
-    h = Result(h_all, to.offsets, to.time, STORE, lines, streaming)
+    h = Result(h_all, to.offsets, to.step, STORE, lines, streaming)
     last, begin = end_of_lines(h_all, first, steps), first % OCTET
     if begin > 0:
         advance_rows(rule, a, b, h, flags, cursor, states, ZERO, begin)

@@ -89,9 +89,9 @@ def retreat_rows(rule, x, to_a, to_b, flags, scratch, cursor, first, stop):
         fresh = fresh_row(rule, flags, t, states)
         grad_a, grad_b, r = retreat8(rule, fresh, YES, cursor, t, g, r, gate, value, before)
         if to_a.mode == STORE:
-            store_across(shift(to_a.at, t * to_a.time), to_a.offsets, grad_a)
+            store_across(shift(to_a.at, t * to_a.step), to_a.offsets, grad_a)
         if to_b.mode == STORE:
-            store_across(shift(to_b.at, t * to_b.time), to_b.offsets, grad_b)
+            store_across(shift(to_b.at, t * to_b.step), to_b.offsets, grad_b)
         total = total + grad_a
     store_vector(states, 0, r)
     store_vector(scratch.total, 0, total)
@@ -147,8 +147,8 @@ def with_streaming(a, b, is_large, steps):
     line = line_b if b.mode == STORE else line_a
     streaming = transpose8.may_stream(is_large, line, steps)
     return (
-        transpose8.Result(a.at, a.offsets, a.time, a.mode, a.lines, streaming and a.mode == STORE and line_a == line),
-        transpose8.Result(b.at, b.offsets, b.time, b.mode, b.lines, streaming and b.mode == STORE),
+        transpose8.Result(a.at, a.offsets, a.step, a.mode, a.lines, streaming and a.mode == STORE and line_a == line),
+        transpose8.Result(b.at, b.offsets, b.step, b.mode, b.lines, streaming and b.mode == STORE),
         line if streaming else ZERO,
     )
 
@@ -165,8 +165,8 @@ def vjp_8_series(rule, given, results, flags_all, geometry, offsets, places, lin
     place_a = of_8_series(results.to_a, geometry, TO_A, offsets, places)
     place_b = of_8_series(results.to_b, geometry, TO_B, offsets, places)
     flags = of_8_series(flags_all, geometry, FLAGS, offsets, places)
-    to_a = transpose8.Result(results.to_a, place_a.offsets, place_a.time, load_int(geometry, A_MODE), lines_a, False)
-    to_b = transpose8.Result(results.to_b, place_b.offsets, place_b.time, load_int(geometry, B_MODE), lines_b, False)
+    to_a = transpose8.Result(results.to_a, place_a.offsets, place_a.step, load_int(geometry, A_MODE), lines_a, False)
+    to_b = transpose8.Result(results.to_b, place_b.offsets, place_b.step, load_int(geometry, B_MODE), lines_b, False)
     to_a, to_b, first = with_streaming(to_a, to_b, is_large and cursor.count == OCTET, steps)
     write_zeros(scratch.total, scratch.state, OCTET)
     begin, done = first % OCTET, steps - (steps - first) % OCTET
