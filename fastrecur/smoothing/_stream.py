@@ -8,6 +8,7 @@ import numpy as np
 
 from .._arguments import arrays, checks, messages as say, shapes as _shapes
 from .._arguments.checks import is_array
+from .._arguments.names import suggesting
 from .._arguments.shapes import axis_of
 from ._arguments import Constant, arrays_of, least_count
 from ._formulas import State
@@ -65,6 +66,7 @@ class Ewm:
     (1.875, 4)
     """
 
+    @suggesting
     def __init__(
         self, *, com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None, adjust: bool = True,
         ignore_na: bool = False, min_periods: int | None = 0, axis: int = 0,
@@ -99,6 +101,7 @@ class Ewm:
         self._zone: bool | None = None
         self._columns = self._names
 
+    @suggesting
     def update(self, chunk: Any, times: Any = None, resets: Any = None) -> Any:
         """Process the next samples and return the mean at each of them, as `ewm_mean`: a Series or a frame for one.
 
@@ -141,7 +144,9 @@ class Ewm:
             raise ValueError(say.stream_times("no" if had.last_time is None else "every"))
         constant = self._plain if times is None else self._timed
         if constant is None:
-            raise ValueError(say.halflife_without_times() if times is None else say.stream_halflife())
+            raise ValueError(
+                say.halflife_without_times(self._given["halflife"]) if times is None else say.stream_halflife()
+            )
         when, borders = None, NOWHERE
         if times is not None:
             times = along(chunk, times, "times", axis, "chunk")

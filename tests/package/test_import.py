@@ -50,7 +50,7 @@ def test_modules_that_are_imported_when_they_are_needed(run_python):
     assert "smoothing" in dir(fastrecur)
     out = run_python(
         "import fastrecur\n"
-        "for name in 'torch', 'smooth':\n"
+        "for name in 'torch', 'smooth', 'ewm_mean', 'QRNN':\n"
         "    try:\n"
         "        getattr(fastrecur, name)\n"
         "    except AttributeError as error:\n"
@@ -60,6 +60,8 @@ def test_modules_that_are_imported_when_they_are_needed(run_python):
     assert out.splitlines() == [
         "module 'fastrecur' has no attribute 'torch': import fastrecur.torch first",
         "module 'fastrecur' has no attribute 'smooth'",
+        "module 'fastrecur' has no attribute 'ewm_mean': it is in fastrecur.smoothing",
+        "module 'fastrecur' has no attribute 'QRNN': it is in fastrecur.torch",
         "fastrecur.smoothing",
     ]
 
