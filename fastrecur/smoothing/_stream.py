@@ -1,8 +1,10 @@
 """The mean of a stream, chunk by chunk."""
 
+from __future__ import annotations
+
 import copy
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
@@ -16,6 +18,11 @@ from ._frames import along, in_columns, is_table, names_of, unwrap
 from ._run import Request, at_once
 from ._segments import NOWHERE, Borders
 from ._times import edge, has_zone, take_times
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ..recurrence import _Data, _Plain
 
 
 @dataclass(eq=False)
@@ -101,6 +108,10 @@ class Ewm:
         self._zone: bool | None = None
         self._columns = self._names
 
+    @overload
+    def update(self, chunk: _Plain, times: Any = None, resets: Any = None) -> NDArray[Any]: ...
+    @overload
+    def update(self, chunk: _Data, times: Any = None, resets: Any = None) -> _Data: ...
     @suggesting
     def update(self, chunk: Any, times: Any = None, resets: Any = None) -> Any:
         """Process the next samples and return the mean at each of them, as `ewm_mean`: a Series or a frame for one.
@@ -165,7 +176,7 @@ class Ewm:
         self._state = EwmState(after.weight, after.count, after.mean, had.steps + shape[axis], last)
         return result
 
-    def merge(self, later: "Ewm") -> "Ewm":
+    def merge(self, later: Ewm) -> Ewm:
         """Return a new stream: of the samples of this one, and those of a ``later`` one, made with the same arguments.
 
         Raises
