@@ -428,7 +428,7 @@ def test_what_show_config_says_of_kernels_that_cannot_work(on_driver, what):
     script = textwrap.dedent(script) + "\nfastrecur.show_config()"
     printed = on_driver(script, version=version, devices=devices)
     (line,) = [line for line in printed.splitlines() if line.startswith("GPU kernels")]
-    assert line.startswith("GPU kernels    do not work")
+    assert "do not work" in line
     assert words in line
 
 
