@@ -1,12 +1,13 @@
 """Filters of arrays in memory: lay out series, cut a few long ones into chunks, share the work out.
 
-A state is (sections, 2, *series) in SciPy's terms, the shape of the signal without time behind the 2.
+`forward` and `vjp` take states as SciPy has them. Below these a state is (sections, 2, *series).
 """
 
 import functools
 import math
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from .._arguments import shapes
 from .._arguments.arrays import address, element
@@ -20,13 +21,14 @@ from .vectors.types import OCTET, WIDTH
 SERIAL = 1 << 14  # samples, times sections, up to which one thread does it all
 CHUNKS = 2 * WIDTH  # series, with those that are cut, that keep two threads busy
 FEW_SERIES = 3  # that are taken one after the other, 8 steps at once
-LONG_SERIES = 1 << 11  # steps of a series that is cut
+LONG_SERIES = 1 << 15  # steps of a series that is cut
 FORGOTTEN = 2.0**-80  # of a state, before a chunk that is warmed up
 LONGEST = 1 << 24  # steps, of a warm-up that is looked for
 NEAR = 0.5  # of a section's 1 + a1 + a2 (or 1 - a1 + a2), from which its poles are near neither 1 nor -1
 ALL_AT_ONCE = 1 << 62  # of a chunk of steps: series that are no rows go to their ends one after the other
 ROWS_AT_ONCE = 2 * STEPS
 _WIDE = np.dtype(np.float64)
+_READABLE = frozenset((_WIDE, np.dtype(np.float32)))
 
 
 class Coefficients:
@@ -41,6 +43,7 @@ class Coefficients:
         Where they vary in time, ``axis`` is that of time.
         """
         self.kind, self.sections, self.given = kind, sos.shape[-2], sos
+        self.divides = bool((sos[..., 3] == 1).all())  # whether a0 is as it should be
         wide = np.float64 if kind == "varying" else np.longdouble
         b0, b1, b2, _, a1, a2 = np.moveaxis(sos, (-1, -2), (0, 1)).astype(wide)
         if kind == "varying":  # the sign stays, so that a state means the same at all steps
@@ -205,6 +208,10 @@ def _known_geometry(forms, axis, reverse, chunks, window, count, width, chunk):
     return _known_places(forms, axis, reverse, chunks, window).geometry(count, width, chunk)
 
 
+def _element(dtype):
+    return "bf2" if dtype == np.int16 else element(dtype)  # which signals are not, but tensors of bfloat16
+
+
 def _form(array, rank):
     return array.shape[:rank], array.strides[:rank], array.itemsize if array.ndim == rank else 0
 
@@ -275,7 +282,7 @@ class _Run:
 
     def run(self, function, arrays, words=0):
         """Run a kernel of named arrays in its order; ``words`` float64 numbers are each part's own."""
-        elements = {name: element(array.dtype) for name, array in arrays.items() if name != "carry"}
+        elements = {name: _element(array.dtype) for name, array in arrays.items() if name != "carry"}
         if words:
             elements["kept"] = "f8"
         call, parts = kernel(function, self.rule, "f8", **elements), self.parts()
@@ -285,7 +292,140 @@ class _Run:
         self.team.run(calls, min(self.threads, len(calls)))
 
 
+# ---- Calls seen before --------------------------------------------------------------------------------------------------
+
+
+class _Short:
+    """A call of one filter for all series that are not cut: all that is known of it but numbers and addresses."""
+
+    def __init__(self, x, c, axis, reverse):
+        run = _Run({"x": x, "y": np.ndarray(x.shape, x.dtype, strides=_like(x))}, c, axis, reverse, None)
+        table, signs = run.tables()
+        elements = {"x": _element(x.dtype), "y": _element(x.dtype), "coefficients": "f8", "signs": "f8"}
+        self.call, self.parts, self.threads = kernel(sections.walk, run.rule, "f8", **elements), run.parts(), run.threads
+        self.shape, self.dtype, self.strides, self.n, self.fill = x.shape, x.dtype, _like(x), run.places.series, run.fill
+        self.keep, self.tables = (run, table, signs), (address(table), address(signs))
+        self.geometry, self.signs = address(run.geometry), signs.reshape(-1, 1)
+        lanes = [k + 1 + (k >= axis) for k in run.axes]
+        self.order = 0, axis + 1, *lanes
+        self.back = [self.order.index(k) for k in range(len(self.order))]
+        self.state = c.sections, 2, *(x.shape[k - 1] for k in lanes)
+        self.zi = c.sections, *x.shape[:axis], 2, *x.shape[axis + 1 :]
+        self.zeros = np.zeros((2 * c.sections, len(run.fill)))
+
+    def run(self, x, zi, y, wants_state):
+        """Write the output; return the states after all steps, if they are wanted."""
+        if zi is None:
+            carry = self.zeros.copy()
+        else:
+            carry = zi.transpose(self.order).reshape(-1, self.n).take(self.fill, 1).astype(_WIDE, copy=False)
+            carry[1::2] += self.signs * carry[::2]
+        head = None, address(x), address(y), *self.tables, address(carry), self.geometry
+        if self.threads == 1:
+            self.call(*head, 0, len(self.fill))
+        else:
+            _threads.team().run([(self.call, *head, *part) for part in self.parts], self.threads)
+        if wants_state:
+            carry[1::2] -= self.signs * carry[::2]
+            return np.ascontiguousarray(carry[:, : self.n].reshape(self.state).transpose(self.back))
+        return None
+
+
+def _like(x):
+    return shapes.like(x.shape, x.dtype, (x.shape, x.strides))
+
+
+@functools.lru_cache(256)
+def _short(dtype, shape, strides, axis, reverse, data, count, threads):
+    """Return a `_Short` of such arguments; None of what is none."""
+    c, wide = _shared(data, count), dtype.kind == "f" and dtype.isnative and element(dtype)
+    if not wide or not shape or not -len(shape) <= axis < len(shape) or 0 in shape or not count or not c.divides:
+        return None
+    x, axis = np.ndarray(shape, dtype, np.empty(1, dtype), strides=[0] * len(shape)), axis % len(shape)
+    if _chunks(c, math.prod(shape) // shape[axis], shape[axis], None) > 1:
+        return None
+    return _Short(as_strided(x, shape, strides), c, axis, reverse)
+
+
+def quick(x, sos, zi, axis, reverse, wants_state):
+    """Return the output of one filter and its last states, or None where a call must be looked at."""
+    if sos.ndim != 2 or sos.shape[1] != FIELDS or sos.dtype not in _READABLE:
+        return None
+    data = (sos if sos.dtype == _WIDE else sos.astype(_WIDE)).tobytes()
+    short = _short(x.dtype, x.shape, x.strides, axis, reverse, data, len(sos), _threads.team().size)
+    if short is None or not (zi is None or (type(zi) is np.ndarray and zi.shape == short.zi and zi.dtype in _READABLE)):
+        return None
+    y = allocate.empty(short.shape, short.dtype, short.strides)
+    return y, short.run(x, zi, y, wants_state)
+
+
 # ---- Calls --------------------------------------------------------------------------------------------------------------
+
+
+def forward(x, sos, zi, axis, reverse, lengths, y):
+    """Write the output of a cascade, 0 in the padding; return the states after all steps, (sections, ..., 2, ...).
+
+    ``lengths`` are one for each series, ``sos`` and ``zi`` broadcast; ``y`` may be ``x``.
+    """
+    if y.dtype.kind == "c":
+        sos = sos if sos.ndim == 2 else np.expand_dims(sos, x.ndim - (sos.ndim == x.ndim + 1))
+        given = None if zi is None else _pairs(zi), axis, reverse, None if lengths is None else lengths[..., None]
+        return _joined(forward(_pairs(x), sos, *given, _pairs(y)))
+    zi = None if zi is None else np.moveaxis(zi, axis + 1, 1)
+    zf = cascade(x, y, coefficients(sos, kind_of(sos, x), axis), zi, axis, reverse, lengths)
+    _clear_padding(y, axis, lengths)
+    return np.moveaxis(zf, 1, axis + 1)
+
+
+def vjp(g, x, sos, zi, grad_zf, axis, reverse, lengths, grad_x):
+    """Write the input's gradient; return those of the coefficients, in their shape, and of the first states."""
+    if x.dtype.kind == "c" or g.dtype.kind == "c":
+        dtype = np.result_type(x, g)
+        wide = sos if sos.ndim == 2 else np.expand_dims(sos, x.ndim - (sos.ndim == x.ndim + 1))
+        g, x, (zi, grad_zf) = g.astype(dtype), x.astype(dtype), (v if v is None else _pairs(v) for v in (zi, grad_zf))
+        given = zi, grad_zf, axis, reverse, None if lengths is None else lengths[..., None]
+        grad_sos, grad_zi = vjp(_pairs(g), _pairs(x), wide, *given, _pairs(grad_x))
+        return grad_sos.reshape(sos.shape), _joined(grad_zi)
+    kind = kind_of(sos, x)
+    zi, grad_zf = (v if v is None else np.moveaxis(v, axis + 1, 1) for v in (zi, grad_zf))
+    c = coefficients(sos, kind, axis)
+    grads, grad_zi = cascade_vjp(g, x, grad_x, c, zi, grad_zf, axis, reverse, lengths)
+    _clear_padding(grad_x, axis, lengths)
+    if kind == "varying":
+        grads = np.concatenate([grads[..., :3], np.zeros_like(grads[..., :1]), grads[..., 3:]], -1)
+    else:
+        grads = np.moveaxis(grads, (0, 1), (-2, -1))
+    return summed_to(grads, sos.shape), np.moveaxis(grad_zi, 1, axis + 1)
+
+
+def kind_of(sos, x):
+    """Return how coefficients of a shape that fits are read: see `Coefficients`."""
+    return "" if sos.ndim == 2 else "varying" if sos.ndim == x.ndim + 2 else "own"
+
+
+def summed_to(array, shape):
+    """Return a gradient, added up over what its operand was broadcast to."""
+    over = tuple(range(array.ndim - len(shape)))
+    array = array.sum(axis=over) if over else array
+    over = tuple(k for k, n in enumerate(shape) if n == 1 != array.shape[k])
+    return array.sum(axis=over, keepdims=True) if over else array
+
+
+def _pairs(array):
+    """Return an array's real and imaginary parts, on one more axis at the end."""
+    array = array if array.dtype.kind == "c" else array.astype(np.result_type(array, np.complex64))
+    real = array.real
+    return as_strided(real, (*real.shape, 2), (*real.strides, real.itemsize))
+
+
+def _joined(pairs):
+    return np.ascontiguousarray(pairs).view(np.complex128)[..., 0]
+
+
+def _clear_padding(y, axis, lengths):
+    if lengths is not None:
+        steps = np.arange(y.shape[axis]).reshape(-1, *(1,) * (y.ndim - 1 - axis))
+        y[steps >= np.expand_dims(lengths, axis)] = 0
 
 
 def _inner(states, signs, adjoint=False):
