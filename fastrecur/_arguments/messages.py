@@ -322,8 +322,8 @@ filter_state = _message("`zi` must have the shape {1}, of the filter with 1 alon
 filter_missing = _message("`x` must be finite: the reverse pass cannot skip missing values; fill them first")
 
 filter_coefficients = _message(
-    "`{0}` must have the shape {2} (one filter), {3} (one for each series) or {4} (one for each step), or 1 in place of "
-    "an axis of `x` in the latter two, got {1}"
+    "`{0}` must have the shape {2} (one filter), {3} (one for each series) or {4} (one for each step), or 1 in place "
+    "of an axis of `x` in the latter two, got {1}"
 )
 filter_a0 = _message("`sos` must have 1 in its column 3, a0, of all sections: divide each section by it")
 filter_real = _message("`{name}` must be real, got dtype {dtype}: filters have real coefficients here")

@@ -134,7 +134,7 @@ def _forgotten_after(table):
     return steps + (last if len(powers) > 2 else 1)
 
 
-# ---- Where series stand -------------------------------------------------------------------------------------------------
+# ---- Where series stand ---------------------------------------------------------------------------------------------
 
 
 class _Places:
@@ -233,7 +233,9 @@ class _Run:
         team, lanes = _threads.team(), math.prod(self.shape) * chunks
         self.threads = team.size if x.size * c.sections > SERIAL else 1
         by_blocks = lanes <= FEW_SERIES and "g" not in operands and c.blocks is not None
-        self.width = 1 if lanes == 1 or by_blocks else OCTET if lanes <= OCTET or lanes < WIDTH * self.threads else WIDTH
+        self.width = (
+            1 if lanes == 1 or by_blocks else OCTET if lanes <= OCTET or lanes < WIDTH * self.threads else WIDTH
+        )
         if c.kind == "varying":
             operands = operands | {"coefficients": np.broadcast_to(c.given, (*x.shape, *c.given.shape[-2:]))}
         names = "x", "y", "g", "coefficients", "grads"
@@ -292,7 +294,7 @@ class _Run:
         self.team.run(calls, min(self.threads, len(calls)))
 
 
-# ---- Calls seen before --------------------------------------------------------------------------------------------------
+# ---- Calls seen before ----------------------------------------------------------------------------------------------
 
 
 class _Short:
@@ -302,8 +304,18 @@ class _Short:
         run = _Run({"x": x, "y": np.ndarray(x.shape, x.dtype, strides=_like(x))}, c, axis, reverse, None)
         table, signs = run.tables()
         elements = {"x": _element(x.dtype), "y": _element(x.dtype), "coefficients": "f8", "signs": "f8"}
-        self.call, self.parts, self.threads = kernel(sections.walk, run.rule, "f8", **elements), run.parts(), run.threads
-        self.shape, self.dtype, self.strides, self.n, self.fill = x.shape, x.dtype, _like(x), run.places.series, run.fill
+        self.call, self.parts, self.threads = (
+            kernel(sections.walk, run.rule, "f8", **elements),
+            run.parts(),
+            run.threads,
+        )
+        self.shape, self.dtype, self.strides, self.n, self.fill = (
+            x.shape,
+            x.dtype,
+            _like(x),
+            run.places.series,
+            run.fill,
+        )
         self.keep, self.tables = (run, table, signs), (address(table), address(signs))
         self.geometry, self.signs = address(run.geometry), signs.reshape(-1, 1)
         lanes = [k + 1 + (k >= axis) for k in run.axes]
@@ -359,7 +371,7 @@ def quick(x, sos, zi, axis, reverse, wants_state):
     return y, short.run(x, zi, y, wants_state)
 
 
-# ---- Calls --------------------------------------------------------------------------------------------------------------
+# ---- Calls ----------------------------------------------------------------------------------------------------------
 
 
 def forward(x, sos, zi, axis, reverse, lengths, y):
@@ -369,7 +381,7 @@ def forward(x, sos, zi, axis, reverse, lengths, y):
     """
     if y.dtype.kind == "c":
         sos = sos if sos.ndim == 2 else np.expand_dims(sos, x.ndim - (sos.ndim == x.ndim + 1))
-        given = None if zi is None else _pairs(zi), axis, reverse, None if lengths is None else lengths[..., None]
+        given = None if zi is None else _pairs(zi), axis, reverse, _of_pairs(lengths)
         return _joined(forward(_pairs(x), sos, *given, _pairs(y)))
     zi = None if zi is None else np.moveaxis(zi, axis + 1, 1)
     zf = cascade(x, y, coefficients(sos, kind_of(sos, x), axis), zi, axis, reverse, lengths)
@@ -383,7 +395,7 @@ def vjp(g, x, sos, zi, grad_zf, axis, reverse, lengths, grad_x):
         dtype = np.result_type(x, g)
         wide = sos if sos.ndim == 2 else np.expand_dims(sos, x.ndim - (sos.ndim == x.ndim + 1))
         g, x, (zi, grad_zf) = g.astype(dtype), x.astype(dtype), (v if v is None else _pairs(v) for v in (zi, grad_zf))
-        given = zi, grad_zf, axis, reverse, None if lengths is None else lengths[..., None]
+        given = zi, grad_zf, axis, reverse, _of_pairs(lengths)
         grad_sos, grad_zi = vjp(_pairs(g), _pairs(x), wide, *given, _pairs(grad_x))
         return grad_sos.reshape(sos.shape), _joined(grad_zi)
     kind = kind_of(sos, x)
@@ -416,6 +428,10 @@ def _pairs(array):
     array = array if array.dtype.kind == "c" else array.astype(np.result_type(array, np.complex64))
     real = array.real
     return as_strided(real, (*real.shape, 2), (*real.strides, real.itemsize))
+
+
+def _of_pairs(lengths):
+    return None if lengths is None else np.stack([lengths, lengths], -1)
 
 
 def _joined(pairs):
@@ -459,8 +475,8 @@ def _chunks(c, lanes, steps, lengths):
 def cascade(x, y, c, zi, axis, reverse, lengths):
     """Write the output of a cascade; return the states after all steps."""
     shape, steps = x.shape[:axis] + x.shape[axis + 1 :], x.shape[axis]
-    signs = _aligned_signs(c, len(shape))
-    states = np.zeros((c.sections, 2, *shape)) if zi is None else _inner(np.broadcast_to(zi, (c.sections, 2, *shape)), signs)
+    signs, full = _aligned_signs(c, len(shape)), (c.sections, 2, *shape)
+    states = np.zeros(full) if zi is None else _inner(np.broadcast_to(zi, full), signs)
     if x.size == 0:
         return _outer(states, signs)
     chunks = _chunks(c, math.prod(shape), steps, lengths)
@@ -481,8 +497,6 @@ def _warmed_up(x, c, axis, reverse, chunks, carry, given):
     firsts = run.fill % chunks == 0
     states[..., firsts] = carry[..., firsts]
     return states
-
-
 
 
 def _by_fields(sums, signs):

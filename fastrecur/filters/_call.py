@@ -43,8 +43,9 @@ def sosfilt_vjp(g, sos, x, y, zi, axis, reverse, lengths, grad_zf):
     library = _library(grad_y=g, sos=sos, x=x, y=y, zi=zi, grad_zf=grad_zf)
     if library is not None:
         return library.sosfilt_vjp(g, sos, x, y, zi, axis, reverse, lengths, grad_zf)
-    (x, owner), sos, zi, grad_zf = take("x", x), *(take(n, v)[0] for n, v in (("sos", sos), ("zi", zi), ("grad_zf", grad_zf)))
-    g, y = take("grad_y", g)[0], take("y", y)[0]
+    x, owner = take("x", x)
+    given = {"sos": sos, "zi": zi, "grad_zf": grad_zf, "grad_y": g, "y": y}
+    sos, zi, grad_zf, g, y = (take(name, value)[0] for name, value in given.items())
     axis = shapes.axis_of(axis, x.shape, ("x",))
     check_sections(sos.shape, x.shape, axis)
     check_a0(sos)
@@ -93,9 +94,9 @@ def take(name, value):
     array = _arrays.numbers(name, np.asarray(array))
     if name == "sos" and array.dtype.kind == "c":
         raise TypeError(say.filter_real(name, array.dtype))
-    is_state = name in ("sos", "zi", "grad_zf")
-    is_float = array.dtype.kind in "fc" and not (is_state and array.dtype.itemsize < 4) or array.dtype.name == "bfloat16"
-    return (array if is_float else array.astype(np.float64)), owner
+    least = 4 if name in ("sos", "zi", "grad_zf") else 2  # bytes: signals are read as they are
+    is_float = array.dtype.kind in "fc" or array.dtype.name == "bfloat16"
+    return (array if is_float and array.dtype.itemsize >= least else array.astype(np.float64)), owner
 
 
 def check_a0(sos):

@@ -36,7 +36,8 @@ def sosfilt(x, sos, zi, axis, reverse, lengths, out):
         xp = da if isinstance(zi, da.Array) else np
         zi = xp.broadcast_to(zi, _call.state_shape(count, x.shape, axis))
         zi = xp.moveaxis(zi, axis + 1, 1).reshape(2 * count, *(x.shape[k] for k in lanes))
-    first, lengths = Operand(zi, () if zi is None else (SEGMENTS, *lanes)), Operand(lengths, () if lengths is None else lanes)
+    first = Operand(zi, () if zi is None else (SEGMENTS, *lanes))
+    lengths = Operand(lengths, () if lengths is None else lanes)
     chunks, given = _dask.align({"x": Operand(x, every), "sos": sos, "first": first, "lengths": lengths}, x.shape)
     step = functools.partial(_chunk, axis=axis, reverse=reverse, count=count)
     blocks = [given[name] for name in ("x", "sos", "lengths")]

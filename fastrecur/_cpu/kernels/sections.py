@@ -13,7 +13,19 @@ from ..._steps import sections
 from ..._steps.recurrence import all_finite, constant, fma
 from ..compiler.numba_internals import helper, inlined
 from ..vectors.scalars import (
-    alone, itemsize, load, load_int, maximum, minimum, octet, prefetch, prefetch_for_write, shift, stack, store, width,
+    alone,
+    itemsize,
+    load,
+    load_int,
+    maximum,
+    minimum,
+    octet,
+    prefetch,
+    prefetch_for_write,
+    shift,
+    stack,
+    store,
+    width,
 )  # fmt: skip
 from ..vectors.transposes import load_octet, store_octet
 from ..vectors.types import OCTET, WIDTH
@@ -56,7 +68,7 @@ section, section_adjoint = inlined(sections.section), inlined(sections.section_a
 varies, has_own = trait("varying"), trait("own")  # coefficients in time; or from series to series
 
 
-# ---- Tiles: (steps, series of a vector) ---------------------------------------------------------------------------------
+# ---- Tiles: (steps, series of a vector) -----------------------------------------------------------------------------
 
 
 @inlined
@@ -162,7 +174,7 @@ def drain(y, tile, t, steps):
             store(shift(series, k * y.step), 0, load(tile, k * lanes + j, tile))
 
 
-# ---- Coefficients -------------------------------------------------------------------------------------------------------
+# ---- Coefficients ---------------------------------------------------------------------------------------------------
 
 
 @inlined
@@ -218,7 +230,7 @@ def steady_of(rule, here, s, padded, tile):
 form = inlined(sections.form)
 
 
-# ---- Forward ------------------------------------------------------------------------------------------------------------
+# ---- Forward --------------------------------------------------------------------------------------------------------
 
 
 @helper

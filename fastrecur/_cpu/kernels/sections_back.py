@@ -12,8 +12,29 @@ from ..vectors.scalars import alone, itemsize, load, load_int, maximum, minimum,
 from ..vectors.vectors import load_vector, store_vector
 from .operands import ZERO
 from .sections import (
-    ALL_FIELDS, G, GRADIENTS, GRADS, N_SECTIONS, N_SERIES, PADDED, STEPS, X, Y, counts_at, drain, fill,
-    fill_fields, least_of, operand, run_steps, section_adjoint, section_at, series_at, sized, steady_of, varies,
+    ALL_FIELDS,
+    GRADIENTS,
+    GRADS,
+    N_SECTIONS,
+    N_SERIES,
+    PADDED,
+    STEPS,
+    G,
+    X,
+    Y,
+    counts_at,
+    drain,
+    fill,
+    fill_fields,
+    least_of,
+    operand,
+    run_steps,
+    section_adjoint,
+    section_at,
+    series_at,
+    sized,
+    steady_of,
+    varies,
 )  # fmt: skip
 
 # Pointers: the input and its cotangents, the output's, gradients of coefficients that vary in time; these, and the

@@ -1,9 +1,9 @@
-"""Filters of tensors: the operators, what they are on fake tensors, under vmap, and their derivatives of every order."""
+"""Filters of tensors: the operators, what they are of fake tensors and under vmap, and derivatives of every order."""
 
 import numpy as np
 import torch
 
-from ..._arguments import checks, messages as say, shapes
+from ..._arguments import messages as say, shapes
 from ..._cpu import filters as _host
 from ..._cpu.machine import threads as _threads
 from ..._plan.filters import A0, check_sections, check_states, lengths_of, state_shape
@@ -23,7 +23,7 @@ library.define(
 _forward, _backward = torch.ops.fastrecur.sosfilt.default, torch.ops.fastrecur.sosfilt_backward.default
 
 
-# ---- Calls --------------------------------------------------------------------------------------------------------------
+# ---- Calls ----------------------------------------------------------------------------------------------------------
 
 
 def sosfilt(x, sos, zi, axis, reverse, lengths, out):
@@ -87,7 +87,7 @@ def _check_out(out, x, operands):
         raise RuntimeError(say.out_gradient())
 
 
-# ---- In memory, and fake ------------------------------------------------------------------------------------------------
+# ---- In memory, and fake --------------------------------------------------------------------------------------------
 
 
 def _wide(x, *others):
@@ -152,7 +152,7 @@ def _fake_backward(g, grad_zf, x, sos, zi, lengths, axis, reverse):
     return torch.empty_like(x), sos.new_empty(sos.shape), grad_zi
 
 
-# ---- Derivatives --------------------------------------------------------------------------------------------------------
+# ---- Derivatives ----------------------------------------------------------------------------------------------------
 
 
 class _Sosfilt(autograd.Rules):
@@ -191,77 +191,61 @@ class _SosfiltBackward(autograd.Rules):
         return *grads, None, None
 
 
-def _composed(g, grad_zf, x, sos, zi, lengths, axis, reverse):
-    """Do what `sosfilt_backward` does, of filters and sums that have derivatives themselves.
-
-    The cotangents of a section's output, with all that comes of it, are an all-pole filter's output against time.
-    """
-    wide = _wide(x, g, zi, grad_zf)
-    signal, coefficients, first = x.to(wide), sos.double(), None if zi is None else zi.to(wide)
-    count, shape = sos.shape[-2], tuple(x.shape)
-    if first is None:
-        first = torch.zeros(state_shape(count, shape, axis), dtype=wide)
-    first = first.expand(state_shape(count, shape, axis))
-    signals = [signal]
+def _composed(*operands):
+    """Do what `sosfilt_backward` does, of filters and sums that have derivatives themselves."""
+    g, grad_zf, x, sos, zi, lengths, axis, reverse = operands
+    wide, count, series = _wide(x, g, zi, grad_zf), sos.shape[-2], x.shape[:axis] + x.shape[axis + 1 :]
+    full = state_shape(count, tuple(x.shape), axis)
+    first, last = (x.new_zeros(full, dtype=wide) if v is None else v.to(wide).expand(full) for v in (zi, grad_zf))
+    if lengths is None:
+        lengths = torch.tensor(x.shape[axis])
+    lengths = lengths.reshape(lengths.shape + (1,) * (len(series) - lengths.dim())).expand(series)
+    scan, coefficients, signals = (lengths, axis, reverse), sos.double(), [x.to(wide)]
     for s in range(count):
-        signals.append(_forward(signals[s], coefficients[..., s : s + 1, :], first[s : s + 1], lengths, axis, reverse)[0])
-    last = torch.zeros_like(first) if grad_zf is None else grad_zf.to(wide)
+        signals.append(_forward(signals[s], coefficients[..., s : s + 1, :], first[s : s + 1], *scan)[0])
     g, grads, firsts = g.to(wide), [], []
-    if lengths is not None:
-        lengths = lengths.reshape(lengths.shape + (1,) * (x.dim() - 1 - lengths.dim())).expand(
-            shape[:axis] + shape[axis + 1 :]
-        )
     for s in range(count - 1, -1, -1):
-        g, own, before = _section_back(g, last[s], signals[s], signals[s + 1], coefficients[..., s, :], lengths, axis, reverse)
-        grads.append(own)
+        g, grad, before = _section_back(g, last[s], *signals[s : s + 2], coefficients[..., s, :], *scan)
+        grads.append(grad)
         firsts.append(before)
     grad_sos = torch.stack(grads[::-1], -2)
-    grad_sos = grad_sos.sum(tuple(range(grad_sos.dim() - 2))) if sos.dim() == 2 else grad_sos.sum_to_size(sos.shape)
+    grad_sos = grad_sos.sum(tuple(range(len(series)))) if sos.dim() == 2 else grad_sos.sum_to_size(sos.shape)
     grad_zi = torch.stack(firsts[::-1])
     grad_x = g if x.is_complex() or not g.is_complex() else g.real
     return grad_x.to(x.dtype), grad_sos.to(sos.dtype), grad_zi if zi is None else _like(grad_zi, zi)
 
 
 def _section_back(g, last, v, y, k, lengths, axis, reverse):
-    """Return the cotangents of a section's input, of its coefficients for each series, and of its first state."""
+    """Return the cotangents of a section's input, of its coefficients for each series, and of its first state.
+
+    Those of its output, with all that comes of it, are the output of its poles against time; those of its states are
+    that output one and two steps later.
+    """
     b0, b1, b2, _, a1, a2 = (c if k.dim() == 1 else c.unsqueeze(axis) for c in k.unbind(-1))
-    one, two = last.narrow(axis, 0, 1), last.narrow(axis, 1, 1)
-    zi = torch.cat([-a1 * one - a2 * two, -a2 * one], axis).unsqueeze(0)
-    zero = torch.zeros_like(k[..., 0])
+    one, two = last.split(1, axis)
+    zero, steps, place = torch.zeros_like(k[..., 0]), g.shape[axis], lengths.unsqueeze(axis)
     poles = torch.stack([zero + 1, zero, zero, zero + 1, k[..., 4], k[..., 5]], -1).unsqueeze(-2)
-    steps = g.shape[axis]
+    zi = torch.cat([-a1 * one - a2 * two, -a2 * one], axis).unsqueeze(0)
     e = _forward(g, poles, zi, lengths, axis, not reverse)[0]
-    if reverse:  # its last step is the first one
-        after = torch.cat([two, one, e], axis)
-        e, e1, e2 = (after.narrow(axis, k, steps) for k in (2, 1, 0))
-        ends = e.narrow(axis, steps - 1, 1) if lengths is None else e.gather(axis, (lengths.unsqueeze(axis) - 1).clamp(min=0))
-        second = e1.narrow(axis, steps - 1, 1) if lengths is None else e1.gather(axis, (lengths.unsqueeze(axis) - 1).clamp(min=0))
+    if reverse:  # the scan ends at the first step, and each series has begun at its own last one
+        e = torch.cat([two, one, e], axis)
+        before = e.gather(axis, torch.cat([place + 1, place], axis))
     else:
-        after = torch.cat([e, one, two], axis)
-        if lengths is not None:
-            place = lengths.unsqueeze(axis)
-            clear = torch.cat([e, torch.zeros_like(one), torch.zeros_like(two)], axis)
-            after = clear.scatter(axis, torch.cat([place, place + 1], axis), torch.cat([one, two], axis))
-        e1, e2 = after.narrow(axis, 1, steps), after.narrow(axis, 2, steps)
-        ends, second = after.narrow(axis, 0, 1), after.narrow(axis, 1, 1)
-    if lengths is not None:
-        at = torch.arange(steps).reshape(-1, *(1,) * (g.dim() - 1 - axis))
-        valid = at < lengths.unsqueeze(axis)
-        e1, e2 = e1 * valid, e2 * valid
-        if reverse:
-            none = lengths.unsqueeze(axis) == 0
-            ends, second = torch.where(none, one, ends), torch.where(none, two, second)
-    before = torch.cat([ends, second], axis)
+        e = torch.cat([e, torch.zeros_like(last)], axis).scatter(axis, torch.cat([place, place + 1], axis), last)
+        before = e.narrow(axis, 0, 2)
+    valid = torch.arange(steps).reshape(-1, *(1,) * (g.dim() - 1 - axis)) < place
+    now, later, latest = (e.narrow(axis, 2 - n if reverse else n, steps) * valid for n in range(3))
 
     def product(one, other):
         found = one * other.conj()
         return (found.real if found.is_complex() else found).sum(axis)
 
-    grads = product(e, v), product(e1, v), product(e2, v), torch.zeros_like(product(e, v)), -product(e1, y), -product(e2, y)
-    return b0 * e + b1 * e1 + b2 * e2, torch.stack(grads, -1), before
+    grads = product(now, v), product(later, v), product(latest, v), -product(later, y), -product(latest, y)
+    grads = *grads[:3], torch.zeros_like(grads[0]), *grads[3:]
+    return b0 * now + b1 * later + b2 * latest, torch.stack(grads, -1), before
 
 
-# ---- vmap ---------------------------------------------------------------------------------------------------------------
+# ---- vmap -----------------------------------------------------------------------------------------------------------
 
 
 def _first(tensor, dim, size=None, at=0):
