@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+import sphinx.search
 from docutils import nodes
 
 import fastrecur
@@ -32,6 +33,7 @@ extensions = [
     "myst_parser",
     "sphinx_copybutton",
     "mathml",
+    "whole_pages",
 ]
 exclude_patterns = ["_build", "paper"]
 templates_path = ["_templates"]
@@ -91,6 +93,18 @@ def leave_targets_out(app, doctree):
     for block in doctree.findall(nodes.literal_block):
         if str(block.get("source", "")).endswith(".txt"):
             block.children[:] = [nodes.Text(reports.for_readers(block.astext()))]
+
+
+class _Words(sphinx.search.WordCollector):
+    """What the search finds of a page: its text without listings of code, which have every name of the library."""
+
+    def dispatch_visit(self, node):
+        if isinstance(node, (nodes.literal_block, nodes.doctest_block)):
+            raise nodes.SkipNode
+        super().dispatch_visit(node)
+
+
+sphinx.search.WordCollector = _Words
 
 
 def setup(app):

@@ -11,8 +11,10 @@ their gradients.
 - `fastrecur.reference` is the definition as a plain loop.
 """
 
+import re as _re
 import typing as _typing
 from importlib import import_module as _import_module
+from pathlib import Path as _Path
 
 import numba as _numba  # noqa: F401  # the first call needs it: better to wait for it here
 
@@ -35,6 +37,15 @@ __all__ = [
 ]
 
 
+def _home_of(name: str) -> str | None:
+    """Return the public module that has a name, as its text says: importing one may take seconds."""
+    top = _Path(__file__).parent
+    for path in [] if name.startswith("_") else sorted(top.rglob("[!_]*/__init__.py")):
+        if _re.search(rf'^__all__ = \[[^]]*"{_re.escape(name)}"', path.read_text("utf-8"), _re.MULTILINE):
+            return ".".join(("fastrecur", *path.parent.relative_to(top).parts))
+    return None
+
+
 if _typing.TYPE_CHECKING:
     from . import filters as filters, returns as returns, smoothing as smoothing
 else:  # of type checkers, it would take any name
@@ -42,7 +53,8 @@ else:  # of type checkers, it would take any name
     def __getattr__(name):
         if name in ("filters", "returns", "smoothing"):
             return _import_module(f".{name}", __name__)
-        advice = ": import fastrecur.torch first" if name == "torch" else ""
+        home = "fastrecur.torch" if name == "torch" else _home_of(name)
+        advice = f": import {home} first" if name == "torch" else f": it is in {home}" if home else ""
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}{advice}")
 
     def __dir__():

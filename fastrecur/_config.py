@@ -100,7 +100,7 @@ def _gpu():
     from ._cuda import launch
 
     devices = launch.driver().describe()
-    return "; ".join(f"{_attempt(functools.partial(_on_device, k))} on {name}" for k, name in enumerate(devices))
+    return "; ".join(f"{name}: {_attempt(functools.partial(_on_device, k))}" for k, name in enumerate(devices))
 
 
 def _on_device(number):

@@ -15,6 +15,12 @@ class _Array(Protocol):
     @property
     def __array_function__(self) -> Any: ...
 
+class _Shaped(Protocol):
+    """A tensor, a frame, a labeled array, an array of another library."""
+
+    @property
+    def shape(self) -> Any: ...
+
 _Number: TypeAlias = complex | np.number[Any] | np.bool_
 # Strings are sequences of strings: so nested sequences are spelled out.
 _Sequence: TypeAlias = Sequence[complex] | Sequence[Sequence[complex]] | Sequence[Sequence[Sequence[complex]]]
@@ -22,6 +28,7 @@ _Plain: TypeAlias = _Number | NDArray[Any] | _Sequence | Sequence[NDArray[Any]]
 _Tensor: TypeAlias = Tensor | _Number
 _Lengths: TypeAlias = int | Sequence[int] | Sequence[Sequence[int]] | NDArray[Any] | Tensor | _Array | None
 _A = TypeVar("_A", bound=_Array)
+_Data = TypeVar("_Data", bound=_Shaped)
 _Own: TypeAlias = _A | _Number | NDArray[Any]
 
 # mypy: disable-error-code="overload-overlap"

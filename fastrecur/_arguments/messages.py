@@ -37,7 +37,9 @@ masked = _message(
 subclass = _message("`{name}` must be a plain array, got {kind} with functions of its own: pass numpy.asarray of it")
 too_large = _message("`{name}` must be a number that {dtypes} can hold, got an integer of more than {bits} bits")
 ragged = _message("`{name}` must be a rectangular list of numbers, got one that NumPy cannot convert: {error}")
-not_a_tensor = _message("`{name}` must be a tensor or a number, as other operands are tensors, got {kind}")
+not_a_tensor = _message(
+    "`{name}` must be a tensor or a number, as other operands are tensors, got {kind}: pass torch.as_tensor of it"
+)
 no_tensor = _message("at least one operand must be a tensor where `out`, `lengths` or a state is one")
 devices = _message("all tensors must be on one device, got `{first}` on {device}, `{name}` on {other}")
 no_torch = _message("fastrecur.torch needs PyTorch: pip install 'fastrecur[torch]', or '.[torch]' in a clone")
@@ -119,7 +121,9 @@ complex_of_real = _message("`{name}` must be real, as the operands are and so th
 
 def mixed(found):
     came = ", ".join(f"{f'`{name}`' if name else 'others'} from {library}" for name, library in found)
-    return f"all arrays must come from one library, got {came}"
+    ways = {"numpy": "torch.from_numpy makes a tensor of an array", "torch": "a tensor's `numpy()` is an array"}
+    is_pair = {library for _, library in found} == ways.keys()
+    return f"all arrays must come from one library, got {came}{': ' * is_pair}{', '.join(ways.values()) * is_pair}"
 
 
 def broadcast(names, shapes, axis=None):
@@ -167,7 +171,9 @@ def lengths_range(low, high, steps):
 
 
 offsets_and_lengths = _message("`lengths` must be left out with `offsets`: what is packed has no padding")
-offsets_kind = _message("`offsets` must be integers in one dimension, one more than segments, got {dtype}, {shape}")
+offsets_kind = _message(
+    "`offsets` must be integers in one dimension, one more than segments, got dtype {dtype} and shape {shape}"
+)
 offsets_ends = _message("`offsets` must begin with 0 and end with {2}, the number of time steps, got {0} and {1}")
 offsets_order = _message("`offsets` must never descend, got {before} and then {after}")
 resets_dtype = _message("`resets` must hold bools, got dtype {dtype}: pass `resets != 0`; positions are `offsets`")
@@ -266,19 +272,20 @@ def rnn_hidden_shape(came, wanted, rows, hint=""):
 
 
 one_constant = _message("exactly one of `com`, `span`, `halflife` and `alpha` must be given, got {names}")
+unexpected = _message("{0}() got an unexpected keyword argument {1!r}: {2}")
 constant_domain = _message("`{name}` must satisfy: {rule}, got {came}")
 constant_type = _message("`{name}` must be a number, got {kind}")
 constant_or_array = _message("`{name}` must be a number, a list, an array or a tensor, got {kind}")
 halflife_type = _message("`halflife` must be a number, a timedelta, a string of one or an array, got {kind}")
 halflife_string = _message("`halflife` must be a string that pandas.Timedelta takes, got {halflife!r}: {error}")
-halflife_without_times = _message("`halflife` can only be a timedelta where `times` are given")
-times_without_halflife = _message("`halflife` must be given with `times`")
+halflife_without_times = _message("`halflife` can only be a timedelta where `times` are given, got {came!r}")
+times_without_halflife = _message("`halflife` must be given with `times`, got {came}")
 times_units = _message("`times` and `halflife` must be both dates or both numbers in one unit, got a mixture")
 times_dtype = _message("`times` must hold datetime64 or real numbers, got {came}")
 times_zones = _message("`times` must all have a time zone, or none")
 times_shape = _message("`times` must be the same length as the time axis, ({1},), or of the data's shape, got {0}")
-times_missing = _message("`times` must not hold NaT, NaN or infinities")
-times_order = _message("`times` must not go backwards")
+times_missing = _message("`times` must not hold NaT, NaN or infinities, got {time}")
+times_order = _message("`times` must not go backwards, got {before} and then {after}")
 times_range = _message("`times` must be in the range of {dtype}, in which they and the times before them are compared")
 times_months = _message("`times` and `halflife` must both be in months or years, or neither, got units {1} and {0}")
 no_numbers = _message("`{name}` must have numbers, got a tensor on the device meta, which has none")
@@ -289,7 +296,7 @@ NGROUP = ": pass its `ngroup()`"
 key_of = _message(": pass the column itself, `groups=frame[{name!r}]`")
 groups_kind = _message("`groups` must be keys in one dimension, got {kind}")
 groups_shape = _message("`groups` must have a key for each of the {1} steps, got shape {0}")
-sum_adjust = _message("`adjust` must be True: the sum is not defined with adjust=False")
+sum_adjust = _message("`adjust` must be True, as the sum is not defined otherwise, got False")
 count_type = _message("`{name}` must be an integer, got {kind}")
 at_least = _message("`{name}` must be at least {least}, got {came}")
 real_dtype = _message("`{name}` must hold float32, float64, integers or bools, with NaN for None, got dtype {came}")
@@ -314,12 +321,12 @@ stream_times = _message("`times` must be given with {which} chunk, as with the f
 stream_halflife = _message("`times` need a stream made with `halflife`")
 merge = _message("two streams can be merged only {rule}")
 merge_kind = _message("`later` must be an Ewm, got {kind}")
-pcen_bands = _message(
-    "`S` must have {0} bands, on its last axis, or on the one before it where time (axis={2}) is last, got shape {1}"
-)
+pcen_bands = _message("`S` must have {0} bands, on its last axis that is not time, and time is axis {2}, got shape {1}")
 max_axis = _message("`max_size` must be 1 unless `S` has two dimensions, or more and a `max_axis`, got shape {came}")
 filter_state = _message("`zi` must have the shape {1}, of the filter with 1 along `axis`, or broadcast to it, got {0}")
-filter_missing = _message("`x` must be finite: the reverse pass cannot skip missing values; fill them first")
+filter_missing = _message(
+    "`x` must be finite, as the reverse pass cannot skip missing values, got {came}: fill them first"
+)
 
 filter_coefficients = _message(
     "`{0}` must have the shape {2} (one filter), {3} (one for each series) or {4} (one for each step), or 1 in place "
@@ -341,7 +348,7 @@ def values_steps(came, steps, has_next):
 
 same_shape = _message("`{0}` must have the shape {2}, or broadcast to it, got {1}")
 flags_dtype = _message("`{name}` must hold bools, or numbers from 0 to 1, got dtype {came}")
-flags_range = _message("`terminated`, `truncated` and `done` must be from 0 to 1")
+flags_range = _message("`{name}` must be from 0 to 1, got {came}")
 flags_gradient = _message("`{name}` must not require grad: no gradient is passed to flags; weigh `gamma` instead")
 mask_dtype = _message("`{name}` must hold bools, got dtype {came}")
 

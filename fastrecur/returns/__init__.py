@@ -2,11 +2,13 @@
 
 from typing import Any
 
+from .._arguments.names import suggesting
 from ._estimate import estimate
 
 __all__ = ["discounted_returns", "gae", "lambda_returns", "vtrace"]
 
 
+@suggesting
 def discounted_returns(
     rewards: Any, gamma: Any, done: Any = None, *, bootstrap: Any = None, mask: Any = None, axis: int = 0
 ) -> Any:
@@ -63,6 +65,7 @@ def discounted_returns(
     return estimate("returns", axis, (done, None, mask), rewards, gamma, bootstrap=bootstrap)[0]
 
 
+@suggesting
 def gae(
     rewards: Any, values: Any, gamma: Any, lam: Any, terminated: Any, truncated: Any = None, *,
     next_values: Any = None, mask: Any = None, axis: int = 0,
@@ -116,6 +119,7 @@ def gae(
     return estimate("gae", axis, (terminated, truncated, mask), rewards, gamma, values, next_values, lam)[0]
 
 
+@suggesting
 def lambda_returns(
     rewards: Any, values: Any, gamma: Any, lam: Any, terminated: Any, truncated: Any = None, *,
     next_values: Any = None, mask: Any = None, axis: int = 0,
@@ -139,6 +143,7 @@ def lambda_returns(
     return estimate("targets", axis, (terminated, truncated, mask), rewards, gamma, values, next_values, lam)[0]
 
 
+@suggesting
 def vtrace(
     log_rhos: Any, rewards: Any, values: Any, gamma: Any, terminated: Any, truncated: Any = None, *, lam: Any = 1.0,
     rho_clip: float = 1.0, c_clip: float = 1.0, pg_rho_clip: float = 1.0, next_values: Any = None, mask: Any = None,

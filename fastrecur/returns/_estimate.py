@@ -75,7 +75,7 @@ def estimate(kind, axis, flags, rewards, gamma, values=None, next_values=None, l
             *results, _ = _run(steps, rule, None)
         return [data.give(result) for result in results]
     if data.at_hand:
-        _check_flags(steps, data.xp)
+        _check_flags(steps, rule, data.xp)
     return [data.narrow(result, rule.dtype) for result in _formulas(data, steps, rule)]
 
 
@@ -116,18 +116,19 @@ def _flags(data, name, flags, shape):
     return data.beside(flags.copy() if is_numpy else flags)  # a backward pass reads them later
 
 
-def _check_flags(steps, xp):
+def _check_flags(steps, rule, xp):
     """Raise unless all flags that are read are from 0 to 1."""
-    for flags in (steps.ends, steps.cuts):
+    for name, flags in (("done" if rule.kind == "returns" else "terminated", steps.ends), ("truncated", steps.cuts)):
         if flags is not None and flags.dtype != xp.bool:
             bad = ~((flags >= 0) & (flags <= 1))
-            if bool((bad if steps.mask is None else bad & steps.mask).any()):
-                raise ValueError(say.flags_range())
+            bad = bad if steps.mask is None else bad & steps.mask
+            if bool(bad.any()):
+                raise ValueError(say.flags_range(name, xp.broadcast_to(flags, bad.shape)[bad][0]))
 
 
 def _run(steps, rule, carry):
     """Return results of NumPy's arrays, and ``carry``, what the steps before them go on from: the kernel's planes."""
-    _check_flags(steps, np)
+    _check_flags(steps, rule, np)
     rewards, axis, is_off_policy = steps.rewards, rule.axis, rule.kind == "vtrace"
     shape, size = rewards.shape, rewards.size * rule.dtype.itemsize
     lanes = shape[:axis] + shape[axis + 1 :]

@@ -1,10 +1,10 @@
 """Types of the public names for type checkers: data give a result of their type."""
 
-from typing import Any, Literal, Protocol, TypeVar, overload
+from typing import Any, Literal, overload
 
 from numpy.typing import NDArray
 
-from ..recurrence import _Plain
+from ..recurrence import _Data, _Plain
 from ._stream import Ewm as Ewm, EwmState as EwmState
 
 __all__ = [
@@ -20,14 +20,6 @@ __all__ = [
     "kama",
     "pcen",
 ]
-
-class _Shaped(Protocol):
-    """A tensor, a frame, a labeled array, an array of another library."""
-
-    @property
-    def shape(self) -> Any: ...
-
-_Data = TypeVar("_Data", bound=_Shaped)
 
 # fmt: off
 @overload

@@ -33,7 +33,7 @@ class Constant:
         self.halflife, self.dates, self.arrays = None, False, {}
         if with_times:
             if halflife is None:
-                raise ValueError(say.times_without_halflife())
+                raise ValueError(say.times_without_halflife(named))
             self.halflife, self.dates = _halflife(named.pop("halflife"))
             named = named or {"alpha": 0.5}
             if is_array(self.halflife):
@@ -44,10 +44,10 @@ class Constant:
         if is_number(self.value):
             came, self.value = self.value, float(ALPHA[self.name](np, number(self.name, self.value, RULES)))
             if not self.value > 0:  # infinitely slow
-                raise ValueError(say.constant_domain(self.name, "a finite number", came))
+                raise ValueError(say.constant_domain(self.name, f"{self.name} < infinity", came))
             self.name = "alpha"
         elif self.name == "halflife" and (isinstance(self.value, str) or _is_timedelta(self.value)):
-            raise ValueError(say.halflife_without_times())
+            raise ValueError(say.halflife_without_times(self.value))
         elif self.name == "alpha" or is_array(self.value):
             self.arrays[self.name] = self.value
         else:

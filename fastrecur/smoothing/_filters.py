@@ -9,6 +9,7 @@ import numpy as np
 from .._arguments import checks, messages as say
 from .._arguments.arrays import at, join, quiet
 from .._arguments.checks import is_array, number
+from .._arguments.names import suggesting
 from .._arguments.shapes import axis_of, broadcast_shape
 from .._plan.problem import fits
 from ..recurrence import forget_mult
@@ -18,6 +19,7 @@ from ._arrays import Data, check_constant
 from ._frames import aligned, unwrap
 
 
+@suggesting
 def ewm_filtfilt(
     x: Any, *, com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None, axis: Any = 0
 ) -> Any:
@@ -70,11 +72,13 @@ def ewm_filtfilt(
 
 def _finite(values: Any, xp: Any = np) -> Any:
     """Return finite values; raise for any other."""
-    if not bool(xp.isfinite(values).all()):
-        raise ValueError(say.filter_missing())
+    are_finite = xp.isfinite(values)
+    if not bool(are_finite.all()):
+        raise ValueError(say.filter_missing(values[~are_finite].reshape(-1)[0]))
     return values
 
 
+@suggesting
 def kama(x: Any, period: int = 10, fast: int = 2, slow: int = 30, *, axis: Any = 0) -> Any:
     r"""Return Kaufman's adaptive moving average: fast in a trend, slow in an oscillation.
 
@@ -146,6 +150,7 @@ def kama(x: Any, period: int = 10, fast: int = 2, slow: int = 30, *, axis: Any =
     return wrap(data.give(data.narrow(result, data.dtype(values))))
 
 
+@suggesting
 def pcen(
     S: Any, *, sr: float = 22050, hop_length: int = 512, gain: Any = 0.98, bias: Any = 2, power: Any = 0.5,  # noqa: N803
     time_constant: Any = 0.4, eps: Any = 1e-6, b: Any = None, max_size: int = 1, ref: Any = None, axis: int = -1,

@@ -6,6 +6,7 @@ import numpy as np
 
 from .._arguments import messages as say
 from .._arguments.checks import flag
+from .._arguments.names import suggesting
 from ._arguments import Constant, least_count
 from ._frames import aligned, along, is_labelled, is_series, unwrap
 from ._run import Request, compute, is_plain
@@ -53,6 +54,7 @@ def _unwrapped(request: Any, x: Any, y: Any, axis: Any) -> tuple[Any, ...]:
     return request, numbers, other, plain_axis, wrap
 
 
+@suggesting
 def ewm_mean(
     x: Any, *, com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None, times: Any = None,
     adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: Any = 0, offsets: Any = None,
@@ -149,6 +151,7 @@ def ewm_mean(
     return _compute("average", x, None, axis, (offsets, resets, groups), *how)
 
 
+@suggesting
 def ewm_sum(
     x: Any, *, com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None, times: Any = None,
     adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: Any = 0, offsets: Any = None,
@@ -179,6 +182,7 @@ def ewm_sum(
     return _compute("sum", x, None, axis, (offsets, resets, groups), *how)
 
 
+@suggesting
 def ewm_var(
     x: Any, *, com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None, times: Any = None,
     adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: Any = 0, offsets: Any = None,
@@ -218,6 +222,7 @@ def ewm_var(
     return _compute("covary", x, x, axis, (offsets, resets, groups), *how)
 
 
+@suggesting
 def ewm_std(
     x: Any, *, com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None, times: Any = None,
     adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: Any = 0, offsets: Any = None,
@@ -235,6 +240,7 @@ def ewm_std(
     return _compute("root", x, x, axis, (offsets, resets, groups), *how)
 
 
+@suggesting
 def ewm_cov(
     x: Any, y: Any, *, com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None, times: Any = None,
     adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: Any = 0, offsets: Any = None,
@@ -264,6 +270,7 @@ def ewm_cov(
     return _compute("covary", x, y, axis, (offsets, resets, groups), *how)
 
 
+@suggesting
 def ewm_corr(
     x: Any, y: Any, *, com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None, times: Any = None,
     adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: Any = 0, offsets: Any = None,

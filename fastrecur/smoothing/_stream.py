@@ -1,13 +1,16 @@
 """The mean of a stream, chunk by chunk."""
 
+from __future__ import annotations
+
 import copy
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from .._arguments import arrays, checks, messages as say, shapes as _shapes
 from .._arguments.checks import is_array
+from .._arguments.names import suggesting
 from .._arguments.shapes import axis_of
 from ._arguments import Constant, arrays_of, least_count
 from ._formulas import State
@@ -15,6 +18,11 @@ from ._frames import along, in_columns, is_table, names_of, unwrap
 from ._run import Request, at_once
 from ._segments import NOWHERE, Borders
 from ._times import edge, has_zone, take_times
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ..recurrence import _Data, _Plain
 
 
 @dataclass(eq=False)
@@ -65,6 +73,7 @@ class Ewm:
     (1.875, 4)
     """
 
+    @suggesting
     def __init__(
         self, *, com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None, adjust: bool = True,
         ignore_na: bool = False, min_periods: int | None = 0, axis: int = 0,
@@ -99,6 +108,11 @@ class Ewm:
         self._zone: bool | None = None
         self._columns = self._names
 
+    @overload
+    def update(self, chunk: _Plain, times: Any = None, resets: Any = None) -> NDArray[Any]: ...
+    @overload
+    def update(self, chunk: _Data, times: Any = None, resets: Any = None) -> _Data: ...
+    @suggesting
     def update(self, chunk: Any, times: Any = None, resets: Any = None) -> Any:
         """Process the next samples and return the mean at each of them, as `ewm_mean`: a Series or a frame for one.
 
@@ -141,7 +155,9 @@ class Ewm:
             raise ValueError(say.stream_times("no" if had.last_time is None else "every"))
         constant = self._plain if times is None else self._timed
         if constant is None:
-            raise ValueError(say.halflife_without_times() if times is None else say.stream_halflife())
+            raise ValueError(
+                say.halflife_without_times(self._given["halflife"]) if times is None else say.stream_halflife()
+            )
         when, borders = None, NOWHERE
         if times is not None:
             times = along(chunk, times, "times", axis, "chunk")
@@ -160,7 +176,7 @@ class Ewm:
         self._state = EwmState(after.weight, after.count, after.mean, had.steps + shape[axis], last)
         return result
 
-    def merge(self, later: "Ewm") -> "Ewm":
+    def merge(self, later: Ewm) -> Ewm:
         """Return a new stream: of the samples of this one, and those of a ``later`` one, made with the same arguments.
 
         Raises

@@ -88,7 +88,7 @@ def steps(times, shape, axis, last=None, begins=None, xp=np, readable=True):
     elif times.dtype.kind == "f":
         times, is_whole = times.astype(np.float64, copy=False), False
     if readable and not bool(xp.isfinite(times).all()):
-        raise ValueError(say.times_missing())
+        raise ValueError(say.times_missing(times[~xp.isfinite(times)][0]))
     lead = (slice(None),) * axis
     first = times[(*lead, slice(0, 1))]
     before = first if last is None else xp.broadcast_to(last, first.shape)
@@ -96,7 +96,8 @@ def steps(times, shape, axis, last=None, begins=None, xp=np, readable=True):
     if begins is not None:
         before = xp.where(begins, times, before)
     if readable and bool((before > times).any()):
-        raise ValueError(say.times_order())
+        bad = before > times
+        raise ValueError(say.times_order(before[bad][0], times[bad][0]))
     if not is_whole:
         return times - before
     if xp is np:

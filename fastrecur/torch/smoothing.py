@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .._arguments import messages as say
+from .._arguments import checks, messages as say
 from ..smoothing._filters import pcen
 from ..smoothing._statistics import ewm_mean
 
@@ -128,7 +128,7 @@ class PCEN(nn.Module):
     Raises
     ------
     ValueError
-        For parameters that are not positive, or a ``b`` that is not below 1.
+        For no bands, parameters that are not positive, or a ``b`` that is not below 1.
 
     Attributes
     ----------
@@ -162,6 +162,8 @@ class PCEN(nn.Module):
         for name, value in (("gain", gain), ("bias", bias), ("power", power), ("eps", eps), ("b", b)):
             if not 0 < value < (1 if name == "b" else float("inf")):
                 raise ValueError(say.constant_domain(name, "0 < b < 1" if name == "b" else f"{name} > 0", value))
+        if checks.axis(num_bands, "num_bands") < 1:
+            raise ValueError(say.at_least("num_bands", 1, num_bands))
         self.num_bands, self.eps, self.max_size, self.axis = num_bands, eps, max_size, axis
         starts = (math.log(value) for value in (gain, bias, power, b / (1 - b)))
         self.log_gain, self.log_bias, self.log_power, self.logit_b = (

@@ -841,7 +841,7 @@ def test_show_config(capsys, driver, monkeypatch):
         "numba",
         "threads",
         "CPU kernels    work",
-        "work on device 0: a card",
+        "device 0: a card: work",
         "cache          /",
     ]:
         assert what in printed

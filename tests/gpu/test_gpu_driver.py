@@ -387,13 +387,11 @@ def test_what_show_config_says_of_devices(on_driver):
     """A small call runs on each of the driver's: NVML counts those that `CUDA_VISIBLE_DEVICES` hides, too."""
     printed = on_driver("fastrecur.show_config()", devices=3, capabilities="90,120,70")
     (line,) = [line for line in printed.splitlines() if line.startswith("GPU kernels")]
-    assert "work on device 0: stub card 0, compute capability 9.0, driver for CUDA 13.0; work on device 1: " in line
-    assert (
-        "; do not work: arrays on a GPU need compute capability 7.5 or later, got 7.0 on device 2 on device 2" in line
-    )
+    assert "device 0: stub card 0, compute capability 9.0, driver for CUDA 13.0: work; device 1: " in line
+    assert ": do not work: arrays on a GPU need compute capability 7.5 or later, got 7.0 on device 2" in line
     assert "device 3" not in line
     printed = on_driver("fastrecur.show_config()", runs=False)
-    assert "GPU kernels    give a wrong result: [" in printed
+    assert ": give a wrong result: [" in printed
 
 
 CANNOT_WORK = {
@@ -430,7 +428,7 @@ def test_what_show_config_says_of_kernels_that_cannot_work(on_driver, what):
     script = textwrap.dedent(script) + "\nfastrecur.show_config()"
     printed = on_driver(script, version=version, devices=devices)
     (line,) = [line for line in printed.splitlines() if line.startswith("GPU kernels")]
-    assert line.startswith("GPU kernels    do not work")
+    assert "do not work" in line
     assert words in line
 
 

@@ -15,7 +15,7 @@ import zipfile
 import pytest
 
 import fastrecur
-from fastrecur import _config, reference
+from fastrecur import __main__, _config, reference
 from fastrecur._cpu.compiler import cache as _cache, compile as _compile, native
 from fastrecur._cpu.kernels import rows
 
@@ -50,7 +50,7 @@ def test_modules_that_are_imported_when_they_are_needed(run_python):
     assert "smoothing" in dir(fastrecur)
     out = run_python(
         "import fastrecur\n"
-        "for name in 'torch', 'smooth':\n"
+        "for name in 'torch', 'smooth', 'ewm_mean', 'QRNN':\n"
         "    try:\n"
         "        getattr(fastrecur, name)\n"
         "    except AttributeError as error:\n"
@@ -60,6 +60,8 @@ def test_modules_that_are_imported_when_they_are_needed(run_python):
     assert out.splitlines() == [
         "module 'fastrecur' has no attribute 'torch': import fastrecur.torch first",
         "module 'fastrecur' has no attribute 'smooth'",
+        "module 'fastrecur' has no attribute 'ewm_mean': it is in fastrecur.smoothing",
+        "module 'fastrecur' has no attribute 'QRNN': it is in fastrecur.torch",
         "fastrecur.smoothing",
     ]
 
@@ -211,6 +213,28 @@ def test_who_makes_a_kernel_may_have_been_stopped(monkeypatch, tmp_path):
     assert 0.2 < time.monotonic() - began < 20
     assert {path.name for path in tmp_path.iterdir()} == {"lock", "kept-00000000000a", "kept-00000000000b"}
     holder.communicate(timeout=60)
+
+
+def test_compiling_is_logged_where_it_is_long(monkeypatch, tmp_path, caplog):
+    monkeypatch.setenv("FASTRECUR_CACHE_DIR", str(tmp_path))
+    caplog.set_level("INFO", "fastrecur")
+    for silence, name in ((60.0, "kept-00000000000a"), (-1.0, "kept-00000000000b"), (-1.0, "kept-00000000000b")):
+        monkeypatch.setattr(_cache, "SILENCE", silence)
+        _cache.find_or_make(name, lambda: (b"code", "symbol"), "rows.forward of float32")
+    assert caplog.messages == [f"compiled rows.forward of float32 in 0.0 s, kept in {tmp_path}"]
+
+
+def test_common_kernels_are_made_beforehand(monkeypatch, capsys):
+    """The command's calls are right ones, and it shows how far they are."""
+    few = {"one short series": ((100,), 0)}
+    monkeypatch.setattr(__main__, "_LAYOUTS", few)
+    __main__.main(["--compile", "float64"])
+    printed = capsys.readouterr()
+    assert " 0 of 6 [" in printed.err and "float64: ewm_std, one short series" in printed.err
+    assert re.search(rf"^\d+ s; [1-9]\d* kernels are kept in {re.escape(str(_cache.folder()))}$", printed.out)
+    with pytest.raises(SystemExit):
+        __main__.main(["--compile", "int8"])
+    assert "invalid choice: 'int8'" in capsys.readouterr().err
 
 
 FORKS = """

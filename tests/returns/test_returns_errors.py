@@ -56,7 +56,7 @@ def test_flags_of_masked_steps_are_not_looked_at():
 
 def test_flags_that_are_no_numbers():
     flags = np.array([0.0, np.nan, 0.0])
-    with pytest.raises(ValueError, match="must be from 0 to 1"):
+    with pytest.raises(ValueError, match="`done` must be from 0 to 1, got nan"):
         discounted_returns(np.ones(3), 0.9, flags)
     result = discounted_returns(np.ones(3), 0.9, flags, mask=[True, False, True])  # which is not read
     np.testing.assert_allclose(result, [1.9, 0.0, 1.0])

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fastrecur.smoothing import Ewm, ewm_cov, ewm_filtfilt, ewm_mean, ewm_sum, kama, pcen
+from fastrecur.torch import PCEN
 
 X = [1.0, 2.0, 3.0]
 ALPHA = torch.tensor(2.0, requires_grad=True)
@@ -46,7 +47,7 @@ CASES = [
     (ValueError, "`alpha` must satisfy", lambda: ewm_mean(X, alpha=np.array([0.5, 2.0, 0.1]))),
     (ValueError, "`alpha` must satisfy", lambda: ewm_mean(X, alpha=np.array([0.5, 0.0, 0.1]))),
     (ValueError, "`alpha` must satisfy", lambda: ewm_mean(torch.tensor(X), alpha=ALPHA)),
-    (ValueError, "finite", lambda: ewm_mean(X, com=np.inf)),
+    (ValueError, "com < infinity, got inf", lambda: ewm_mean(X, com=np.inf)),
     (TypeError, "`com` must be a number", lambda: ewm_mean(X, com="1")),
     (TypeError, "`span` must be a number", lambda: ewm_mean(X, span={1})),
     (TypeError, "`halflife`", lambda: ewm_mean(X, halflife={1.0}, times=X)),
@@ -54,17 +55,21 @@ CASES = [
     (ValueError, "`halflife` must satisfy", lambda: ewm_mean(X, halflife=np.timedelta64("NaT"), times=DAYS)),
     (ValueError, "`halflife` must satisfy", lambda: ewm_mean(X, halflife=-1.0, times=X)),
     (ValueError, "same length", lambda: ewm_mean(X, halflife=1.0, times=[1.0, 2.0])),
-    (ValueError, "NaT", lambda: ewm_mean(X, halflife="1D", times=np.array([*DAYS[:2], "NaT"], "M8[ns]"))),
-    (ValueError, "NaN", lambda: ewm_mean(X, halflife=1.0, times=[0.0, np.nan, 1.0])),
-    (ValueError, "backwards", lambda: ewm_mean(X, halflife=1.0, times=[0.0, 2.0, 1.0])),
+    (ValueError, "got NaT", lambda: ewm_mean(X, halflife="1D", times=np.array([*DAYS[:2], "NaT"], "M8[ns]"))),
+    (ValueError, "infinities, got nan", lambda: ewm_mean(X, halflife=1.0, times=[0.0, np.nan, 1.0])),
+    (ValueError, "backwards, got 2.0 and then 1.0", lambda: ewm_mean(X, halflife=1.0, times=[0.0, 2.0, 1.0])),
     (ValueError, "backwards", lambda: ewm_mean(X, halflife="1D", times=DAYS[::-1])),
     (ValueError, "backwards", lambda: ewm_mean(X, halflife=1.0, times=np.array([2, 1, 3], np.uint8))),
     (ValueError, "mixture", lambda: ewm_mean(X, halflife=1.0, times=DAYS)),
     (ValueError, "mixture", lambda: ewm_mean(X, halflife="1D", times=X)),
-    (ValueError, "must be given with `times`", lambda: ewm_mean(X, span=3, times=X)),
+    (ValueError, "must be given with `times`, got `span`", lambda: ewm_mean(X, span=3, times=X)),
     (ValueError, "dtype", lambda: ewm_mean(X, halflife=1.0, times=["a", "b", "c"])),
     (TypeError, "constants", lambda: ewm_mean(X, halflife=1.0, times=torch.tensor(X, requires_grad=True))),
-    (NotImplementedError, "adjust=False", lambda: ewm_sum(X, span=3, adjust=False)),
+    (ValueError, "`times` are given, got '1D'", lambda: ewm_mean(X, halflife="1D")),
+    (NotImplementedError, "got False", lambda: ewm_sum(X, span=3, adjust=False)),
+    (TypeError, r"^ewm_mean\(\) got an .* 'half_life': did you mean `halflife`", lambda: ewm_mean(X, half_life=2)),
+    (TypeError, r"^Ewm\(\) got an .* 'dim': did you mean `axis`", lambda: Ewm(alpha=0.5, dim=0)),
+    (TypeError, "'lengths': it has `x`, `com`", lambda: ewm_mean(X, alpha=0.5, lengths=[1])),
     (TypeError, "`x`", lambda: ewm_mean(np.array(X, np.complex128), span=3)),
     (TypeError, "`x`", lambda: ewm_mean(np.array(X, np.float16), span=3)),
     (TypeError, "`x`", lambda: ewm_mean(["a", "b"], span=3)),
@@ -80,7 +85,7 @@ CASES = [
     (TypeError, "`adjust`", lambda: ewm_mean(X, span=3, adjust=1)),
     (TypeError, "`min_periods`", lambda: ewm_mean(X, span=3, min_periods=1.5)),
     (ValueError, "broadcast", lambda: ewm_cov(X, [1.0, 2.0], span=3)),
-    (ValueError, "finite", lambda: ewm_filtfilt([1.0, np.nan], span=3)),
+    (ValueError, "finite, .*, got nan", lambda: ewm_filtfilt([1.0, np.nan], span=3)),
     (ValueError, "`alpha` must satisfy", lambda: ewm_filtfilt(X, alpha=np.array([2.0, 0.5, 0.5]))),
     (ValueError, "`alpha` must satisfy", lambda: ewm_filtfilt(torch.tensor(X), alpha=ALPHA)),
     (ValueError, "at least 1", lambda: kama(X, 0)),
@@ -89,6 +94,7 @@ CASES = [
     (ValueError, "`sr`", lambda: pcen(X, sr=0)),
     (ValueError, "`b` must", lambda: pcen(X, b=2)),
     (ValueError, "got none", lambda: Ewm()),
+    (ValueError, "`num_bands` must be at least 1, got 0", lambda: PCEN(0)),
 ]  # fmt: skip
 
 

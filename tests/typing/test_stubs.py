@@ -10,7 +10,11 @@ import pytest
 import fastrecur
 
 PACKAGE = Path(fastrecur.__file__).parent
-STUBS = {"fastrecur.recurrence": "recurrence.pyi", "fastrecur.smoothing": "smoothing/__init__.pyi"}
+STUBS = {
+    "fastrecur.recurrence": "recurrence.pyi",
+    "fastrecur.returns": "returns/__init__.pyi",
+    "fastrecur.smoothing": "smoothing/__init__.pyi",
+}
 
 
 def functions(name):

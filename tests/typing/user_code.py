@@ -12,6 +12,7 @@ from typing_extensions import assert_type
 
 import fastrecur
 from fastrecur import forget_mult, forget_mult_vjp, linear_recurrence, linear_recurrence_vjp
+from fastrecur.returns import discounted_returns, gae, vtrace
 from fastrecur.smoothing import Ewm, ewm_corr, ewm_mean, ewm_var, pcen
 from fastrecur.torch import QRNN, QRNNState
 
@@ -56,7 +57,13 @@ assert_type(ewm_corr(x, x, com=1.0, axis=1), Array)
 assert_type(ewm_mean(t, halflife=t), torch.Tensor)
 assert_type(pcen(t, sr=8000, gain=t), torch.Tensor)
 assert_type(pcen(t, return_zf=True)[0], torch.Tensor)
+assert_type(Ewm(alpha=0.5).update(x), Array)
+assert_type(Ewm(alpha=0.5).update(t), torch.Tensor)
 assert_type(Ewm(halflife=np.timedelta64(3, "m")).merge(Ewm(halflife="3min")), Ewm)
+
+assert_type(discounted_returns([1.0, 2.0], 0.9), Array)
+assert_type(gae(x, x, 0.9, 0.95, some), Array)
+assert_type(vtrace(t, t, t, 0.9, some), tuple[torch.Tensor, torch.Tensor])
 
 # ---- Networks --------------------------------------------------------------------------------------------------------
 
@@ -83,6 +90,7 @@ forget_mult(0.5, t).ravell()  # type: ignore[attr-defined]
 forget_mult(0.5, x, return_state=True).mean()  # type: ignore[attr-defined]
 ewm_mean(x, 3)  # type: ignore[call-overload]
 ewm_mean("readings.csv", halflife=3)  # type: ignore[arg-type]
+gae(x, x, 0.9, 0.95, some, gama=0.9)  # type: ignore[call-overload]
 ewm_mean(x, half_life=3)  # type: ignore[call-overload]
 rnn.step(t)  # type: ignore[call-arg]
 fastrecur.set_num_threads("2")  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import hashlib
 import importlib.metadata
+import logging
 import os
 import pathlib
 import sys
@@ -14,6 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 
 FORMAT = 2  # of what is kept: raised when files of older versions must not be read
+log = logging.getLogger("fastrecur")
+SILENCE = 0.5  # seconds that a kernel may take to be compiled without a word in the log
 LONGEST_WAIT = 60  # seconds, for another process that makes a kernel: it may have been stopped
 
 
@@ -101,15 +104,22 @@ def find(name: str) -> tuple[bytes, str] | None:
         return None
 
 
-def find_or_make(name: str, make: Callable[[], tuple[bytes, str]]) -> tuple[bytes, str]:
-    """Return what is kept under a name, or make it and keep it; of several processes that come first, one does."""
+def find_or_make(name: str, make: Callable[[], tuple[bytes, str]], what: str = "") -> tuple[bytes, str]:
+    """Return what is kept under a name, or make it and keep it; of several processes that come first, one does.
+
+    That ``what`` was made is logged where people may wonder what they waited for.
+    """
     kept = find(name)
     if kept is None:
         with _alone(name):
             kept = find(name)
             if kept is None:
+                began = time.monotonic()
                 kept = make()
                 keep(name, *kept)
+                if (seconds := time.monotonic() - began) > SILENCE:
+                    place = folder() or "this process"
+                    log.info("compiled %s in %.1f s, kept in %s", what or name, seconds, place)
     return kept
 
 

@@ -72,8 +72,16 @@ def _compiled(function, rule, carry, elements):
         arguments.append(kinds[0] if group is None else types.BaseTuple.from_types(kinds, group))
     made_for = function.__module__, rule, carry, sorted(elements.items())
     name = cache.name_of(f"{function.__name__}-cpu", *made_for, *_circumstances())
-    kept = cache.find_or_make(name, lambda: machine_code(function, types.none(*arguments)))
+    kept = cache.find_or_make(
+        name, lambda: machine_code(function, types.none(*arguments)), _in_words(function, elements)
+    )
     return native.callable_of(*kept, count)
+
+
+def _in_words(function, elements):
+    """Return what a kernel is, for people: its file, its name and its operands' dtypes."""
+    names = [_NUMPY_NAMES.get(element) or str(np.dtype(element)) for element in elements.values() if element != "b1"]
+    return f"{function.__module__.rpartition('.')[2]}.{function.__name__} of {', '.join(dict.fromkeys(names))}"
 
 
 @functools.cache
