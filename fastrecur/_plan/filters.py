@@ -1,12 +1,32 @@
-"""What is asked of a filter, from shapes alone, whatever library its arrays belong to."""
+"""What is asked of a filter: its arguments, checked, and shapes of states."""
 
 import numpy as np
 
-from .._arguments import checks, messages as say
+from .._arguments import arrays, checks, messages as say
 from . import problem
 
 FIELDS = 6  # of a section: b0, b1, b2, a0, a1, a2
 A0 = 3
+
+
+def take(name, value):
+    """Return an argument as an array of floats, or complex numbers, and its library; None as it is."""
+    if value is None and name in ("zi", "grad_zf"):
+        return None, None
+    array, owner = arrays.take(name, value)
+    if array is None:
+        raise TypeError(say.not_an_array(name, type(None)))
+    array = arrays.numbers(name, np.asarray(array))
+    if name == "sos" and array.dtype.kind == "c":
+        raise TypeError(say.filter_real(name, array.dtype))
+    least = 4 if name in ("sos", "zi", "grad_zf") else 2  # bytes: signals are read as they are
+    is_float = array.dtype.kind in "fc" or array.dtype.name == "bfloat16"
+    return (array if is_float and array.dtype.itemsize >= least else array.astype(np.float64)), owner
+
+
+def check_a0(sos):
+    if not (sos[..., A0] == 1).all():
+        raise ValueError(say.filter_a0())
 
 
 def check_sections(came, shape, axis):

@@ -6,7 +6,7 @@ from .. import _dispatch
 from .._arguments import arrays as _arrays, checks, messages as say, shapes
 from .._cpu import filters
 from .._cpu.machine import allocate
-from .._plan.filters import A0, check_sections, check_states, lengths_of, state_shape as state_shape
+from .._plan.filters import check_a0, check_sections, check_states, lengths_of, take
 
 
 def sosfilt(x, sos, zi, axis, reverse, lengths, return_state, out):
@@ -82,26 +82,6 @@ def _library(**given):
 
         return _lazy
     return None
-
-
-def take(name, value):
-    """Return an argument as an array of floats, or complex numbers, and its library; None as it is."""
-    if value is None and name in ("zi", "grad_zf"):
-        return None, None
-    array, owner = _arrays.take(name, value)
-    if array is None:
-        raise TypeError(say.not_an_array(name, type(None)))
-    array = _arrays.numbers(name, np.asarray(array))
-    if name == "sos" and array.dtype.kind == "c":
-        raise TypeError(say.filter_real(name, array.dtype))
-    least = 4 if name in ("sos", "zi", "grad_zf") else 2  # bytes: signals are read as they are
-    is_float = array.dtype.kind in "fc" or array.dtype.name == "bfloat16"
-    return (array if is_float and array.dtype.itemsize >= least else array.astype(np.float64)), owner
-
-
-def check_a0(sos):
-    if not (sos[..., A0] == 1).all():
-        raise ValueError(say.filter_a0())
 
 
 def _check_out(out, x, dtype, operands):

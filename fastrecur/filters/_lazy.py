@@ -10,8 +10,7 @@ from .._arguments import messages as say, shapes
 from .._cpu import filters
 from .._cpu.machine import threads
 from .._dask import SEGMENTS, Operand
-from .._plan.filters import check_sections, check_states, lengths_of
-from . import _call
+from .._plan.filters import check_a0, check_sections, check_states, lengths_of, state_shape, take
 
 _FIELDS = SEGMENTS - 1  # the axis of coefficients, which is none of the result's
 
@@ -26,7 +25,7 @@ def sosfilt(x, sos, zi, axis, reverse, lengths, out):
     check_sections(sos.shape, x.shape, axis)
     check_states({"zi": zi}, count, x.shape, axis)
     if not isinstance(sos, da.Array):
-        _call.check_a0(sos)
+        check_a0(sos)
     if zi is not None and zi.dtype.kind == "c":
         x = x.astype(np.result_type(x.dtype, np.complex64))
     lengths, lanes = lengths_of(lengths, x.shape, axis), every[:axis] + every[axis + 1 :]
@@ -34,7 +33,7 @@ def sosfilt(x, sos, zi, axis, reverse, lengths, out):
     sos = Operand(sos.reshape(*sos.shape[:-2], -1), (*own, _FIELDS))
     if zi is not None:
         xp = da if isinstance(zi, da.Array) else np
-        zi = xp.broadcast_to(zi, _call.state_shape(count, x.shape, axis))
+        zi = xp.broadcast_to(zi, state_shape(count, x.shape, axis))
         zi = xp.moveaxis(zi, axis + 1, 1).reshape(2 * count, *(x.shape[k] for k in lanes))
     first = Operand(zi, () if zi is None else (SEGMENTS, *lanes))
     lengths = Operand(lengths, () if lengths is None else lanes)
@@ -55,7 +54,7 @@ def sosfilt_vjp(*arguments):
 def _taken(name, value):
     value = _dask.take(name, value)
     if not isinstance(value, da.Array):
-        return _call.take(name, value)[0]
+        return take(name, value)[0]
     if value.dtype.kind in "biu":
         value = value.astype(np.float64)
     if value.dtype.kind not in ("fc" if name != "sos" else "f"):
@@ -66,7 +65,7 @@ def _taken(name, value):
 def _chunk(state, place, x, sos, lengths, *, axis, reverse, count):
     lanes = x.shape[:axis] + x.shape[axis + 1 :]
     sos = sos.reshape(*sos.shape[:-1], count, -1)
-    _call.check_a0(sos)
+    check_a0(sos)
     zi = None if state is None else np.moveaxis(state.reshape(count, 2, *lanes), 1, axis + 1)
     y = np.empty_like(x)
     lengths = None if lengths is None else (lengths - place[0]).clip(0, x.shape[axis])
