@@ -328,6 +328,17 @@ filter_missing = _message(
     "`x` must be finite, as the reverse pass cannot skip missing values, got {came}: fill them first"
 )
 
+filter_coefficients = _message(
+    "`{0}` must have the shape {2} (one filter), {3} (one for each series) or {4} (one for each step), or 1 in place "
+    "of an axis of `x` in the latter two, got {1}"
+)
+filter_a0 = _message("`sos` must have 1 in its column 3, a0, of all sections: divide each section by it")
+filter_real = _message("`{name}` must be real, got dtype {dtype}: filters have real coefficients here")
+filter_zi = _message("`{0}` must have the shape {2}, or broadcast to it, got {1}")
+filter_lazy = _message("gradients of filters are for arrays in memory and tensors, got a Dask array")
+filter_second = _message("gradients of gradients are for coefficients that do not vary in time")
+filter_gpu = _message("`{name}` must be in CPU memory: fastrecur.filters has no GPU kernels yet, got {kind} on a GPU")
+
 
 def values_steps(came, steps, has_next):
     wanted = steps if has_next else steps + 1
