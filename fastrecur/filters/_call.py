@@ -25,7 +25,7 @@ def sosfilt(x, sos, zi, axis, reverse, lengths, return_state, out):
     axis = shapes.axis_of(axis, x.shape, ("x",))
     check_sections(sos.shape, x.shape, axis)
     check_a0(sos)
-    check_states({"zi": zi}, sos.shape[-2], x.shape, axis)
+    check_states({"zi": zi}, sos.shape, x.shape, axis)
     lengths = lengths_of(lengths, x.shape, axis)
     dtype = x.dtype if zi is None or zi.dtype.kind != "c" else np.result_type(x.dtype, np.complex64)
     if out is None:
@@ -52,7 +52,7 @@ def sosfilt_vjp(g, sos, x, y, zi, axis, reverse, lengths, grad_zf):
     for name, value in (("grad_y", g), ("y", y)):
         if value.shape != x.shape:
             raise ValueError(say.operand_shape(name, value.shape, x.shape))
-    check_states({"zi": zi, "grad_zf": grad_zf}, sos.shape[-2], x.shape, axis)
+    check_states({"zi": zi, "grad_zf": grad_zf}, sos.shape, x.shape, axis)
     lengths = lengths_of(lengths, x.shape, axis)
     complex_ = any(v is not None and v.dtype.kind == "c" for v in (x, g, zi, grad_zf))
     dtype = np.result_type(x.dtype, np.complex64) if complex_ else x.dtype
