@@ -29,10 +29,10 @@ def check_a0(sos):
         raise ValueError(say.filter_a0())
 
 
-def check_sections(came, shape, axis):
+def check_sections(came, shape, axis, fields=FIELDS):
     """Raise unless coefficients have a shape that says whether they are one filter, one a series or one a step."""
     series = shape[:axis] + shape[axis + 1 :]
-    fits = len(came) >= 2 and came[-1] == FIELDS and came[-2] > 0
+    fits = len(came) >= 2 and came[-1] == fields and came[-2] > 0
     if fits and len(came) > 2:
         lead = came[:-2]
         fits = problem.fits(lead, series if len(lead) < len(shape) else shape) and len(lead) >= len(series)

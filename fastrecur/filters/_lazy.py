@@ -15,7 +15,7 @@ from .._plan.filters import check_a0, check_sections, check_states, lengths_of, 
 _FIELDS = SEGMENTS - 1  # the axis of coefficients, which is none of the result's
 
 
-def sosfilt(x, sos, zi, axis, reverse, lengths, out):
+def sosfilt(x, sos, zi, axis, reverse, lengths, out, fields):
     """Return the graph of a cascade's output, and that of the states after it."""
     if out is not None:
         raise TypeError(say.out_lazy())
@@ -23,7 +23,7 @@ def sosfilt(x, sos, zi, axis, reverse, lengths, out):
     axis = shapes.axis_of(axis, x.shape, ("x",))
     form, every = sos.shape, tuple(range(x.ndim))
     count, order = form[-2], form[-1] // 2 - 1
-    check_sections(sos.shape, x.shape, axis)
+    check_sections(sos.shape, x.shape, axis, fields)
     check_states({"zi": zi}, sos.shape, x.shape, axis)
     if not isinstance(sos, da.Array):
         check_a0(sos)

@@ -34,8 +34,9 @@ from .operands import ONE, ZERO
 from .rules import choice, trait
 
 # Fields of ``geometry``: how many sections, how many series, and how many with those that fill the last vector; steps
-# that all series go before the next, numbers of a section's state; bytes from step to step, by operand (X_STEP and what follows). Then tables: where
-# each operand's series begin, in bytes; how many steps each series has; and how each operand is read, by vector.
+# that all series go before the next; numbers of a section's state; bytes from step to step, by operand (X_STEP and what
+# follows). Then tables: where each operand's series begin, in bytes; how many steps each series has; and how each
+# operand is read, by vector.
 N_SECTIONS, N_SERIES, PADDED, CHUNK, ORDER, X_STEP = np.arange(6, dtype=np.int64)
 X, Y, G, COEFFICIENTS, GRADS, COUNTS, WAYS = np.arange(7, dtype=np.int64)
 OPERANDS = 5

@@ -6,7 +6,7 @@ import torch
 from ..._arguments import messages as say, shapes
 from ..._cpu import filters as _host
 from ..._cpu.machine import threads as _threads
-from ..._plan.filters import check_a0, check_sections, check_states, lengths_of, state_shape
+from ..._plan.filters import FIELDS, check_a0, check_sections, check_states, lengths_of, state_shape
 from . import autograd
 from .ops import library
 from .team import team
@@ -26,30 +26,30 @@ _forward, _backward = torch.ops.fastrecur.sosfilt.default, torch.ops.fastrecur.s
 # ---- Calls ----------------------------------------------------------------------------------------------------------
 
 
-def sosfilt(x, sos, zi, axis, reverse, lengths, out):
+def sosfilt(x, sos, zi, axis, reverse, lengths, out, fields):
     """Return the output of a cascade, and the states after it."""
-    x, sos, zi, axis, lengths = _taken(x, sos, {"zi": zi}, axis, lengths)
+    x, sos, zi, axis, lengths = _taken(fields, x, sos, {"zi": zi}, axis, lengths)
     if out is not None:
-        _check_out(out, x, (x, sos, zi))
+        check_out(out, x, (x, sos, zi))
     y, zf = _forward(x, sos, zi, lengths, axis, reverse)
     return (y if out is None else out.copy_(y)), zf
 
 
 def sosfilt_vjp(g, sos, x, y, zi, axis, reverse, lengths, grad_zf):
     """Return the gradients of the coefficients, the input and the first states."""
-    x, sos, zi, axis, lengths, g, grad_zf = _taken(x, sos, {"zi": zi, "grad_zf": grad_zf}, axis, lengths, g)
+    x, sos, zi, axis, lengths, g, grad_zf = _taken(FIELDS, x, sos, {"zi": zi, "grad_zf": grad_zf}, axis, lengths, g)
     grad_x, grad_sos, grad_zi = _backward(g, grad_zf, x, sos, zi, lengths, axis, reverse)
     return grad_sos, grad_x, None if zi is None else grad_zi
 
 
-def _taken(x, sos, states, axis, lengths, *others):
+def _taken(fields, x, sos, states, axis, lengths, *others):
     x = _tensor("x", x, None)
     sos, *others = (_tensor(name, v, x) for name, v in zip(("sos", "grad_y"), (sos, *others), strict=False))
     states = {name: None if v is None else _tensor(name, v, x) for name, v in states.items()}
     if sos.is_complex():
         raise TypeError(say.filter_real("sos", sos.dtype))
     axis = shapes.axis_of(axis, tuple(x.shape), ("x",))
-    check_sections(tuple(sos.shape), tuple(x.shape), axis)
+    check_sections(tuple(sos.shape), tuple(x.shape), axis, fields)
     check_states(states, sos.shape, tuple(x.shape), axis)
     for other in others:
         if other.shape != x.shape:
@@ -76,7 +76,7 @@ def _tensor(name, value, like):
     return value.to(torch.get_default_dtype() if name in ("x", "grad_y") else torch.float64)
 
 
-def _check_out(out, x, operands):
+def check_out(out, x, operands):
     if not isinstance(out, torch.Tensor):
         raise TypeError(say.out_type(type(out)))
     if out.shape != x.shape:
@@ -85,6 +85,7 @@ def _check_out(out, x, operands):
         raise TypeError(say.out_dtype(out.dtype, x.dtype))
     if torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in (*operands, out)):
         raise RuntimeError(say.out_gradient())
+    return out
 
 
 # ---- In memory, and fake --------------------------------------------------------------------------------------------
