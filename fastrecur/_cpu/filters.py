@@ -42,8 +42,15 @@ class Coefficients:
 
         Where they vary in time, ``axis`` is that of time.
         """
-        self.kind, self.sections, self.given = kind, sos.shape[-2], sos
-        self.divides = bool((sos[..., 3] == 1).all())  # whether a0 is as it should be
+        self.kind, self.sections, self.given, self.order = kind, sos.shape[-2], sos, sos.shape[-1] // 2 - 1
+        self.divides = bool((sos[..., self.order + 1] == 1).all())  # whether a0 is as it should be
+        if self.order != 2:
+            lead = sos.shape[: -2 - (kind == "varying")]
+            self.given, self.signs = np.ascontiguousarray(sos), np.zeros((self.sections, *(1,) * len(lead)))
+            self.table = (
+                self.signs if kind == "varying" else np.moveaxis(sos, (-2, -1), (0, 1)).astype(_WIDE, order="C")
+            )
+            return
         wide = np.float64 if kind == "varying" else np.longdouble
         b0, b1, b2, _, a1, a2 = np.moveaxis(sos, (-1, -2), (0, 1)).astype(wide)
         if kind == "varying":  # the sign stays, so that a state means the same at all steps
@@ -58,7 +65,7 @@ class Coefficients:
     @functools.cached_property
     def blocks(self):
         """Fields and what 8 steps at once come to, where one stable filter is that of all series; else None."""
-        if self.kind or not (1 + self._least >= 0).all() or not (abs(self._a2) <= 1).all():
+        if self.kind or self.order != 2 or not (1 + self._least >= 0).all() or not (abs(self._a2) <= 1).all():
             return None
         each = [_blocks(_steps.Section(*fields)) for fields in self._formed]
         return np.concatenate([self.table.reshape(-1), *each]).astype(_WIDE)
@@ -66,9 +73,9 @@ class Coefficients:
     @functools.cached_property
     def warm_up(self):
         """How many steps leave nothing of any state; more than there are, where that is not known."""
-        each = self.table.reshape(self.sections, FIELDS, -1)
-        if self.kind == "varying" or each.shape[-1] > CHUNKS:
+        if self.kind == "varying" or self.table[0, 0].size > CHUNKS:
             return LONGEST
+        each = self.table.reshape(self.sections, 2 * (self.order + 1), -1)
         return max(_forgotten_after(each[..., k]) for k in range(each.shape[-1]))
 
 
@@ -99,7 +106,7 @@ def _blocks(k):
 
 @functools.lru_cache(256)
 def _shared(data, count):
-    return Coefficients(np.frombuffer(data).reshape(count, FIELDS), "")
+    return Coefficients(np.frombuffer(data).reshape(count, -1), "")
 
 
 def coefficients(sos, kind, axis):
@@ -111,12 +118,17 @@ def coefficients(sos, kind, axis):
 
 def _forgotten_after(table):
     """Return after how many steps nothing is left of a state, by powers of a cascade's matrix."""
-    count = len(table)
-    states = np.eye(2 * count).reshape(count, 2, -1)
-    v, after = np.zeros(2 * count), []
-    for fields, (p, q) in zip(table, states, strict=True):
-        v, *state = _steps.section(v, p, q, _steps.Section(*fields))
-        after += state
+    count, order = len(table), table.shape[1] // 2 - 1
+    states = np.eye(order * count).reshape(count, order, -1)
+    v, after = np.zeros(order * count), []
+    for fields, state in zip(table, states, strict=True):
+        if order == 2:
+            v, *state = _steps.section(v, *state, _steps.Section(*fields))
+        else:
+            b, a = fields[: order + 1, None], fields[order + 1 :, None]
+            y = b[0] * v + state[0]
+            v, state = y, b[1:] * v - a[1:] * y + np.concatenate([state[1:], 0 * state[:1]])
+        after += [*state]
     powers, steps = [np.array(after)], 1
     with np.errstate(all="ignore"):
         while not abs(powers[-1]).max() <= FORGOTTEN:
@@ -179,11 +191,11 @@ class _Places:
         self.tables.append(own.reshape(-1))
         self.series = series * chunks
 
-    def geometry(self, count, width, chunk):
+    def geometry(self, count, order, width, chunk):
         """Return a geometry, and how many series there are with those that fill the last vector."""
         padded = -(-self.series // width) * width
         geometry = np.zeros(HEAD + TABLES * padded, np.int64)
-        geometry[:HEAD] = count, self.series, padded, chunk, *self.steps
+        geometry[:HEAD] = count, self.series, padded, chunk, order, *self.steps
         fill = np.minimum(np.arange(padded), self.series - 1)  # the last one fills a vector
         filled = [table[fill] for table in self.tables]
         geometry[HEAD:] = np.concatenate([*filled, *map(self._way, self.steps, self.forms, filled, [width] * OPERANDS)])
@@ -204,8 +216,8 @@ def _known_places(*given):
 
 
 @functools.lru_cache(512)
-def _known_geometry(forms, axis, reverse, chunks, window, count, width, chunk):
-    return _known_places(forms, axis, reverse, chunks, window).geometry(count, width, chunk)
+def _known_geometry(forms, axis, reverse, chunks, window, *kind):
+    return _known_places(forms, axis, reverse, chunks, window).geometry(*kind)
 
 
 def _element(dtype):
@@ -242,16 +254,17 @@ class _Run:
         forms = tuple([_form(operands[name], x.ndim) if name in operands else None for name in names])
         nearest = min((abs(x.strides[k]) for k in range(x.ndim) if k != axis), default=0)
         chunk = ROWS_AT_ONCE if chunks == 1 and nearest < abs(x.strides[axis]) else ALL_AT_ONCE
+        kind = c.sections, c.order, self.width, chunk
         if lengths is None:
             self.places = _known_places(forms, axis, reverse, chunks, window)
-            kind = c.sections, self.width, chunk
             self.geometry, self.fill = _known_geometry(forms, axis, reverse, chunks, window, *kind)
         else:
             axes = [k - (k > axis) for k in _known_places(forms, axis, reverse, 1, None).axes]
             self.places = _Places(forms, axis, reverse, 1, None, _spread(lengths, self.shape, axes))
-            self.geometry, self.fill = self.places.geometry(c.sections, self.width, chunk)
+            self.geometry, self.fill = self.places.geometry(*kind)
         self.axes, self.chunks = [k - (k > axis) for k in self.places.axes], chunks
         words = [c.kind] * bool(c.kind) + {1: ["alone"], OCTET: ["octet"]}.get(self.width, []) + ["blocks"] * by_blocks
+        words += ["any_order"] * (c.order != 2)
         self.rule, self.team = " ".join(words), team
 
     def lanes(self, array):
@@ -403,9 +416,9 @@ def vjp(g, x, sos, zi, grad_zf, axis, reverse, lengths, grad_x):
     c = coefficients(sos, kind, axis)
     grads, grad_zi = cascade_vjp(g, x, grad_x, c, zi, grad_zf, axis, reverse, lengths)
     _clear_padding(grad_x, axis, lengths)
-    if kind == "varying":
+    if kind == "varying" and c.order == 2:
         grads = np.concatenate([grads[..., :3], np.zeros_like(grads[..., :1]), grads[..., 3:]], -1)
-    else:
+    elif kind != "varying":
         grads = np.moveaxis(grads, (0, 1), (-2, -1))
     return summed_to(grads, sos.shape), np.moveaxis(grad_zi, 1, axis + 1)
 
@@ -446,12 +459,16 @@ def _clear_padding(y, axis, lengths):
 
 def _inner(states, signs, adjoint=False):
     """Return SciPy's states in the difference form, (2, sections, ...); or the cotangents of such."""
+    if states.shape[1] != 2:  # sections of other orders have SciPy's form
+        return states
     first, second = states[:, 0], states[:, 1]
     both = (first - signs * second, second) if adjoint else (first, signs * first + second)
     return np.stack(both, 1)
 
 
 def _outer(states, signs, adjoint=False):
+    if states.shape[1] != 2:
+        return states
     first, second = states[:, 0], states[:, 1]
     both = (first + signs * second, second) if adjoint else (first, second - signs * first)
     return np.stack(both, 1)
@@ -475,7 +492,7 @@ def _chunks(c, lanes, steps, lengths):
 def cascade(x, y, c, zi, axis, reverse, lengths):
     """Write the output of a cascade; return the states after all steps."""
     shape, steps = x.shape[:axis] + x.shape[axis + 1 :], x.shape[axis]
-    signs, full = _aligned_signs(c, len(shape)), (c.sections, 2, *shape)
+    signs, full = _aligned_signs(c, len(shape)), (c.sections, c.order, *shape)
     states = np.zeros(full) if zi is None else _inner(np.broadcast_to(zi, full), signs)
     if x.size == 0:
         return _outer(states, signs)
@@ -512,19 +529,23 @@ def cascade_vjp(g, x, to_x, c, zi, grad_zf, axis, reverse, lengths):
     The former are (sections, 6, *series), or, where they vary in time, (*shape of x, sections, 5), without a0.
     """
     shape, steps = x.shape[:axis] + x.shape[axis + 1 :], x.shape[axis]
-    signs, full = _aligned_signs(c, len(shape)), (c.sections, 2, *shape)
+    signs, full = _aligned_signs(c, len(shape)), (c.sections, c.order, *shape)
     states = np.zeros(full) if zi is None else _inner(np.broadcast_to(zi, full), signs)
     adjoint = np.zeros(full) if grad_zf is None else _inner(np.broadcast_to(grad_zf, full), signs, adjoint=True)
-    grads = np.zeros((*x.shape, c.sections, GRADIENTS) if c.kind == "varying" else (1,))
+    fields = 2 * (c.order + 1)
+    each = GRADIENTS if c.order == 2 else fields  # gradients of a section
+    grads = np.zeros((*x.shape, c.sections, each) if c.kind == "varying" else (1,))
     if x.size == 0:
-        return (grads if c.kind == "varying" else np.zeros((c.sections, FIELDS, *shape))), _outer(adjoint, signs, True)
+        return (grads if c.kind == "varying" else np.zeros((c.sections, fields, *shape))), _outer(adjoint, signs, True)
     operands = {"x": x, "y": to_x, "g": g} | ({"grads": grads} if c.kind == "varying" else {})
     run = _Run(operands, c, axis, reverse, lengths)
     table, own_signs = run.tables()
     carry, adjoint = run.lanes(states), run.lanes(adjoint)
-    sums = np.zeros((c.sections, GRADIENTS, carry.shape[-1]))
+    sums = np.zeros((c.sections, each, carry.shape[-1]))
     given = {"coefficients": table, "signs": own_signs, "carry": carry, "adjoint": adjoint, "sums": sums}
-    words = (-(-steps // STEPS) * 2 * c.sections + (c.sections + 2) * STEPS) * run.width
+    words = (-(-steps // STEPS) * c.order * c.sections + (c.sections + 2) * STEPS) * run.width
     run.run(sections_back.walk, {"x": x, "y": to_x, "g": g, "grads": grads, **given}, words)
-    found = grads if c.kind == "varying" else _by_fields(run.back(sums), signs)
+    found = grads if c.kind == "varying" else run.back(sums)
+    if c.kind != "varying" and c.order == 2:
+        found = _by_fields(found, signs)
     return found, _outer(run.back(adjoint), signs, adjoint=True)

@@ -6,7 +6,7 @@ from .._arguments import arrays, checks, messages as say
 from . import problem
 
 FIELDS = 6  # of a section: b0, b1, b2, a0, a1, a2
-A0 = 3
+MOST_VARYING = 94  # the order of a filter whose coefficients vary in time, at most
 
 
 def take(name, value):
@@ -25,14 +25,14 @@ def take(name, value):
 
 
 def check_a0(sos):
-    if not (sos[..., A0] == 1).all():
+    if not (sos[..., sos.shape[-1] // 2] == 1).all():
         raise ValueError(say.filter_a0())
 
 
-def check_sections(came, shape, axis):
+def check_sections(came, shape, axis, fields=FIELDS):
     """Raise unless coefficients have a shape that says whether they are one filter, one a series or one a step."""
     series = shape[:axis] + shape[axis + 1 :]
-    fits = len(came) >= 2 and came[-1] == FIELDS and came[-2] > 0
+    fits = len(came) >= 2 and came[-1] == fields and came[-2] > 0
     if fits and len(came) > 2:
         lead = came[:-2]
         fits = problem.fits(lead, series if len(lead) < len(shape) else shape) and len(lead) >= len(series)
@@ -45,13 +45,13 @@ def _shown(*sizes):
     return f"({', '.join(map(str, sizes))})"
 
 
-def state_shape(count, shape, axis):
-    """Return the shape of SciPy's states of a cascade of so many sections."""
-    return (count, *shape[:axis], 2, *shape[axis + 1 :])
+def state_shape(sos, shape, axis):
+    """Return the shape of SciPy's states of a cascade, given that of its coefficients."""
+    return (sos[-2], *shape[:axis], sos[-1] // 2 - 1, *shape[axis + 1 :])
 
 
-def check_states(states, count, shape, axis):
-    wanted = state_shape(count, shape, axis)
+def check_states(states, sos, shape, axis):
+    wanted = state_shape(sos, shape, axis)
     for name, value in states.items():
         if value is not None and not (len(value.shape) == len(wanted) and problem.fits(tuple(value.shape), wanted)):
             raise ValueError(say.filter_zi(name, tuple(value.shape), wanted))

@@ -2,9 +2,130 @@
 
 from typing import Any
 
-from . import _call
+from . import _call, _forms
 
-__all__ = ["sosfilt", "sosfilt_vjp"]
+__all__ = ["allpole", "allpole_vjp", "lfilter", "sosfilt", "sosfilt_vjp", "sosfiltfilt"]
+
+
+def allpole(
+    a: Any, x: Any, axis: int = -1, zi: Any = None, *, reverse: bool = False, lengths: Any = None,
+    return_state: bool = False, out: Any = None,
+) -> Any:  # fmt: skip
+    r"""Filter along an axis with poles alone: linear prediction's synthesis filter.
+
+    .. math:: y_t = x_t - \sum_{k=1}^N a_{t,k} y_{t-k}
+
+    Parameters
+    ----------
+    a : array_like
+        Real factors of the ``N`` last outputs, the newest first: ``(N,)``, ``(*series, N)`` for one filter a series, or
+        the shape of ``x`` and ``(N,)`` for coefficients that vary in time; an axis of ``x`` may be 1 there.
+    x : array_like
+        The signal, as for `sosfilt`, but no Dask array.
+    axis, reverse, lengths, return_state, out
+        As for `sosfilt`.
+    zi : array_like, optional
+        The outputs before the first step, ``(..., N, ...)`` with the N in place of `axis`, the newest first.
+
+    Returns
+    -------
+    y : array
+        Of the shape, dtype and library of ``x``.
+    zf : array
+        With ``zi`` or ``return_state``: the last outputs, as ``zi``, in float64 (complex128).
+
+    See Also
+    --------
+    allpole_vjp : The gradient, without PyTorch.
+
+    Notes
+    -----
+    Tensors have gradients as in `sosfilt`. Coefficients that vary in time are of order 94 at most. torchlpc's
+    ``sample_wise_lpc(x, A, zi)`` is ``allpole(A, x, zi=zi)``.
+
+    References
+    ----------
+    .. [1] J. Makhoul, "Linear prediction: a tutorial review", Proceedings of the IEEE 63(4), 1975, equation (1).
+
+    Examples
+    --------
+    >>> from fastrecur.filters import allpole
+    >>> allpole([-0.5, 0.25], [8.0, 0.0, 0.0])
+    array([8., 4., 0.])
+    """
+    return _forms.allpole(a, x, axis, zi, reverse, lengths, return_state, out)
+
+
+def allpole_vjp(
+    grad_y: Any, a: Any, x: Any, y: Any, zi: Any = None, *, axis: int = -1, reverse: bool = False,
+    lengths: Any = None, grad_zf: Any = None,
+) -> tuple[Any, Any, Any]:  # fmt: skip
+    """Return the gradients of `allpole`: its vector-Jacobian product.
+
+    Parameters
+    ----------
+    grad_y : array_like
+        The cotangents of the output, in the shape of ``x``.
+    a, x, zi, axis, reverse, lengths
+        What `allpole` was called with.
+    y : array_like
+        What it returned.
+    grad_zf : array_like, optional
+        The cotangents of the last outputs.
+
+    Returns
+    -------
+    grad_a, grad_x, grad_zi : array
+        Each in the shape and dtype of its operand. The last is None without ``zi``.
+
+    Examples
+    --------
+    >>> from fastrecur.filters import allpole, allpole_vjp
+    >>> a, x = [-0.5], [8.0, 0.0, 0.0]
+    >>> grad_a, grad_x, _ = allpole_vjp([0.0, 0.0, 1.0], a, x, allpole(a, x))
+    >>> grad_a, grad_x
+    (array([-8.]), array([0.25, 0.5 , 1.  ]))
+    """
+    grad_a, grad_x, grad_zi = _forms.allpole_vjp(grad_y, a, x, y, zi, axis, reverse, lengths, grad_zf)
+    return grad_a, grad_x, grad_zi
+
+
+def lfilter(
+    b: Any, a: Any, x: Any, axis: int = -1, zi: Any = None, *, reverse: bool = False, lengths: Any = None,
+    return_state: bool = False, out: Any = None,
+) -> Any:  # fmt: skip
+    r"""Filter along an axis with a filter of any order, given by two polynomials.
+
+    .. math:: a_0 y_t = \sum_{k=0}^N b_k x_{t-k} - \sum_{k=1}^N a_k y_{t-k}
+
+    Parameters
+    ----------
+    b, a : array_like
+        Real coefficients, ``(K,)``, ``(*series, K)`` for one filter a series, or the shape of ``x`` and ``(K,)`` for
+        coefficients that vary in time; an axis of ``x`` may be 1 there. All are divided by ``a[..., 0]``.
+    x, axis, reverse, lengths, return_state, out
+        As for `sosfilt`.
+    zi : array_like, optional
+        The states before the first step, ``(..., N, ...)`` with the order ``max(len(a), len(b)) - 1`` in place of
+        `axis`, as SciPy has them.
+
+    Returns
+    -------
+    y, zf : array
+        As for `sosfilt`.
+
+    Notes
+    -----
+    Of an order above 2, polynomials lose digits as in SciPy, however exact the arithmetic is: small changes of ``a``
+    move poles far. ``scipy.signal.tf2sos`` does not bring them back; design sections, and use `sosfilt`.
+
+    Examples
+    --------
+    >>> from fastrecur.filters import lfilter
+    >>> lfilter([1.0, 1.0], [2.0], [2.0, 4.0, 8.0])
+    array([1., 3., 6.])
+    """
+    return _forms.lfilter(b, a, x, axis, zi, reverse, lengths, return_state, out)
 
 
 def sosfilt(
@@ -117,3 +238,31 @@ def sosfilt_vjp(
     """
     grad_sos, grad_x, grad_zi = _call.sosfilt_vjp(grad_y, sos, x, y, zi, axis, reverse, lengths, grad_zf)
     return grad_sos, grad_x, grad_zi
+
+
+def sosfiltfilt(sos: Any, x: Any, axis: int = -1, padtype: str | None = "odd", padlen: int | None = None) -> Any:
+    """Filter forward and then in reverse with a cascade of sections: without delay, of a whole record.
+
+    Parameters
+    ----------
+    sos : array_like
+        As for `sosfilt`; coefficients must not vary in time.
+    x, axis
+        As for `sosfilt`, but no Dask array.
+    padtype : {"odd", "even", "constant", None}, default "odd"
+        How the ends are continued before filtering, as in SciPy: mirrored and turned, mirrored, repeated, not at all.
+    padlen : int, optional
+        By how many steps, less than the signal has; by default SciPy's number, about six a section.
+
+    Returns
+    -------
+    array
+        Of the shape, dtype and library of ``x``. Tensors are differentiated as in `sosfilt`.
+
+    Examples
+    --------
+    >>> from fastrecur.filters import sosfiltfilt
+    >>> sosfiltfilt([[0.5, 0.0, 0.0, 1.0, -0.5, 0.0]], [0.0, 0.0, 9.0, 0.0, 0.0], padtype=None)
+    array([0.7734375, 1.546875 , 3.09375  , 1.6875   , 1.125    ])
+    """
+    return _forms.sosfiltfilt(sos, x, axis, padtype, padlen)

@@ -6,10 +6,10 @@ from .. import _dispatch
 from .._arguments import arrays as _arrays, checks, messages as say, shapes
 from .._cpu import filters
 from .._cpu.machine import allocate
-from .._plan.filters import check_a0, check_sections, check_states, lengths_of, take
+from .._plan.filters import FIELDS, check_a0, check_sections, check_states, lengths_of, take
 
 
-def sosfilt(x, sos, zi, axis, reverse, lengths, return_state, out):
+def sosfilt(x, sos, zi, axis, reverse, lengths, return_state, out, fields=FIELDS):
     """Return the output of a cascade, and the states after it where they are wanted."""
     axis, reverse = checks.axis(axis), checks.flag("reverse", reverse)
     wants_state = checks.flag("return_state", return_state) or zi is not None
@@ -19,25 +19,25 @@ def sosfilt(x, sos, zi, axis, reverse, lengths, return_state, out):
             return known if wants_state else known[0]
     library = _library(x=x, sos=sos, zi=zi, out=out)
     if library is not None:
-        y, zf = library.sosfilt(x, sos, zi, axis, reverse, lengths, out)
+        y, zf = library.sosfilt(x, sos, zi, axis, reverse, lengths, out, fields)
         return (y, zf) if wants_state else y
     (x, owner), sos, zi = take("x", x), take("sos", sos)[0], take("zi", zi)[0]
     axis = shapes.axis_of(axis, x.shape, ("x",))
-    check_sections(sos.shape, x.shape, axis)
+    check_sections(sos.shape, x.shape, axis, fields)
     check_a0(sos)
-    check_states({"zi": zi}, sos.shape[-2], x.shape, axis)
+    check_states({"zi": zi}, sos.shape, x.shape, axis)
     lengths = lengths_of(lengths, x.shape, axis)
     dtype = x.dtype if zi is None or zi.dtype.kind != "c" else np.result_type(x.dtype, np.complex64)
     if out is None:
         y = allocate.empty(x.shape, dtype, shapes.like(x.shape, dtype, (x.shape, x.strides)))
     else:
-        y = _check_out(out, x, dtype, (("x", x), ("sos", sos), ("zi", zi)))
+        y = check_out(out, x, dtype, (("x", x), ("sos", sos), ("zi", zi)))
     zf = filters.forward(x, sos, zi, axis, reverse, lengths, y)
     y = owner.give(y) if out is None else out
     return (y, owner.give(zf)) if wants_state else y
 
 
-def sosfilt_vjp(g, sos, x, y, zi, axis, reverse, lengths, grad_zf):
+def sosfilt_vjp(g, sos, x, y, zi, axis, reverse, lengths, grad_zf, fields=FIELDS):
     """Return the gradients of the coefficients, the input and the first states; the last None where there are none."""
     axis, reverse = checks.axis(axis), checks.flag("reverse", reverse)
     library = _library(grad_y=g, sos=sos, x=x, y=y, zi=zi, grad_zf=grad_zf)
@@ -47,12 +47,12 @@ def sosfilt_vjp(g, sos, x, y, zi, axis, reverse, lengths, grad_zf):
     given = {"sos": sos, "zi": zi, "grad_zf": grad_zf, "grad_y": g, "y": y}
     sos, zi, grad_zf, g, y = (take(name, value)[0] for name, value in given.items())
     axis = shapes.axis_of(axis, x.shape, ("x",))
-    check_sections(sos.shape, x.shape, axis)
+    check_sections(sos.shape, x.shape, axis, fields)
     check_a0(sos)
     for name, value in (("grad_y", g), ("y", y)):
         if value.shape != x.shape:
             raise ValueError(say.operand_shape(name, value.shape, x.shape))
-    check_states({"zi": zi, "grad_zf": grad_zf}, sos.shape[-2], x.shape, axis)
+    check_states({"zi": zi, "grad_zf": grad_zf}, sos.shape, x.shape, axis)
     lengths = lengths_of(lengths, x.shape, axis)
     complex_ = any(v is not None and v.dtype.kind == "c" for v in (x, g, zi, grad_zf))
     dtype = np.result_type(x.dtype, np.complex64) if complex_ else x.dtype
@@ -84,7 +84,7 @@ def _library(**given):
     return None
 
 
-def _check_out(out, x, dtype, operands):
+def check_out(out, x, dtype, operands):
     """Return memory for the result; raise unless it may be written there."""
     array = _arrays.take("out", out)[0]
     if not isinstance(array, np.ndarray):

@@ -15,15 +15,16 @@ from .._plan.filters import check_a0, check_sections, check_states, lengths_of, 
 _FIELDS = SEGMENTS - 1  # the axis of coefficients, which is none of the result's
 
 
-def sosfilt(x, sos, zi, axis, reverse, lengths, out):
+def sosfilt(x, sos, zi, axis, reverse, lengths, out, fields):
     """Return the graph of a cascade's output, and that of the states after it."""
     if out is not None:
         raise TypeError(say.out_lazy())
     x, sos, zi = (v if v is None else _taken(name, v) for name, v in (("x", x), ("sos", sos), ("zi", zi)))
     axis = shapes.axis_of(axis, x.shape, ("x",))
-    count, every = sos.shape[-2], tuple(range(x.ndim))
-    check_sections(sos.shape, x.shape, axis)
-    check_states({"zi": zi}, count, x.shape, axis)
+    form, every = sos.shape, tuple(range(x.ndim))
+    count, order = form[-2], form[-1] // 2 - 1
+    check_sections(sos.shape, x.shape, axis, fields)
+    check_states({"zi": zi}, sos.shape, x.shape, axis)
     if not isinstance(sos, da.Array):
         check_a0(sos)
     if zi is not None and zi.dtype.kind == "c":
@@ -33,17 +34,17 @@ def sosfilt(x, sos, zi, axis, reverse, lengths, out):
     sos = Operand(sos.reshape(*sos.shape[:-2], -1), (*own, _FIELDS))
     if zi is not None:
         xp = da if isinstance(zi, da.Array) else np
-        zi = xp.broadcast_to(zi, state_shape(count, x.shape, axis))
-        zi = xp.moveaxis(zi, axis + 1, 1).reshape(2 * count, *(x.shape[k] for k in lanes))
+        zi = xp.broadcast_to(zi, state_shape(form, x.shape, axis))
+        zi = xp.moveaxis(zi, axis + 1, 1).reshape(count * order, *(x.shape[k] for k in lanes))
     first = Operand(zi, () if zi is None else (SEGMENTS, *lanes))
     lengths = Operand(lengths, () if lengths is None else lanes)
     chunks, given = _dask.align({"x": Operand(x, every), "sos": sos, "first": first, "lengths": lengths}, x.shape)
     step = functools.partial(_chunk, axis=axis, reverse=reverse, count=count)
     blocks = [given[name] for name in ("x", "sos", "lengths")]
-    walk = _dask.Walk("sosfilt", step, chunks, blocks, axis, reverse, given["first"], 2 * count)
+    walk = _dask.Walk("sosfilt", step, chunks, blocks, axis, reverse, given["first"], count * order)
     wide = np.result_type(x.dtype, np.float64)
     last = walk.result("last", -1, np.empty((0,) * x.ndim, wide))
-    last = last.reshape(count, 2, *last.shape[1:])
+    last = last.reshape(count, order, *last.shape[1:])
     return walk.result("y", 0, np.empty((0,) * x.ndim, x.dtype)), da.moveaxis(last, 1, axis + 1)
 
 
@@ -66,9 +67,9 @@ def _chunk(state, place, x, sos, lengths, *, axis, reverse, count):
     lanes = x.shape[:axis] + x.shape[axis + 1 :]
     sos = sos.reshape(*sos.shape[:-1], count, -1)
     check_a0(sos)
-    zi = None if state is None else np.moveaxis(state.reshape(count, 2, *lanes), 1, axis + 1)
+    zi = None if state is None else np.moveaxis(state.reshape(count, -1, *lanes), 1, axis + 1)
     y = np.empty_like(x)
     lengths = None if lengths is None else (lengths - place[0]).clip(0, x.shape[axis])
     with threads.alone():
         zf = filters.forward(x, sos, zi, axis, reverse, lengths, y)
-    return y, np.moveaxis(zf, axis + 1, 1).reshape(2 * count, *lanes)
+    return y, np.moveaxis(zf, axis + 1, 1).reshape(-1, *lanes)

@@ -34,12 +34,13 @@ from .operands import ONE, ZERO
 from .rules import choice, trait
 
 # Fields of ``geometry``: how many sections, how many series, and how many with those that fill the last vector; steps
-# that all series go before the next; bytes from step to step, by operand (X_STEP and what follows). Then tables: where
-# each operand's series begin, in bytes; how many steps each series has; and how each operand is read, by vector.
-N_SECTIONS, N_SERIES, PADDED, CHUNK, X_STEP = np.arange(5, dtype=np.int64)
+# that all series go before the next; numbers of a section's state; bytes from step to step, by operand (X_STEP and what
+# follows). Then tables: where each operand's series begin, in bytes; how many steps each series has; and how each
+# operand is read, by vector.
+N_SECTIONS, N_SERIES, PADDED, CHUNK, ORDER, X_STEP = np.arange(6, dtype=np.int64)
 X, Y, G, COEFFICIENTS, GRADS, COUNTS, WAYS = np.arange(7, dtype=np.int64)
 OPERANDS = 5
-HEAD, TABLES = 4 + OPERANDS, 2 * OPERANDS + 1
+HEAD, TABLES = 5 + OPERANDS, 2 * OPERANDS + 1
 STEPS = 32  # of a tile
 FIELDS = 6  # of a section: of `sections.Section`, or SciPy's where they vary in time
 GRADIENTS = 5  # that have one: all but the sign, and SciPy's a0
@@ -178,20 +179,20 @@ def drain(y, tile, t, steps):
 
 
 @inlined
-def coefficient(rule, at, s, field, padded, lane, tile):
+def coefficient(rule, at, place, padded, lane, tile):
     if has_own(rule):
-        return load_vector(at, (s * FIELDS + field) * padded + lane, tile)
-    return constant(load(at, s * FIELDS + field, tile), load_vector(tile, 0, tile))
+        return load_vector(at, place * padded + lane, tile)
+    return constant(load(at, place, tile), load_vector(tile, 0, tile))
 
 
 @inlined
 def section_of(rule, here, s, padded, tile):
     """Return a section's coefficients, of those that do not vary in time."""
-    at = here.coefficients.at
+    at, n, lane = here.coefficients.at, s * FIELDS, here.lane
     return sections.Section(
-        coefficient(rule, at, s, 0, padded, here.lane, tile), coefficient(rule, at, s, 1, padded, here.lane, tile),
-        coefficient(rule, at, s, 2, padded, here.lane, tile), coefficient(rule, at, s, 3, padded, here.lane, tile),
-        coefficient(rule, at, s, 4, padded, here.lane, tile), coefficient(rule, at, s, 5, padded, here.lane, tile),
+        coefficient(rule, at, n + 0, padded, lane, tile), coefficient(rule, at, n + 1, padded, lane, tile),
+        coefficient(rule, at, n + 2, padded, lane, tile), coefficient(rule, at, n + 3, padded, lane, tile),
+        coefficient(rule, at, n + 4, padded, lane, tile), coefficient(rule, at, n + 5, padded, lane, tile),
     )  # fmt: skip
 
 
@@ -292,7 +293,46 @@ def run_steps(rule, tile, outputs, fields, here, geometry, t, steps):
         inputs = to
 
 
-run_tile = choice("blocks", run_blocks, run_steps)
+@inlined
+def any_coefficient(rule, here, fields, s, n, order, padded):
+    """Return a coefficient of a section of any order: of b0, ..., a0, ..., the n-th; see `bring`."""
+    if varies(rule):
+        return load_vector(fields, n * width(fields), fields)
+    return coefficient(rule, here.coefficients.at, s * 2 * (order + 1) + n, padded, here.lane, fields)
+
+
+@helper
+def bring(rule, fields, here, s, order, t):
+    """Bring a section's coefficients at a step to a buffer (fields, series), if they vary in time."""
+    if varies(rule):
+        lanes, x, count = width(fields), here.coefficients, 2 * (order + 1)
+        for j in range(lanes):
+            step = shift(x.at, load_int(x.offsets, j) + t * x.step)
+            for n in range(count):
+                store(fields, n * lanes + j, load(step, s * count + n, fields))
+
+
+@helper
+def run_any(rule, tile, outputs, fields, here, geometry, t, steps):
+    """Take a tile through sections of any order, in the transposed direct form."""
+    lanes, padded, order, inputs = width(tile), load_int(geometry, PADDED), load_int(geometry, ORDER), tile
+    for s in range(load_int(geometry, N_SECTIONS)):
+        z, to = shift(here.carry, (s * order * padded + here.lane) * itemsize(tile)), shift(tile, (s + 1) * outputs)
+        for k in range(steps):
+            bring(rule, fields, here, s, order, t + k)
+            v = load_vector(inputs, k * lanes, tile)
+            y = fma(any_coefficient(rule, here, fields, s, 0, order, padded), v, load_vector(z, 0, tile))
+            for n in range(1, order + 1):
+                b = any_coefficient(rule, here, fields, s, n, order, padded)
+                a = any_coefficient(rule, here, fields, s, order + 1 + n, order, padded)
+                after = load_vector(z, n * padded, tile) if n < order else constant(0.0, v)
+                store_vector(z, (n - 1) * padded, fma(b, v, fma(-a, y, after)))
+            store_vector(to, k * lanes, y)
+        inputs = to
+
+
+run_tile = choice("any_order", run_any, choice("blocks", run_blocks, run_steps))
+run_all = choice("any_order", run_any, run_steps)  # with each section's outputs kept
 
 
 @helper

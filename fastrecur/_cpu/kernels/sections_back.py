@@ -9,26 +9,31 @@ from collections import namedtuple
 from ..._steps.recurrence import fma
 from ..compiler.numba_internals import helper
 from ..vectors.scalars import alone, itemsize, load, load_int, maximum, minimum, shift, stack, store, width
+from ..vectors.types import WIDTH
 from ..vectors.vectors import load_vector, store_vector
 from .operands import ZERO
+from .rules import choice
 from .sections import (
     ALL_FIELDS,
     GRADIENTS,
     GRADS,
     N_SECTIONS,
     N_SERIES,
+    ORDER,
     PADDED,
     STEPS,
     G,
     X,
     Y,
+    any_coefficient,
+    bring,
     counts_at,
     drain,
     fill,
     fill_fields,
     least_of,
     operand,
-    run_steps,
+    run_all,
     section_adjoint,
     section_at,
     series_at,
@@ -80,7 +85,43 @@ def write_fields(grads, lanes, t, s, field, value, room):
 
 
 @helper
-def back_section(rule, inputs, g, fields, sums, adjoint, here, grads, geometry, s, t, steps):
+def add_to(rule, grads, sums, lanes, place, t, value, room, padded, lane):
+    """Add to a coefficient's gradient, or write it where coefficients vary in time."""
+    if varies(rule):
+        store_vector(room, 0, value)
+        for j in range(lanes):
+            store(shift(grads.at, load_int(grads.offsets, j) + t * grads.step), place, load(room, j, room))
+    else:
+        store_vector(sums, place * padded + lane, load_vector(sums, place * padded + lane, room) + value)
+
+
+@helper
+def back_any(rule, inputs, g, fields, sums, adjoint, here, grads, geometry, s, t, steps):
+    """Do what `back_section` does for a section of any order, whose form is the transposed one."""
+    row, padded, order = width(g), load_int(geometry, PADDED), load_int(geometry, ORDER)
+    outputs, lane, first = shift(inputs, STEPS * row * itemsize(inputs)), here.lane, s * 2 * (order + 1)
+    later, room = shift(adjoint, (s * order * padded + lane) * itemsize(g)), stack(g, WIDTH)
+    for k in range(steps - 1, -1, -1):
+        bring(rule, fields, here, s, order, t + k)
+        v, y, now = load_vector(inputs, k * row, g), load_vector(outputs, k * row, g), load_vector(g, k * row, g)
+        for n in range(1, order + 1):
+            a = any_coefficient(rule, here, fields, s, order + 1 + n, order, padded)
+            now = fma(-a, load_vector(later, (n - 1) * padded, g), now)
+        to_v = any_coefficient(rule, here, fields, s, 0, order, padded) * now
+        add_to(rule, grads, sums, row, first, t + k, now * v, room, padded, lane)
+        before = now
+        for n in range(1, order + 1):
+            own = load_vector(later, (n - 1) * padded, g)
+            to_v = fma(any_coefficient(rule, here, fields, s, n, order, padded), own, to_v)
+            add_to(rule, grads, sums, row, first + n, t + k, own * v, room, padded, lane)
+            add_to(rule, grads, sums, row, first + order + 1 + n, t + k, -(own * y), room, padded, lane)
+            store_vector(later, (n - 1) * padded, before)
+            before = own
+        store_vector(g, k * row, to_v)
+
+
+@helper
+def back_second(rule, inputs, g, fields, sums, adjoint, here, grads, geometry, s, t, steps):
     """Take cotangents of a section's outputs, a tile, back to those of its inputs; its outputs follow the inputs."""
     row, padded = width(g), load_int(geometry, PADDED)
     outputs, lane, room = shift(inputs, STEPS * row * itemsize(inputs)), here.lane, stack(here.carry, 16)
@@ -117,6 +158,9 @@ def back_section(rule, inputs, g, fields, sums, adjoint, here, grads, geometry, 
     store_vector(own, 4 * padded, in_c)
 
 
+back_section = choice("any_order", back_any, back_second)
+
+
 @helper
 def back_vector(rule, kept, fields, at, geometry, lane):
     """Take a vector of series, or one, forward and back."""
@@ -124,23 +168,24 @@ def back_vector(rule, kept, fields, at, geometry, lane):
     xs, ys = operand(at.x, geometry, X, lane, row), operand(at.y, geometry, Y, lane, row)
     gs, to = operand(at.g, geometry, G, lane, row), operand(at.grads, geometry, GRADS, lane, row)
     here = series_at(at.coefficients, at.signs, at.carry, geometry, lane, row)
+    planes = count * load_int(geometry, ORDER)
     steps, states = load_int(counts_at(geometry, lane), 0), shift(at.carry, lane * itemsize(at.carry))
     tiles, size = (steps + STEPS - 1) // STEPS, itemsize(kept)
-    inputs = shift(kept, tiles * 2 * count * row * size)
+    inputs = shift(kept, tiles * planes * row * size)
     outputs = STEPS * row * size
     tile = shift(inputs, (count + 1) * outputs)
     for n in range(tiles):
-        move_states(shift(kept, n * 2 * count * row * size), row, states, padded, 2 * count)
+        move_states(shift(kept, n * planes * row * size), row, states, padded, planes)
         if n + 1 < tiles:
             fill(inputs, xs, n * STEPS, STEPS)
-            run_steps(rule, inputs, ZERO, fields, here, geometry, n * STEPS, STEPS)
+            run_all(rule, inputs, ZERO, fields, here, geometry, n * STEPS, STEPS)
     for n in range(tiles - 1, -1, -1):
         t, last = n * STEPS, minimum(STEPS, steps - n * STEPS)
-        for s in range(2 * count):
-            before = load_vector(kept, (n * 2 * count + s) * row, kept)
+        for s in range(planes):
+            before = load_vector(kept, (n * planes + s) * row, kept)
             store_vector(states, s * padded, before)
         fill(inputs, xs, t, last)
-        run_steps(rule, inputs, outputs, fields, here, geometry, t, last)
+        run_all(rule, inputs, outputs, fields, here, geometry, t, last)
         fill(tile, gs, t, last)
         for s in range(count - 1, -1, -1):
             before = shift(inputs, s * outputs)

@@ -6,7 +6,7 @@ import torch
 from ..._arguments import messages as say, shapes
 from ..._cpu import filters as _host
 from ..._cpu.machine import threads as _threads
-from ..._plan.filters import A0, check_sections, check_states, lengths_of, state_shape
+from ..._plan.filters import FIELDS, check_a0, check_sections, check_states, lengths_of, state_shape
 from . import autograd
 from .ops import library
 from .team import team
@@ -26,31 +26,31 @@ _forward, _backward = torch.ops.fastrecur.sosfilt.default, torch.ops.fastrecur.s
 # ---- Calls ----------------------------------------------------------------------------------------------------------
 
 
-def sosfilt(x, sos, zi, axis, reverse, lengths, out):
+def sosfilt(x, sos, zi, axis, reverse, lengths, out, fields):
     """Return the output of a cascade, and the states after it."""
-    x, sos, zi, axis, lengths = _taken(x, sos, {"zi": zi}, axis, lengths)
+    x, sos, zi, axis, lengths = _taken(fields, x, sos, {"zi": zi}, axis, lengths)
     if out is not None:
-        _check_out(out, x, (x, sos, zi))
+        check_out(out, x, (x, sos, zi))
     y, zf = _forward(x, sos, zi, lengths, axis, reverse)
     return (y if out is None else out.copy_(y)), zf
 
 
 def sosfilt_vjp(g, sos, x, y, zi, axis, reverse, lengths, grad_zf):
     """Return the gradients of the coefficients, the input and the first states."""
-    x, sos, zi, axis, lengths, g, grad_zf = _taken(x, sos, {"zi": zi, "grad_zf": grad_zf}, axis, lengths, g)
+    x, sos, zi, axis, lengths, g, grad_zf = _taken(FIELDS, x, sos, {"zi": zi, "grad_zf": grad_zf}, axis, lengths, g)
     grad_x, grad_sos, grad_zi = _backward(g, grad_zf, x, sos, zi, lengths, axis, reverse)
     return grad_sos, grad_x, None if zi is None else grad_zi
 
 
-def _taken(x, sos, states, axis, lengths, *others):
+def _taken(fields, x, sos, states, axis, lengths, *others):
     x = _tensor("x", x, None)
     sos, *others = (_tensor(name, v, x) for name, v in zip(("sos", "grad_y"), (sos, *others), strict=False))
     states = {name: None if v is None else _tensor(name, v, x) for name, v in states.items()}
     if sos.is_complex():
         raise TypeError(say.filter_real("sos", sos.dtype))
     axis = shapes.axis_of(axis, tuple(x.shape), ("x",))
-    check_sections(tuple(sos.shape), tuple(x.shape), axis)
-    check_states(states, sos.shape[-2], tuple(x.shape), axis)
+    check_sections(tuple(sos.shape), tuple(x.shape), axis, fields)
+    check_states(states, sos.shape, tuple(x.shape), axis)
     for other in others:
         if other.shape != x.shape:
             raise ValueError(say.operand_shape("grad_y", tuple(other.shape), tuple(x.shape)))
@@ -76,7 +76,7 @@ def _tensor(name, value, like):
     return value.to(torch.get_default_dtype() if name in ("x", "grad_y") else torch.float64)
 
 
-def _check_out(out, x, operands):
+def check_out(out, x, operands):
     if not isinstance(out, torch.Tensor):
         raise TypeError(say.out_type(type(out)))
     if out.shape != x.shape:
@@ -85,6 +85,7 @@ def _check_out(out, x, operands):
         raise TypeError(say.out_dtype(out.dtype, x.dtype))
     if torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in (*operands, out)):
         raise RuntimeError(say.out_gradient())
+    return out
 
 
 # ---- In memory, and fake --------------------------------------------------------------------------------------------
@@ -108,9 +109,9 @@ def _numpy(tensor):
 
 
 def _sections(sos):
-    if not bool((sos[..., A0] == 1).all()):
-        raise ValueError(say.filter_a0())
-    return _numpy(sos)
+    sos = _numpy(sos)
+    check_a0(sos)
+    return sos
 
 
 def _run_forward(x, sos, zi, lengths, axis, reverse):
@@ -142,12 +143,12 @@ def _like(grad, operand):
 
 
 def _fake_forward(x, sos, zi, lengths, axis, reverse):
-    shape = state_shape(sos.shape[-2], x.shape, axis)
+    shape = state_shape(sos.shape, x.shape, axis)
     return torch.empty_like(x, dtype=_signal(x, zi)), x.new_empty(shape, dtype=_wide(x, zi))
 
 
 def _fake_backward(g, grad_zf, x, sos, zi, lengths, axis, reverse):
-    shape = state_shape(sos.shape[-2], x.shape, axis)
+    shape = state_shape(sos.shape, x.shape, axis)
     grad_zi = x.new_empty(shape, dtype=_wide(x, g, zi, grad_zf)) if zi is None else zi.new_empty(zi.shape)
     return torch.empty_like(x), sos.new_empty(sos.shape), grad_zi
 
@@ -195,7 +196,7 @@ def _composed(*operands):
     """Do what `sosfilt_backward` does, of filters and sums that have derivatives themselves."""
     g, grad_zf, x, sos, zi, lengths, axis, reverse = operands
     wide, count, series = _wide(x, g, zi, grad_zf), sos.shape[-2], x.shape[:axis] + x.shape[axis + 1 :]
-    full = state_shape(count, tuple(x.shape), axis)
+    full = state_shape(sos.shape, tuple(x.shape), axis)
     first, last = (x.new_zeros(full, dtype=wide) if v is None else v.to(wide).expand(full) for v in (zi, grad_zf))
     if lengths is None:
         lengths = torch.tensor(x.shape[axis])
@@ -219,30 +220,33 @@ def _section_back(g, last, v, y, k, lengths, axis, reverse):
     """Return the cotangents of a section's input, of its coefficients for each series, and of its first state.
 
     Those of its output, with all that comes of it, are the output of its poles against time; those of its states are
-    that output one and two steps later.
+    that output one step later, two, and so on.
     """
-    b0, b1, b2, _, a1, a2 = (c if k.dim() == 1 else c.unsqueeze(axis) for c in k.unbind(-1))
-    one, two = last.split(1, axis)
-    zero, steps, place = torch.zeros_like(k[..., 0]), g.shape[axis], lengths.unsqueeze(axis)
-    poles = torch.stack([zero + 1, zero, zero, zero + 1, k[..., 4], k[..., 5]], -1).unsqueeze(-2)
-    zi = torch.cat([-a1 * one - a2 * two, -a2 * one], axis).unsqueeze(0)
-    e = _forward(g, poles, zi, lengths, axis, not reverse)[0]
+    order, steps, place = k.shape[-1] // 2 - 1, g.shape[axis], lengths.unsqueeze(axis)
+    fields = [c if k.dim() == 1 else c.unsqueeze(axis) for c in k.unbind(-1)]
+    b, a = fields[: order + 1], fields[order + 1 :]
+    ends = last.split(1, axis)
+    zero, one = torch.zeros_like(k[..., 0]), torch.ones_like(k[..., 0])
+    poles = torch.stack([one, *[zero] * order, one, *k[..., order + 2 :].unbind(-1)], -1).unsqueeze(-2)
+    zi = torch.cat([-sum(a[j] * ends[j - n] for j in range(n, order + 1)) for n in range(1, order + 1)], axis)
+    e = _forward(g, poles, zi.unsqueeze(0), lengths, axis, not reverse)[0]
     if reverse:  # the scan ends at the first step, and each series has begun at its own last one
-        e = torch.cat([two, one, e], axis)
-        before = e.gather(axis, torch.cat([place + 1, place], axis))
+        e = torch.cat([*ends[::-1], e], axis)
+        before = e.gather(axis, torch.cat([place + n for n in range(order - 1, -1, -1)], axis))
     else:
-        e = torch.cat([e, torch.zeros_like(last)], axis).scatter(axis, torch.cat([place, place + 1], axis), last)
-        before = e.narrow(axis, 0, 2)
+        e = torch.cat([e, torch.zeros_like(last)], axis)
+        e = e.scatter(axis, torch.cat([place + n for n in range(order)], axis), last)
+        before = e.narrow(axis, 0, order)
     valid = torch.arange(steps).reshape(-1, *(1,) * (g.dim() - 1 - axis)) < place
-    now, later, latest = (e.narrow(axis, 2 - n if reverse else n, steps) * valid for n in range(3))
+    later = [e.narrow(axis, order - n if reverse else n, steps) * valid for n in range(order + 1)]
 
     def product(one, other):
         found = one * other.conj()
         return (found.real if found.is_complex() else found).sum(axis)
 
-    grads = product(now, v), product(later, v), product(latest, v), -product(later, y), -product(latest, y)
-    grads = *grads[:3], torch.zeros_like(grads[0]), *grads[3:]
-    return b0 * now + b1 * later + b2 * latest, torch.stack(grads, -1), before
+    of_b, of_a = [product(own, v) for own in later], [-product(own, y) for own in later[1:]]
+    grads = torch.stack([*of_b, torch.zeros_like(of_b[0]), *of_a], -1)
+    return sum(c * own for c, own in zip(b, later, strict=True)), grads, before
 
 
 # ---- vmap -----------------------------------------------------------------------------------------------------------
