@@ -5,6 +5,7 @@
 their gradients.
 
 - `fastrecur.smoothing` has pandas' exponentially weighted statistics and more, for any array.
+- `fastrecur.filters` has SciPy's filters of second order, with gradients.
 - `fastrecur.returns` has reinforcement learning's returns and advantages.
 - `fastrecur.torch` has modules for PyTorch, a QRNN among them; the functions here take tensors as they are.
 - `fastrecur.reference` is the definition as a plain loop.
@@ -46,15 +47,15 @@ def _home_of(name: str) -> str | None:
 
 
 if _typing.TYPE_CHECKING:
-    from . import returns as returns, smoothing as smoothing
+    from . import filters as filters, returns as returns, smoothing as smoothing
 else:  # of type checkers, it would take any name
 
     def __getattr__(name):
-        if name in ("returns", "smoothing"):
+        if name in ("filters", "returns", "smoothing"):
             return _import_module(f".{name}", __name__)
         home = "fastrecur.torch" if name == "torch" else _home_of(name)
         advice = f": import {home} first" if name == "torch" else f": it is in {home}" if home else ""
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}{advice}")
 
     def __dir__():
-        return sorted({*globals(), "returns", "smoothing"})
+        return sorted({*globals(), "filters", "returns", "smoothing"})

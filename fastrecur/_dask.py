@@ -20,7 +20,7 @@ from ._cpu import host
 from ._cpu.machine import threads
 from ._plan import problem
 
-SEGMENTS = -1  # the axis of states of segments, which is none of the result's
+SEGMENTS = -1  # the axis of states of segments, which is none of the result's, as no negative one is
 # Layers of an array that is what a store holds, cut and cast at most: to read it again costs no computing.
 STORED = {"from-zarr", "array", "getitem", "astype"}
 
@@ -41,7 +41,7 @@ class Operand(namedtuple("Operand", "value axes shifted", defaults=[(), None])):
                 return end.block(index)
             index = (*index[:axis], index[axis] + blocks, *index[axis + 1 :])
         sizes = zip(self.axes, self.value.shape, strict=True)
-        return (self.value.name, *(0 if size == 1 or k == SEGMENTS else index[k] for k, size in sizes))
+        return (self.value.name, *(0 if size == 1 or k < 0 else index[k] for k, size in sizes))
 
 
 def take(name, value):

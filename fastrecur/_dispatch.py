@@ -71,6 +71,13 @@ def tensor_adapter() -> ModuleType:
     return _call
 
 
+def tensor_filters() -> ModuleType:
+    """Return the adapter for filters of tensors."""
+    from .torch._operator import filters
+
+    return filters
+
+
 @functools.cache
 def _gpu() -> ModuleType:
     with cache.making:

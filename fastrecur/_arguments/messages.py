@@ -328,6 +328,27 @@ filter_missing = _message(
     "`x` must be finite, as the reverse pass cannot skip missing values, got {came}: fill them first"
 )
 
+filter_coefficients = _message(
+    "`{0}` must have the shape {2} (one filter), {3} (one for each series) or {4} (one for each step), or 1 in place "
+    "of an axis of `x` in the latter two, got {1}"
+)
+filter_polynomial = _message(
+    "`{0}` must have the shape {2} (one filter), {3} (one for each series) or {4} (one for each step), or 1 in place "
+    "of an axis of `x` in the latter two, got {1}"
+)
+filter_lead = _message("`a` must not begin with 0: its first coefficient divides all others")
+filter_constant = _message("`sos` must not vary in time: what is filtered in both directions has one filter a series")
+filter_padtype = _message("`padtype` must be 'odd', 'even', 'constant' or None, got {came!r}")
+filter_padlen = _message("`x` must have more steps than `padlen`, {1}, got {0}")
+filter_order = _message("filters whose coefficients vary in time must be of order {0} at most, got {1}")
+filter_a0 = _message("`sos` must have 1 in its column 3, a0, of all sections: divide each section by it")
+filter_real = _message("`{name}` must be real, got dtype {dtype}: filters have real coefficients here")
+filter_zi = _message("`{0}` must have the shape {2}, or broadcast to it, got {1}")
+filter_in_memory = _message("`x` must be in memory here, got a Dask array: sosfilt and lfilter take these")
+filter_lazy = _message("gradients of filters are for arrays in memory and tensors, got a Dask array")
+filter_second = _message("gradients of gradients are for coefficients that do not vary in time")
+filter_gpu = _message("`{name}` must be in CPU memory: fastrecur.filters has no GPU kernels yet, got {kind} on a GPU")
+
 
 def values_steps(came, steps, has_next):
     wanted = steps if has_next else steps + 1

@@ -24,6 +24,7 @@ MARKDOWN += [*sorted((ROOT / ".github").glob("*.md")), DOCS / "release.md"]
 
 MODULES = [
     "fastrecur",
+    "fastrecur.filters",
     "fastrecur.reference",
     "fastrecur.returns",
     "fastrecur.smoothing",

@@ -155,6 +155,12 @@ def alone(carry):
     return Address(carry.address, carry.dtype, carry.keep, 1)
 
 
+@primitive(lambda carry: Pointer(carry.element, OCTET), lambda emitter, place: place)
+def octet(carry):
+    """Return a carry of vectors of 8 lanes."""
+    return Address(carry.address, carry.dtype, carry.keep, OCTET)
+
+
 @primitive(types.boolean, constant_of(lambda buffer, pointer: buffer == pointer, I1))
 def is_same_kind(buffer, pointer):
     return buffer.dtype == pointer.dtype

@@ -17,7 +17,7 @@ from .along_time import adjoint, decay, lanes, like, state_before
 from .ops import forward, vjp
 
 
-class _Rules(internals.KernelFunction):  # type: ignore[misc]
+class Rules(internals.KernelFunction):  # type: ignore[misc]
     """An operator's autograd kernel, of its arguments behind the ``way`` on: family, keys, whether there are tangents.
 
     Where torch has not what such a kernel needs, `setup` and `gradients` are registered as for any custom operator.
@@ -65,7 +65,7 @@ class _Rules(internals.KernelFunction):  # type: ignore[misc]
             torch.library.register_vmap(name, functools.partial(vmap, family), lib=ops.library)
 
 
-class _Forward(_Rules):
+class _Forward(Rules):
     operators = ops.FORWARD
 
     @staticmethod
@@ -154,7 +154,7 @@ def gradients_of(function, operands, needed, cotangents):
     return [next(grads) if need else None for need in needed]
 
 
-class _Vjp(_Rules):
+class _Vjp(Rules):
     operators = ops.VJP
 
     @classmethod

@@ -1,0 +1,68 @@
+"""What is asked of a filter: its arguments, checked, and shapes of states."""
+
+import numpy as np
+
+from .._arguments import arrays, checks, messages as say
+from . import problem
+
+FIELDS = 6  # of a section: b0, b1, b2, a0, a1, a2
+MOST_VARYING = 94  # the order of a filter whose coefficients vary in time, at most
+
+
+def take(name, value):
+    """Return an argument as an array of floats, or complex numbers, and its library; None as it is."""
+    if value is None and name in ("zi", "grad_zf"):
+        return None, None
+    array, owner = arrays.take(name, value)
+    if array is None:
+        raise TypeError(say.not_an_array(name, type(None)))
+    array = arrays.numbers(name, np.asarray(array))
+    if name == "sos" and array.dtype.kind == "c":
+        raise TypeError(say.filter_real(name, array.dtype))
+    least = 4 if name in ("sos", "zi", "grad_zf") else 2  # bytes: signals are read as they are
+    is_float = array.dtype.kind in "fc" or array.dtype.name == "bfloat16"
+    return (array if is_float and array.dtype.itemsize >= least else array.astype(np.float64)), owner
+
+
+def check_a0(sos):
+    if not (sos[..., sos.shape[-1] // 2] == 1).all():
+        raise ValueError(say.filter_a0())
+
+
+def check_sections(came, shape, axis, fields=FIELDS):
+    """Raise unless coefficients have a shape that says whether they are one filter, one a series or one a step."""
+    series = shape[:axis] + shape[axis + 1 :]
+    fits = len(came) >= 2 and came[-1] == fields and came[-2] > 0
+    if fits and len(came) > 2:
+        lead = came[:-2]
+        fits = problem.fits(lead, series if len(lead) < len(shape) else shape) and len(lead) >= len(series)
+    if not fits:
+        names = (_shown(*lead, "sections", FIELDS) for lead in ((), series, shape))
+        raise ValueError(say.filter_coefficients("sos", tuple(came), *names))
+
+
+def _shown(*sizes):
+    return f"({', '.join(map(str, sizes))})"
+
+
+def state_shape(sos, shape, axis):
+    """Return the shape of SciPy's states of a cascade, given that of its coefficients."""
+    return (sos[-2], *shape[:axis], sos[-1] // 2 - 1, *shape[axis + 1 :])
+
+
+def check_states(states, sos, shape, axis):
+    wanted = state_shape(sos, shape, axis)
+    for name, value in states.items():
+        if value is not None and not (len(value.shape) == len(wanted) and problem.fits(tuple(value.shape), wanted)):
+            raise ValueError(say.filter_zi(name, tuple(value.shape), wanted))
+
+
+def lengths_of(lengths, shape, axis):
+    """Return a length for each series, or None."""
+    if lengths is None:
+        return None
+    series = shape[:axis] + shape[axis + 1 :]
+    lengths = checks.on_host("lengths", lengths)
+    problem.check_lengths_shape(lengths.shape, series)
+    lengths = checks.lengths_in_range(lengths, shape[axis])
+    return np.broadcast_to(lengths.reshape(lengths.shape + (1,) * (len(series) - lengths.ndim)), series)

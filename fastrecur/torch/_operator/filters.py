@@ -1,0 +1,298 @@
+"""Filters of tensors: the operators, what they are of fake tensors and under vmap, and derivatives of every order."""
+
+import numpy as np
+import torch
+
+from ..._arguments import messages as say, shapes
+from ..._cpu import filters as _host
+from ..._cpu.machine import threads as _threads
+from ..._plan.filters import FIELDS, check_a0, check_sections, check_states, lengths_of, state_shape
+from . import autograd
+from .ops import library
+from .team import team
+
+library.define(
+    "sosfilt(Tensor x, Tensor sos, Tensor? zi, Tensor? lengths, int axis, bool reverse) -> (Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+library.define(
+    "sosfilt_backward(Tensor grad_y, Tensor? grad_zf, Tensor x, Tensor sos, Tensor? zi, Tensor? lengths, int axis, "
+    "bool reverse) -> (Tensor, Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_forward, _backward = torch.ops.fastrecur.sosfilt.default, torch.ops.fastrecur.sosfilt_backward.default
+
+
+# ---- Calls ----------------------------------------------------------------------------------------------------------
+
+
+def sosfilt(x, sos, zi, axis, reverse, lengths, out, fields):
+    """Return the output of a cascade, and the states after it."""
+    x, sos, zi, axis, lengths = _taken(fields, x, sos, {"zi": zi}, axis, lengths)
+    if out is not None:
+        check_out(out, x, (x, sos, zi))
+    y, zf = _forward(x, sos, zi, lengths, axis, reverse)
+    return (y if out is None else out.copy_(y)), zf
+
+
+def sosfilt_vjp(g, sos, x, y, zi, axis, reverse, lengths, grad_zf):
+    """Return the gradients of the coefficients, the input and the first states."""
+    x, sos, zi, axis, lengths, g, grad_zf = _taken(FIELDS, x, sos, {"zi": zi, "grad_zf": grad_zf}, axis, lengths, g)
+    grad_x, grad_sos, grad_zi = _backward(g, grad_zf, x, sos, zi, lengths, axis, reverse)
+    return grad_sos, grad_x, None if zi is None else grad_zi
+
+
+def _taken(fields, x, sos, states, axis, lengths, *others):
+    x = _tensor("x", x, None)
+    sos, *others = (_tensor(name, v, x) for name, v in zip(("sos", "grad_y"), (sos, *others), strict=False))
+    states = {name: None if v is None else _tensor(name, v, x) for name, v in states.items()}
+    if sos.is_complex():
+        raise TypeError(say.filter_real("sos", sos.dtype))
+    axis = shapes.axis_of(axis, tuple(x.shape), ("x",))
+    check_sections(tuple(sos.shape), tuple(x.shape), axis, fields)
+    check_states(states, sos.shape, tuple(x.shape), axis)
+    for other in others:
+        if other.shape != x.shape:
+            raise ValueError(say.operand_shape("grad_y", tuple(other.shape), tuple(x.shape)))
+    if lengths is not None and not isinstance(lengths, torch.Tensor):
+        lengths = torch.from_numpy(np.array(lengths_of(lengths, tuple(x.shape), axis)))
+    zi, *grad_zf = states.values()
+    return x, sos, zi, axis, lengths, *others, *grad_zf
+
+
+def _tensor(name, value, like):
+    """Return an argument as a tensor of floating-point numbers in CPU memory."""
+    if not isinstance(value, torch.Tensor):
+        if value is None:
+            raise TypeError(say.not_an_array(name, type(None)))
+        value = torch.as_tensor(value)
+    if value.layout is not torch.strided:
+        raise TypeError(say.layout(name, f"layout {value.layout}"))
+    if not value.is_cpu and not value.is_meta:
+        raise TypeError(say.filter_gpu(name, type(value)))
+    if value.is_floating_point() or value.is_complex():
+        is_half = value.dtype in (torch.float16, torch.bfloat16)
+        return value.float() if is_half and name not in ("x", "grad_y") else value
+    return value.to(torch.get_default_dtype() if name in ("x", "grad_y") else torch.float64)
+
+
+def check_out(out, x, operands):
+    if not isinstance(out, torch.Tensor):
+        raise TypeError(say.out_type(type(out)))
+    if out.shape != x.shape:
+        raise ValueError(say.out_shape(tuple(out.shape), tuple(x.shape)))
+    if out.dtype != x.dtype:
+        raise TypeError(say.out_dtype(out.dtype, x.dtype))
+    if torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in (*operands, out)):
+        raise RuntimeError(say.out_gradient())
+    return out
+
+
+# ---- In memory, and fake --------------------------------------------------------------------------------------------
+
+
+def _wide(x, *others):
+    """Return the dtype of states and of cotangents: float64, complex if one operand is."""
+    is_complex = any(v is not None and v.is_complex() for v in (x, *others))
+    return torch.complex128 if is_complex else torch.float64
+
+
+def _signal(x, *others):
+    return torch.promote_types(x.dtype, torch.complex64) if _wide(x, *others).is_complex else x.dtype
+
+
+def _numpy(tensor):
+    if tensor is None:
+        return None
+    tensor = tensor.detach().resolve_conj().resolve_neg()
+    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def _sections(sos):
+    sos = _numpy(sos)
+    check_a0(sos)
+    return sos
+
+
+def _run_forward(x, sos, zi, lengths, axis, reverse):
+    y, coefficients = torch.empty_like(x, dtype=_signal(x, zi)), _sections(sos)
+    lengths = None if lengths is None else lengths_of(lengths, tuple(x.shape), axis)
+    with _threads.lent(team()):
+        zf = _host.forward(_numpy(x), coefficients, _numpy(zi), axis, reverse, lengths, _numpy(y))
+    return y, torch.from_numpy(np.ascontiguousarray(zf))
+
+
+def _run_backward(g, grad_zf, x, sos, zi, lengths, axis, reverse):
+    given = [_numpy(v) for v in (g, x)]
+    grad_x = torch.empty_like(x, dtype=_signal(x, g, zi, grad_zf))
+    lengths = None if lengths is None else lengths_of(lengths, tuple(x.shape), axis)
+    with _threads.lent(team()):
+        rest = _numpy(zi), _numpy(grad_zf), axis, reverse, lengths, _numpy(grad_x)
+        grad_sos, grad_zi = _host.vjp(*given, _sections(sos), *rest)
+    grad_x = grad_x if x.is_complex() or not grad_x.is_complex() else grad_x.real.clone()
+    grad_zi = torch.from_numpy(np.ascontiguousarray(grad_zi))
+    if zi is not None:
+        grad_zi = _like(grad_zi, zi)
+    return grad_x, torch.from_numpy(np.ascontiguousarray(grad_sos)).to(sos.dtype), grad_zi
+
+
+def _like(grad, operand):
+    """Return a gradient of an operand, summed over what that was broadcast to."""
+    grad = grad.real if grad.is_complex() and not operand.is_complex() else grad
+    return grad.sum_to_size(operand.shape).to(operand.dtype).clone()
+
+
+def _fake_forward(x, sos, zi, lengths, axis, reverse):
+    shape = state_shape(sos.shape, x.shape, axis)
+    return torch.empty_like(x, dtype=_signal(x, zi)), x.new_empty(shape, dtype=_wide(x, zi))
+
+
+def _fake_backward(g, grad_zf, x, sos, zi, lengths, axis, reverse):
+    shape = state_shape(sos.shape, x.shape, axis)
+    grad_zi = x.new_empty(shape, dtype=_wide(x, g, zi, grad_zf)) if zi is None else zi.new_empty(zi.shape)
+    return torch.empty_like(x), sos.new_empty(sos.shape), grad_zi
+
+
+# ---- Derivatives ----------------------------------------------------------------------------------------------------
+
+
+class _Sosfilt(autograd.Rules):
+    operators = {"sosfilt": _forward}
+
+    @staticmethod
+    def setup(family, ctx, inputs, output, needed=None, has_tangents=False):
+        *tensors, ctx.axis, ctx.reverse = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def gradients(ctx, needed, g, grad_zf):
+        x, sos, zi, lengths = ctx.saved_tensors
+        if g is None and grad_zf is None:
+            return (None,) * 6
+        if g is None:
+            g = torch.zeros_like(x, dtype=_signal(x, zi))
+        grads = _backward(g, grad_zf, x, sos, zi, lengths, ctx.axis, ctx.reverse)
+        return *(grad if need else None for grad, need in zip(grads, needed, strict=False)), None, None, None
+
+
+class _SosfiltBackward(autograd.Rules):
+    operators = {"sosfilt": _backward}
+    setup = _Sosfilt.setup
+
+    @staticmethod
+    def gradients(ctx, needed, *cotangents):
+        tensors = ctx.saved_tensors
+        sos, x = tensors[3], tensors[2]
+        if sos.dim() == x.dim() + 2:
+            raise NotImplementedError(say.filter_second())
+        grads = autograd.gradients_of(
+            lambda *operands: _composed(*operands, ctx.axis, ctx.reverse), tensors, needed[: len(tensors)], cotangents
+        )
+        return *grads, None, None
+
+
+def _composed(*operands):
+    """Do what `sosfilt_backward` does, of filters and sums that have derivatives themselves."""
+    g, grad_zf, x, sos, zi, lengths, axis, reverse = operands
+    wide, count, series = _wide(x, g, zi, grad_zf), sos.shape[-2], x.shape[:axis] + x.shape[axis + 1 :]
+    full = state_shape(sos.shape, tuple(x.shape), axis)
+    first, last = (x.new_zeros(full, dtype=wide) if v is None else v.to(wide).expand(full) for v in (zi, grad_zf))
+    if lengths is None:
+        lengths = torch.tensor(x.shape[axis])
+    lengths = lengths.reshape(lengths.shape + (1,) * (len(series) - lengths.dim())).expand(series)
+    scan, coefficients, signals = (lengths, axis, reverse), sos.double(), [x.to(wide)]
+    for s in range(count):
+        signals.append(_forward(signals[s], coefficients[..., s : s + 1, :], first[s : s + 1], *scan)[0])
+    g, grads, firsts = g.to(wide), [], []
+    for s in range(count - 1, -1, -1):
+        g, grad, before = _section_back(g, last[s], *signals[s : s + 2], coefficients[..., s, :], *scan)
+        grads.append(grad)
+        firsts.append(before)
+    grad_sos = torch.stack(grads[::-1], -2)
+    grad_sos = grad_sos.sum(tuple(range(len(series)))) if sos.dim() == 2 else grad_sos.sum_to_size(sos.shape)
+    grad_zi = torch.stack(firsts[::-1])
+    grad_x = g if x.is_complex() or not g.is_complex() else g.real
+    return grad_x.to(x.dtype), grad_sos.to(sos.dtype), grad_zi if zi is None else _like(grad_zi, zi)
+
+
+def _section_back(g, last, v, y, k, lengths, axis, reverse):
+    """Return the cotangents of a section's input, of its coefficients for each series, and of its first state.
+
+    Those of its output, with all that comes of it, are the output of its poles against time; those of its states are
+    that output one step later, two, and so on.
+    """
+    order, steps, place = k.shape[-1] // 2 - 1, g.shape[axis], lengths.unsqueeze(axis)
+    fields = [c if k.dim() == 1 else c.unsqueeze(axis) for c in k.unbind(-1)]
+    b, a = fields[: order + 1], fields[order + 1 :]
+    ends = last.split(1, axis)
+    zero, one = torch.zeros_like(k[..., 0]), torch.ones_like(k[..., 0])
+    poles = torch.stack([one, *[zero] * order, one, *k[..., order + 2 :].unbind(-1)], -1).unsqueeze(-2)
+    zi = torch.cat([-sum(a[j] * ends[j - n] for j in range(n, order + 1)) for n in range(1, order + 1)], axis)
+    e = _forward(g, poles, zi.unsqueeze(0), lengths, axis, not reverse)[0]
+    if reverse:  # the scan ends at the first step, and each series has begun at its own last one
+        e = torch.cat([*ends[::-1], e], axis)
+        before = e.gather(axis, torch.cat([place + n for n in range(order - 1, -1, -1)], axis))
+    else:
+        e = torch.cat([e, torch.zeros_like(last)], axis)
+        e = e.scatter(axis, torch.cat([place + n for n in range(order)], axis), last)
+        before = e.narrow(axis, 0, order)
+    valid = torch.arange(steps).reshape(-1, *(1,) * (g.dim() - 1 - axis)) < place
+    later = [e.narrow(axis, order - n if reverse else n, steps) * valid for n in range(order + 1)]
+
+    def product(one, other):
+        found = one * other.conj()
+        return (found.real if found.is_complex() else found).sum(axis)
+
+    of_b, of_a = [product(own, v) for own in later], [-product(own, y) for own in later[1:]]
+    grads = torch.stack([*of_b, torch.zeros_like(of_b[0]), *of_a], -1)
+    return sum(c * own for c, own in zip(b, later, strict=True)), grads, before
+
+
+# ---- vmap -----------------------------------------------------------------------------------------------------------
+
+
+def _first(tensor, dim, size=None, at=0):
+    """Return an operand with the batch at an axis; None, and what has none, as it is, or so many times itself."""
+    if tensor is None:
+        return None
+    if dim is None:
+        return tensor if size is None else tensor.unsqueeze(at).expand(*tensor.shape[:at], size, *tensor.shape[at:])
+    return tensor.movedim(dim, at)
+
+
+def _batched(info, dims, x, sos, zi, lengths, axis, own):
+    """Return operands with the batch as the first axis of the series; ``own`` is whether each has coefficients."""
+    size = info.batch_size
+    rank = x.dim() - (dims[0] is not None)
+    had = sos.dim() - (dims[1] is not None)
+    x, zi = _first(x, dims[0], size), _first(zi, dims[2], size, at=1)
+    if own or dims[1] is not None or had > 2:
+        sos = _first(sos, dims[1], size)
+        if had == 2:
+            sos = sos.reshape(size, *(1,) * (rank - 1), *sos.shape[1:])
+    if lengths is not None:
+        lengths = _first(lengths, dims[3], size)
+    return x, sos, zi, lengths, axis + 1
+
+
+def _vmap_forward(_family, info, dims, x, sos, zi, lengths, axis, reverse):
+    *operands, axis = _batched(info, dims, x, sos, zi, lengths, axis, own=False)
+    return _forward(*operands, axis, reverse), (0, 1)
+
+
+def _vmap_backward(_family, info, dims, g, grad_zf, x, sos, zi, lengths, axis, reverse):
+    had = sos.shape if dims[3] is None else sos.movedim(dims[3], 0).shape[1:]
+    *operands, axis = _batched(info, dims[2:6], x, sos, zi, lengths, axis, own=True)
+    g, grad_zf = _first(g, dims[0], info.batch_size), _first(grad_zf, dims[1], info.batch_size, at=1)
+    grad_x, grad_sos, grad_zi = _backward(g, grad_zf, *operands, axis, reverse)
+    return (grad_x, grad_sos.reshape(info.batch_size, *had), grad_zi), (0, 0, 1)
+
+
+for _name, _run, _fake in (
+    ("sosfilt", _run_forward, _fake_forward), ("sosfilt_backward", _run_backward, _fake_backward)
+):  # fmt: skip
+    library.impl(_name, _run, "CPU")
+    torch.library.register_fake(f"fastrecur::{_name}", _fake, lib=library)
+_Sosfilt.register(_vmap_forward)
+_SosfiltBackward.register(_vmap_backward)

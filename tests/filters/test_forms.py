@@ -1,0 +1,134 @@
+"""`lfilter` and `sosfiltfilt` beside SciPy's, `allpole` beside a loop; their gradients."""
+
+import dask.array as da
+import numpy as np
+import pytest
+import scipy.signal
+import torch
+
+from fastrecur.filters import allpole, allpole_vjp, lfilter, sosfiltfilt
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def assert_close(one, other, rtol=1e-12):
+    assert one.shape == other.shape
+    np.testing.assert_allclose(one, other, rtol=0, atol=rtol * max(abs(other).max(initial=0), 1e-30))
+
+
+@pytest.mark.parametrize("order", [1, 2, 4])
+@pytest.mark.parametrize(("shape", "axis"), [((40,), 0), ((70, 20), 0), ((3, 40), -1)])
+def test_lfilter_as_scipy(order, shape, axis):
+    (b, a), x, lanes = scipy.signal.butter(order, 0.3), noise(*shape), [*shape]
+    b, a = 1.7 * b, 1.7 * a
+    lanes[axis] = order
+    zi = noise(*lanes, seed=1)
+    for ours, theirs in zip(lfilter(b, a, x, axis, zi), scipy.signal.lfilter(b, a, x, axis, zi), strict=True):
+        assert_close(ours, theirs)
+    lazy = lfilter(b, a, da.from_array(x, chunks=17), axis, zi)
+    assert_close(lazy[1].compute(), lfilter(b, a, x, axis, zi)[1])
+    each = np.broadcast_to(a, (*[n for k, n in enumerate(shape) if k != axis % len(shape)], order + 1))
+    varying = np.broadcast_to(b, (*shape, order + 1))
+    assert_close(lfilter(varying, each, x, axis), scipy.signal.lfilter(b, a, x, axis))
+
+
+def test_lfilter_without_poles_and_of_no_order():
+    x, b = noise(50), noise(20)
+    assert_close(lfilter(b, [2.0], x), scipy.signal.lfilter(b, [2.0], x))
+    y, zf = lfilter([3.0], [2.0], x, return_state=True)
+    assert_close(y, 1.5 * x)
+    assert zf.shape == (0,)
+
+
+@pytest.mark.parametrize("padtype", ["odd", "even", "constant", None])
+def test_sosfiltfilt_as_scipy(padtype):
+    sos, x = scipy.signal.butter(3, 0.2, output="sos"), noise(50, 3)
+    expected = scipy.signal.sosfiltfilt(sos, x, 0, padtype)
+    assert_close(sosfiltfilt(sos, x, 0, padtype), expected)
+    assert_close(sosfiltfilt(sos * np.ones((3, 1, 1)), x.T, padtype=padtype).T, expected)
+    assert_close(sosfiltfilt(torch.from_numpy(sos), torch.from_numpy(x), 0, padtype).numpy(), expected)
+    assert_close(sosfiltfilt(sos, x, 0, "even", 5), scipy.signal.sosfiltfilt(sos, x, 0, "even", 5))
+
+
+def loop(a, x, past, lengths):
+    """All poles along the first axis, of ``a`` (steps, series, order) and ``past`` (order, series)."""
+    y, last = np.zeros_like(x), past.copy()
+    for c, length in enumerate(lengths):
+        history = [*past[:, c]]
+        for t in range(length):
+            y[t, c] = x[t, c] - np.dot(a[t, c], history)
+            history = [y[t, c], *history[:-1]]
+        last[:, c] = history
+    return y, last
+
+
+@pytest.mark.parametrize("kind", ["shared", "own", "varying"])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.sample(order=[1, 2])
+def test_allpole(kind, reverse, order):
+    x, past, lengths = noise(9, 3), noise(order, 3, seed=1), [9, 0, 2]
+    a = 0.3 * noise(*{"shared": (), "own": (3,), "varying": (9, 3)}[kind], order, seed=2)
+    each = np.broadcast_to(a if kind != "own" else a[None], (9, 3, order))
+
+    def turned(array):
+        array = array.copy()
+        for c, length in enumerate(lengths):
+            array[:length, c] = array[:length, c][:: -1 if reverse else 1].copy()
+        return array
+
+    expected, last = loop(turned(each), turned(x), past, lengths)
+    options = {"reverse": reverse, "lengths": lengths}
+    y, zf = allpole(a, x, 0, past, **options)
+    assert_close(y, turned(expected))
+    assert_close(zf, last)
+    assert_close(allpole(a, x.astype(np.float32), 0, past, **options)[1], last, 1e-6)
+    g, grad_zf = noise(9, 3, seed=3), noise(order, 3, seed=4)
+    grads = allpole_vjp(g, a, x, y, past, axis=0, grad_zf=grad_zf, **options)
+    tensors = [torch.from_numpy(v).requires_grad_() for v in (a, x, past)]
+    own = allpole(tensors[0], tensors[1], 0, tensors[2], **options)
+    wanted = torch.autograd.grad(own, tensors, [torch.from_numpy(v) for v in (g, grad_zf)])
+    for grad, other in zip(grads, wanted, strict=True):
+        assert_close(grad, other.numpy())
+    again = allpole_vjp(torch.from_numpy(g), *tensors[:2], own[0], tensors[2], axis=0, **options)
+    assert [v.shape for v in again] == [v.shape for v in wanted]
+
+
+@pytest.mark.parametrize("kind", ["lfilter", "allpole", pytest.param("varying", marks=pytest.mark.exhaustive)])
+def test_gradients_of_tensors(kind):
+    random = torch.Generator().manual_seed(0)
+
+    def make(*shape):
+        return torch.randn(shape, dtype=torch.float64, generator=random).requires_grad_()
+
+    if kind == "lfilter":
+        operands = make(4), (torch.tensor([1.2, 0.3, -0.2]).double()).requires_grad_(), make(6, 2), make(3, 2)
+        call = lambda b, a, x, zi: lfilter(b, a, x, 0, zi)  # noqa: E731
+    else:
+        operands = make(*(5, 2) * (kind == "varying"), 2), make(5, 2), make(2, 2)
+        call = lambda a, x, zi: allpole(a, x, 0, zi)  # noqa: E731
+    assert torch.autograd.gradcheck(call, operands)
+    if kind != "varying":
+        assert torch.autograd.gradgradcheck(call, operands)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "text"),
+    [
+        (lambda x: lfilter([1.0], [0.0, 1.0], x), ValueError, "`a` must not begin with 0"),
+        (lambda x: lfilter(np.ones((2, 3)), [1.0], x), ValueError, "`b` must have the shape"),
+        (lambda x: lfilter([1.0], [1.0, 0.5, 0.1], x, zi=[1.0, 2.0, 3.0]), ValueError, "`zi` must have the shape"),
+        (lambda x: allpole([], x), ValueError, "`a` must have the shape"),
+        (lambda x: allpole([0.5], x, zi=[1.0], out=np.empty(4)), ValueError, "`out` must have"),
+        (lambda x: allpole([0.5], da.from_array(x)), TypeError, "`x` must be in memory"),
+        (lambda x: allpole(np.ones((9, 99)), x), ValueError, "order 94"),
+        (lambda x: sosfiltfilt([[1, 0, 0, 1, 0.5, 0]], x, padtype="none"), ValueError, "`padtype`"),
+        (lambda x: sosfiltfilt([[1, 0, 0, 1, 0.5, 0]], x, padlen=9), ValueError, "`padlen`"),
+        (lambda x: sosfiltfilt(np.ones((9, 1, 6)), x), ValueError, "must not vary in time"),
+    ],
+)
+def test_errors(call, error, text):
+    with pytest.raises(error, match=text):
+        call(noise(9))
