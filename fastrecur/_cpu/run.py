@@ -293,6 +293,8 @@ def _run(plan, direction, way, team, places, sums=None, marks=()):
 
 
 # ---- Rows of results from cache line to cache line ------------------------------------------------------------------
+#
+# Which NumPy's own arrays are not: given as `out`, they would take up to 1.6 times as long (on an EPYC).
 
 
 def _lanes_to_line(plan, place, is_whole):
