@@ -13,13 +13,14 @@ from .._plan.problem import PACKED, ROWS, SCAN, TRANSPOSE8
 from . import cost
 from .compiler import native
 from .compiler.compile import kernel
-from .kernels import packed, rows, scan, scan_back, transpose8
+from .kernels import blocks, packed, rows, scan, scan_back, transpose8, transpose8_back
+from .kernels.series import BLOCK
 from .machine import allocate, threads as _threads
 from .machine.threads import ranges
 
 _KERNELS = {
     ROWS: (rows.forward, rows.vjp),
-    TRANSPOSE8: (transpose8.forward, transpose8.vjp),
+    TRANSPOSE8: (transpose8.forward, transpose8_back.vjp),
     PACKED: (packed.forward, packed.vjp),  # summaries, too
     SCAN: (scan.forward, scan_back.vjp),
 }
@@ -83,12 +84,12 @@ def geometry_of(plan, way):
     """Return a plan's geometry with what depends on how it is run."""
     geometry = plan.geometry.copy()
     geometry[at.STREAMING], geometry[at.PREFETCH] = way.streaming, way.prefetch
-    geometry[at.PHASE], geometry[at.LAST_BLOCK] = scan.ALL, plan.steps // scan.BLOCK
+    geometry[at.PHASE], geometry[at.LAST_BLOCK] = blocks.ALL, plan.steps // BLOCK
     if way.sum_steps:
         sum_bytes = plan.lanes * plan.wide.itemsize
         geometry[at.A_MODE], geometry[at.SUM_STEPS], geometry[at.SUM_BYTES] = ACCUMULATE, way.sum_steps, sum_bytes
     if way.sums and cost.cuts_time(plan):
-        geometry[scan.SUMS : scan.SUMS + 3] = way.sums, *sum_bytes_of(plan)
+        geometry[blocks.SUMS : blocks.SUMS + 3] = way.sums, *sum_bytes_of(plan)
     return geometry
 
 

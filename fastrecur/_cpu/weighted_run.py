@@ -20,7 +20,8 @@ LARGE = 16 << 20  # bytes of a result from which it goes past the cache
 FEW_LANES = problem.FEW_LANES  # fewer are cut into chunks where they are long,
 FEW_ALONG = 2 * WIDTH  # or of contiguous time so many
 LONG_SERIES = 1 << 16  # steps of a series that is cut
-MANY_SAMPLES = 1 << 14  # from which it pays to look for a plain recurrence
+MANY_SAMPLES = 1 << 14  # from which it pays to look for a plain recurrence,
+LARGE_TABLE = 1 << 18  # or of a table: of a smaller one a walk is prepared once
 MOST_VECTORS = 8  # of chunks that a series is cut into
 WARM_UP = 1 / 8  # of a chunk, at most, where there is more than one vector of them
 FORGOTTEN = 2.0**-80  # what is left of a state that a warm-up need not know
@@ -60,7 +61,7 @@ class Layout:
         self.order = axis, *order
         self.states_order = 0, *(1 + lane_axes.index(k) for k in order)
         self.states_back = 0, *(1 + order.index(k) for k in lane_axes)
-        may_settle = self.lanes > 1 and size >= MANY_SAMPLES and not any(word in self.rule for word in _UNSETTLED)
+        may_settle = self.lanes > 1 and size >= LARGE_TABLE and not any(word in self.rule for word in _UNSETTLED)
         is_short = self.steps < LONG_SERIES and self.lanes <= KEPT_LANES and not may_settle
         self.walk = None  # which is all there is to a call, if it is short
         if is_short and not self.is_empty and "by_group" not in traits:

@@ -232,7 +232,7 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, dtype
     signatures = (*map(_signature, operands), _state(h0), _state(grad_state))
     problem.check_kind(names, *signatures)
     told = checks.split(*map(_signature, ends)), complex in map(type, values), dtype, layouts
-    plan = _plan.vjp(family, names, *signatures, axis, reverse, *told)
+    plan = _plan.vjp(family, names, signatures, axis, reverse, *told)
     ends = work.ends(ends, plan.plan.steps)
     results = list(plan.plan.gradients)
     if h0 is not None:

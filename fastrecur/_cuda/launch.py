@@ -63,9 +63,7 @@ def compiler():
         raise RuntimeError(say.gpu_packages("numba-cuda")) from None
     try:
         from .compiler import compile as _compile
-    except (
-        Exception
-    ) as error:  # whatever numba-cuda raises where names that it needs, or that are needed of it, are gone
+    except Exception as error:  # whatever it raises where names are gone that it needs, or that are needed of it
         raise RuntimeError(say.gpu_compiler(*versions, error)) from error
     return _compile
 

@@ -306,25 +306,25 @@ def _known(state, ends):
 
 @functools.lru_cache(maxsize=1024)
 def vjp(
-    family, names, g, a, b, h, h0, grad_state, axis, reverse, lengths, weak_complex=False, dtype=None,
-    layouts=(None, None),
+    family, names, signatures, axis, reverse, lengths, weak_complex=False, dtype=None, layouts=(None, None)
 ):  # fmt: skip
-    """Return the plan of a gradient call; arguments as for `forward`, ``grad_state`` like ``h0``.
+    """Return the plan of a gradient call; arguments as for `forward`.
 
-    ``layouts`` are the strides of fresh gradients, None to choose them.
+    ``signatures`` are those of g, a, b, h, h0 and, like ``h0``, grad_state. ``layouts`` are the strides of fresh
+    gradients, None to choose them.
     """
-    ends = checks.parts(lengths)
+    *full, h0, grad_state = signatures
+    h, ends = full[3], checks.parts(lengths)
     plan = problem.vjp(
-        family, names, (g, a, b, h, _known(h0, ends), _known(grad_state, ends)), axis, reverse,
+        family, names, (*full, _known(h0, ends), _known(grad_state, ends)), axis, reverse,
         None if ends.lengths is None else ends.lengths[1], weak_complex, dtype, layouts=layouts,
     )  # fmt: skip
     if dtype is None:
-        everything = shapes.own_dtypes(g, a, b, h, h0, grad_state)
-        dtype = shapes.result_dtype((*names, "h0", "grad_state"), everything, weak_complex)
+        dtype = shapes.result_dtype((*names, "h0", "grad_state"), shapes.own_dtypes(*signatures), weak_complex)
     carry, shape = carry_of(dtype), plan.shape
     operands, kind = _Operands(plan, carry, ends), np.dtype(carry)
     state_shape = operands.state_shape
-    for name, label, signature in zip("gabh", names, (g, a, b, h), strict=True):
+    for name, label, signature in zip("gabh", names, full, strict=True):
         operands.read(name, label, signature)
     operands.read_state("h0", "h0", h0)
     operands.read_state("last", "grad_state", grad_state)

@@ -60,7 +60,6 @@ class Plan:
     # How much there is.
     lanes: int = 0
     sizes: tuple = ()  # outer, middle, inner
-    lane_order: tuple = ()  # axes of series, outermost in memory first
     word: int = 0  # bytes that a step of a series moves
     row_bytes: int = 0  # bytes of a piece of result that is contiguous at each step
     # Results.
@@ -75,10 +74,8 @@ class Plan:
         self.full_lengths = np.array([self.steps], np.int64)
         self.carry_c_order = is_c_order(self.lane_shape, self.carry_strides)
         self.c_order = self.h_strides is not None and is_c_order(self.shape, self.h_strides)
-        self.is_flagged = (
-            "flagged" in self.traits
-        )  # kernels read where series begin anew inside the axis of time: flags
-        self.has_offsets = "offsets" in self.traits  # or offsets, or both
+        # Kernels read where series begin anew inside the axis of time: flags, offsets, or both.
+        self.is_flagged, self.has_offsets = "flagged" in self.traits, "offsets" in self.traits
         self.is_aligned = not any(stride % self.dtype.itemsize for stride in self.h_strides or ())
         self.state_bytes = math.prod(self.lane_shape) * self.wide.itemsize  # of all repetitions
 
@@ -219,7 +216,7 @@ def build(rule, operands, axis, reverse, dtype, modes=(STORE, STORE), traversal=
     places = tuple(operands.itemsizes), loops.time, loops.inner_strides, loops.offsets, repetitions(beyond)
     lanes, lane_strides = math.prod(sizes) if beyond else loops.lanes, states[:axis] + states[axis + 1 :]
     kernel = elements, traits, narrow, np.array([*head, *body], np.int64)
-    return Plan(*asked, *kernel, *places, lane_strides, lanes, sizes, order, operands.word, row_bytes)
+    return Plan(*asked, *kernel, *places, lane_strides, lanes, sizes, operands.word, row_bytes)
 
 
 def _empty(shape, axis, dtype, wide):

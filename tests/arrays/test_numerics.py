@@ -16,7 +16,7 @@ from compare import (
 from test_forward import RECURRENCES, operands
 
 import fastrecur
-from fastrecur._cpu import cost, scan_chunks
+from fastrecur._cpu import cost, time_chunks
 
 # Shapes that between them take every path: rows of lanes, rows in tiles and on threads, time
 # last in blocks of lanes, time in the middle, few lanes with time split, one series.
@@ -484,9 +484,9 @@ def test_where_threads_start(
 
         return noting
 
-    driver = scan_chunks.ScanChunks
+    driver = time_chunks.ScanChunks
     monkeypatch.setattr(driver, "_scan_chunks", note(predicted, driver._scan_chunks))
-    monkeypatch.setattr(scan_chunks, "are_same", note(right, scan_chunks.are_same))
+    monkeypatch.setattr(time_chunks, "are_same", note(right, time_chunks.are_same))
     forget_plans()
     results = []
     for threads in [1, 2, 3]:

@@ -9,7 +9,7 @@ from thresholds import lower_thresholds
 
 import fastrecur
 from fastrecur import reference
-from fastrecur._cpu import cost, row_chunks
+from fastrecur._cpu import cost, time_chunks
 
 # Shape, axis of time: rows, narrow rows, several rows, series of each kind, one series.
 CASES = [
@@ -33,7 +33,7 @@ BOTH_WAYS = pytest.mark.parametrize("reverse", [False, True])
 @pytest.fixture
 def large(monkeypatch, forget_plans):
     """Small problems are shared among threads as large ones are; returns what becomes of this, in order."""
-    came, real = [], row_chunks.RowChunks.scan
+    came, real = [], time_chunks.RowChunks.scan
 
     def spy(chunks, *arguments):
         came.extend(["chunks"] * (done := real(chunks, *arguments)))
@@ -41,7 +41,7 @@ def large(monkeypatch, forget_plans):
 
     for name, value in (("CHUNKED_BYTES", 0), ("WARM_UP_STEPS", (16, 1024)), ("WARM_UP_SHARE", 2)):
         monkeypatch.setattr(cost, name, value)
-    monkeypatch.setattr(row_chunks.RowChunks, "scan", spy)
+    monkeypatch.setattr(time_chunks.RowChunks, "scan", spy)
     lower_thresholds(monkeypatch.setattr)
     forget_plans()
     return came

@@ -15,7 +15,7 @@ from thresholds import lower_thresholds
 import fastrecur
 from fastrecur import reference
 from fastrecur._arguments.arrays import array_at
-from fastrecur._cpu import bound, cost, row_chunks, run as _run
+from fastrecur._cpu import bound, cost, run as _run, time_chunks
 from fastrecur._plan import layout, problem
 
 FLOATS = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
@@ -32,7 +32,7 @@ def done(monkeypatch, forget_plans):
     """Small problems are cut as large ones are; what became of each, in order."""
     came = []
 
-    real = row_chunks.RowChunks.scan
+    real = time_chunks.RowChunks.scan
 
     def spy(chunks, *arguments):
         came.append(("vjp" if chunks._plan.gradients else "forward", real(chunks, *arguments)))
@@ -41,7 +41,7 @@ def done(monkeypatch, forget_plans):
     for name, value in (("CHUNKED_BYTES", 0), ("WARM_UP_STEPS", (16, 1024)), ("WARM_UP_SHARE", 2)):
         monkeypatch.setattr(cost, name, value)
     monkeypatch.setattr(problem, "NARROW_LEAST", 0)
-    monkeypatch.setattr(row_chunks.RowChunks, "scan", spy)
+    monkeypatch.setattr(time_chunks.RowChunks, "scan", spy)
     monkeypatch.setattr(cost, "choose", functools.lru_cache(cost.choose.__wrapped__))
     forget_plans()
     return came
@@ -165,7 +165,7 @@ def test_gates_that_no_longer_forget(rng, large, set_threads, dtype, reverse, th
 @pytest.mark.parametrize("back", [False, True])
 def test_a_warm_up_writes_one_row(rng, large, monkeypatch, set_threads, dtype, back):
     """Rows that are in the cache already take longer to be streamed to."""
-    written, real = [], row_chunks.RowChunks.__init__
+    written, real = [], time_chunks.RowChunks.__init__
 
     def spy(chunks, *arguments):
         real(chunks, *arguments)
@@ -183,7 +183,7 @@ def test_a_warm_up_writes_one_row(rng, large, monkeypatch, set_threads, dtype, b
     gate, value = forgetting(rng, "forget_mult", (140, 64), dtype)
     g = rng.standard_normal(value.shape).astype(dtype)
     h = fastrecur.forget_mult(gate, value)
-    monkeypatch.setattr(row_chunks.RowChunks, "__init__", spy)
+    monkeypatch.setattr(time_chunks.RowChunks, "__init__", spy)
     set_threads(2)
     if back:
         fastrecur.forget_mult_vjp(g, gate, value, h)

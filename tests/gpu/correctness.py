@@ -285,7 +285,7 @@ def kernels(case):
     told = case.axis, case.reverse, checks.split(lengths, offsets, resets), is_complex
     plans = [
         _plan.forward(family, (*names, "h0"), gate, value, state, None, *told),
-        _plan.vjp(family, ("grad_h", *names, "h"), full, gate, value, full, state, None, *told),
+        _plan.vjp(family, ("grad_h", *names, "h"), (full, gate, value, full, state, None), *told),
     ]
     launches = [each for plan in plans for each in plan.launches if each.kernel != _plan.CLEAR]
     launches += [each for plan in plans for finish in plan.finish for each in finish[3]]

@@ -521,7 +521,7 @@ def test_all_descriptors_are_cleared(dtype, family):
     name, names = family
     full = np.dtype(dtype), (64, 1 << 20), ((1 << 20) * int(dtype[1]), int(dtype[1]))
     forward = _plan.forward(name, (*names, "h0"), full, full, None, None, 1, False, None)
-    backward = _plan.vjp(name, ("g", *names, "h"), *[full] * 4, None, None, 1, False, None)
+    backward = _plan.vjp(name, ("g", *names, "h"), (*[full] * 4, None, None), 1, False, None)
     for plan, words in ((forward, 6 if name == "forget" else 3), (backward, 3)):
         program = run.program(plan)
         kernel, _, cleared, _, place = program.launches[0]
@@ -548,7 +548,7 @@ def test_series_that_begin_anew(segments):
         states = (count, 64) if ends[0] else (64,)
         state = np.dtype("f4"), states, (0,) * len(states)
         forward = _plan.forward("forget", ("f", "x", "h0"), None, full, state, None, *told)
-        backward = _plan.vjp("forget", ("g", "f", "x", "h"), full, None, full, full, state, state, *told)
+        backward = _plan.vjp("forget", ("g", "f", "x", "h"), (full, None, full, full, state, state), *told)
         assert forward.state_shape == states
         for plan, back in ((forward, ""), (backward, "_vjp")):
             kernels = [launch.kernel for launch in plan.launches]
@@ -608,7 +608,7 @@ def test_launches_are_within_a_driver_s_limits(shape, axis):
         gate = None if is_shared else full
         plans = [
             _plan.forward("forget", ("f", "x", "h0"), gate, full, state, None, axis, False, None),
-            _plan.vjp("forget", ("g", "f", "x", "h"), full, gate, full, full, state, None, axis, False, None),
+            _plan.vjp("forget", ("g", "f", "x", "h"), (full, gate, full, full, state, None), axis, False, None),
         ]
         for plan in plans:
             for launch in (*plan.launches, *(each for finish in plan.finish for each in finish[3])):

@@ -260,7 +260,7 @@ def test_more_threads_than_32_bits_can_number(monkeypatch, rng, back):
     if back:
         h = fastrecur.forget_mult(0.25, x, axis=1)
         names = ("grad_h", "f", "x", "h")
-        plan = _plan.vjp("forget", names, full, None, full, full, None, None, 1, False, None)
+        plan = _plan.vjp("forget", names, (full, None, full, full, None, None), 1, False, None)
         places = {"g": x, "b": x, "h": h, "to_b": devices.poisoned(x.shape, x.dtype)}
         wanted = fastrecur.forget_mult_vjp(x, 0.25, x, h, axis=1)[1]
     else:

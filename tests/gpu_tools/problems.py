@@ -34,7 +34,7 @@ def kernels(dtype, family, case, total=False, cuts=()):
     ends = checks.split(None, *ends)
     plans = [
         _plan.forward(name, (*names, "h0"), gate, full, state, None, axis, False, ends),
-        _plan.vjp(name, ("grad_h", *names, "h"), full, gate, full, full, state, state, axis, False, ends),
+        _plan.vjp(name, ("grad_h", *names, "h"), (full, gate, full, full, state, state), axis, False, ends),
     ]
     launches = [each for plan in plans for each in plan.launches if each.kernel != _plan.CLEAR]
     launches += [each for plan in plans for finish in plan.finish for each in finish[3]]

@@ -240,8 +240,10 @@ def test_slow_averages_are_not_cut(rng, statistic, walks):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("statistic", ["mean", "mean not adjusted", "sum"])
 @pytest.mark.parametrize("shape", [(70_000,), (3, 20_000), (20_000, 3), (2000, 40)])
-def test_plain_recurrences(rng, shape, statistic, dtype, walks):
+def test_plain_recurrences(rng, shape, statistic, dtype, walks, monkeypatch):
     """Where nothing is missing, a mean is a recurrence as soon as all samples count alike; so is a sum."""
+    monkeypatch.setattr(weighted_run, "LARGE_TABLE", 0)
+    weighted_run._layout.cache_clear()
     x, axis = rng.standard_normal(shape).astype(dtype) + 2, int(np.argmax(shape))
     function = ewm_sum if statistic == "sum" else ewm_mean
     options = {"alpha": 0.1, "axis": axis} | ({"adjust": False} if "not" in statistic else {})

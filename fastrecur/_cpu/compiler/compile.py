@@ -12,12 +12,9 @@ import numpy as np
 from numba import types
 
 from ..._arguments import messages as say
-from ..vectors import arithmetic  # noqa: F401 -- the former says how vectors are added and multiplied
+from ..vectors import arithmetic  # noqa: F401 -- it says how vectors are added and multiplied
 from ..vectors.types import INTERPRETED, Address, Pointer, Rule
-from . import (
-    cache,
-    native,  # noqa: F401 -- the former says how vectors are added and multiplied
-)
+from . import cache, native
 from .numba_internals import circumstances, machine_code
 
 _OF_CARRY = frozenset(("carry", "h0", "sums_a", "sums_b", "summaries", "products", "segment_states"))

@@ -101,12 +101,13 @@ def _segment_at(rule, offsets, n, geometry, t):
     return Segment(n, maximum(first, 0), minimum(stop, steps), first >= 0, stop <= steps)
 
 
-@inlined
-def _all_steps(rule, offsets, n, geometry, t):
-    return Segment(ZERO, ZERO, load_int(geometry, layout.N_STEPS), NO, NO)
-
-
-segment_at = choice("offsets", _segment_at, _all_steps, options=INLINE)  # the one that has step t of a chunk
+# The one that has step t of a chunk.
+segment_at = choice(
+    "offsets",
+    _segment_at,
+    lambda rule, offsets, n, geometry, t: Segment(ZERO, ZERO, load_int(geometry, layout.N_STEPS), NO, NO),
+    options=INLINE,
+)
 
 
 @inlined

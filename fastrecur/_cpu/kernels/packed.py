@@ -25,6 +25,12 @@ is_summary, is_back = map(trait, ("summary", "back"))
 
 
 @inlined
+def load_block(states, carry, block):
+    """Take the states of a block's series; the last one is repeated to fill vectors."""
+    load_states(states, carry, block.first, block.count, packing.round_up(block.count, states))
+
+
+@inlined
 def where_valid(now, begin, end, yes, no):
     """Return a vector of ``yes`` in the series of which this step is valid, else of ``no``."""
     return select(now < begin, no, select(now < end, yes, no))
@@ -39,14 +45,14 @@ def number(t, states):
 @inlined
 def store_step(streams, view, k, j, value):
     if streams:
-        stream_vector(shift(view.pointer, k * view.time), j, value)
+        stream_vector(shift(view.at, k * view.step), j, value)
     else:
-        store_vector(shift(view.pointer, k * view.time), j, value)
+        store_vector(shift(view.at, k * view.step), j, value)
 
 
 @inlined
 def load_step(view, k, j, carry):
-    return load_vector(shift(view.pointer, k * view.time), j, carry)
+    return load_vector(shift(view.at, k * view.step), j, carry)
 
 
 @inlined
@@ -97,8 +103,8 @@ def walk_vectors(rule, is_ragged, streams, a, b, h, flags, series, block):
             state = load_vector(states, j, states)
             for k in range(from_, to):
                 if streams:
-                    prefetch(a.pointer, j, (k + AHEAD) * a.time)
-                    prefetch(b.pointer, j, (k + AHEAD) * b.time)
+                    prefetch(a.at, j, (k + AHEAD) * a.step)
+                    prefetch(b.at, j, (k + AHEAD) * b.step)
                 now, gate = number(block.t - block.epoch + k, states), load_step(a, k, j, states)
                 fresh = fresh_at(rule, flags, k, j, states, begin, now)
                 new = advance(rule, fresh, state, gate, load_step(b, k, j, states))
@@ -124,7 +130,7 @@ def walk(rule, is_ragged, streams, a, b, h, flags, series, block):
 @inlined
 def may_stream(operand, view, block):
     """Return whether what is written in place fills whole lines."""
-    return packing.is_in_place(operand, block) and view.time % 64 == 0 and misalignment(view.pointer) == 0
+    return packing.is_in_place(operand, block) and view.step % 64 == 0 and misalignment(view.at) == 0
 
 
 @helper
@@ -162,7 +168,7 @@ def forward(rule, a, b, h, carry, marks: Marks, geometry, first, last):
     a_all, b_all, h_all = operand_of(a, geometry, A), operand_of(b, geometry, B), operand_of(h, geometry, H)
     lengths_all, flags_all = operand_of(marks.lengths, geometry, LENGTHS), operand_of(marks.flags, geometry, FLAGS)
     a_panel, b_panel, h_panel = panel(a, carry), panel(b, carry), panel(h, carry)
-    flags_panel = panel(flags_all.pointer, carry)
+    flags_panel = panel(flags_all.at, carry)
     states, others = stack(carry, STATES), stack(carry, STATES)
     begins, ends = stack(carry, STATES), stack(carry, STATES)
     along = is_along(a_all) or is_along(b_all) or (keeps and is_along(h_all))
@@ -170,9 +176,9 @@ def forward(rule, a, b, h, carry, marks: Marks, geometry, first, last):
     ahead = span if streams or not keeps else 0
     while first < last:
         block = packing.next_block(geometry, first, last, most, carry)
-        load_states(states, carry, block.first, block.count, packing.round_up(block.count, carry))
+        load_block(states, carry, block)
         if not keeps:
-            load_states(others, h, block.first, block.count, packing.round_up(block.count, carry))
+            load_block(others, h, block)
         pad(a_panel, a_all, geometry, block, minimum(span, steps))
         pad(b_panel, b_all, geometry, block, minimum(span, steps))
         latest, earliest, epoch = 0, steps, -1
@@ -182,7 +188,7 @@ def forward(rule, a, b, h, carry, marks: Marks, geometry, first, last):
                 own, epoch = segment_at(rule, marks.offsets, own.number, geometry, t), -1
             if own.begins and t == own.first:
                 starts = states_of(marks.segment_states, geometry, own.number)
-                load_states(states, starts, block.first, block.count, packing.round_up(block.count, carry))
+                load_block(states, starts, block)
             # With late flags the first step is a block of its own: that of the step before it is read in vain.
             is_first = flags_are_late(rule) and t == own.first
             block = with_steps(block, t, 1 if is_first else minimum(span, own.stop - t), ahead)
@@ -218,10 +224,10 @@ def walk_vectors_back(rule, is_ragged, streams, g, a, b, h, flags, to_a, to_b, s
             first, r = load_vector(firsts, j, states), load_vector(states, j, states)
             for k in range(most, least - 1, -1):
                 if streams:
-                    prefetch(g.pointer, j, (k - AHEAD) * g.time)
-                    prefetch(a.pointer, j, (k - AHEAD) * a.time)
-                    prefetch(b.pointer, j, (k - AHEAD) * b.time)
-                    prefetch(h.pointer, j, (k - AHEAD) * h.time)
+                    prefetch(g.at, j, (k - AHEAD) * g.step)
+                    prefetch(a.at, j, (k - AHEAD) * a.step)
+                    prefetch(b.at, j, (k - AHEAD) * b.step)
+                    prefetch(h.at, j, (k - AHEAD) * h.step)
                 before, now = load_step(h, k, j, states), number(block.t - block.epoch + k, states)
                 if is_ragged:
                     before = select(begin == now, first, before)
@@ -280,7 +286,7 @@ def vjp(rule, given: Given, results: Results, marks: Marks, geometry, first, las
     sums_a_all, sums_b_all = operand_of(sums_a, geometry, layout.SUMS_A), operand_of(sums_b, geometry, layout.SUMS_B)
     lengths_all, flags_all = operand_of(marks.lengths, geometry, LENGTHS), operand_of(marks.flags, geometry, FLAGS)
     g_panel, a_panel, b_panel, h_panel = panel(g, carry), panel(a, carry), panel(b, carry), panel(h, carry)
-    to_a_panel, to_b_panel, flags_panel = panel(to_a, carry), panel(to_b, carry), panel(flags_all.pointer, carry)
+    to_a_panel, to_b_panel, flags_panel = panel(to_a, carry), panel(to_b, carry), panel(flags_all.at, carry)
     states, firsts = stack(carry, STATES), stack(carry, STATES)
     begins, ends = stack(carry, STATES), stack(carry, STATES)
     series = states, firsts, begins, ends
@@ -289,22 +295,21 @@ def vjp(rule, given: Given, results: Results, marks: Marks, geometry, first, las
     ahead = span if streams else 0
     while first < last:
         block = packing.next_block(geometry, first, last, most, carry)
-        load_states(states, carry, block.first, block.count, packing.round_up(block.count, carry))
-        load_states(firsts, h0, block.first, block.count, packing.round_up(block.count, carry))
-        rows = minimum(span, steps)
-        pad(g_panel, g_all, geometry, block, rows)
-        pad(a_panel, a_all, geometry, block, rows)
-        pad(b_panel, b_all, geometry, block, rows)
-        pad(h_panel, h_all, geometry, block, rows)
+        load_block(states, carry, block)
+        load_block(firsts, h0, block)
+        pad(g_panel, g_all, geometry, block, minimum(span, steps))
+        pad(a_panel, a_all, geometry, block, minimum(span, steps))
+        pad(b_panel, b_all, geometry, block, minimum(span, steps))
+        pad(h_panel, h_all, geometry, block, minimum(span, steps))
         latest, earliest, epoch, end = 0, steps, -1, steps
         own = segment_at(rule, marks.offsets, ZERO, geometry, steps - 1)
         while end > 0:
             if end == own.first:
                 own, epoch = segment_at(rule, marks.offsets, own.number, geometry, end - 1), -1
-            starts, room = states_of(marks.segment_states, geometry, own.number), packing.round_up(block.count, carry)
+            starts = states_of(marks.segment_states, geometry, own.number)
             if own.ends and end == own.stop:
-                load_states(states, shift(starts, state_bytes), block.first, block.count, room)
-                load_states(firsts, starts, block.first, block.count, room)
+                load_block(states, shift(starts, state_bytes), block)
+                load_block(firsts, starts, block)
             # The first step, before which there is no result, is a block of its own: its result is read in vain.
             t = maximum((end - 1) // span * span, own.first + (1 if end > own.first + 1 else 0))
             block = with_steps(block, t, end - t, -ahead)

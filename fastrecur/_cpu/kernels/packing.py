@@ -24,8 +24,8 @@ EPOCH = 1 << 20  # steps from which valid steps are counted anew: exact in float
 
 
 # An operand or result as `geometry` describes it; where a block's first number stands, and bytes along time and series.
-Operand = namedtuple("Operand", "pointer strides")
-View = namedtuple("View", "pointer time apart")
+Operand = namedtuple("Operand", "at strides")
+View = namedtuple("View", "at step apart")
 # Some series and some steps of them. Of series: the first, how many, numbers from one of its steps in a panel to the
 # next, whether all stand as far apart as the first two, and fill vectors. Of steps: the first, how many, the one from
 # which valid steps are counted, how many there are to the next block's, if that is prefetched, else 0.
@@ -59,7 +59,7 @@ def lane_offset(geometry, strides, series):
 def view_of(operand, geometry, first, t):
     """Return an operand from a series and a step on."""
     time = load_int(operand.strides, 0)
-    place = shift(operand.pointer, lane_offset(geometry, operand.strides, first) + t * time)
+    place = shift(operand.at, lane_offset(geometry, operand.strides, first) + t * time)
     return View(place, time, load_int(operand.strides, 3))
 
 
@@ -117,59 +117,59 @@ def with_steps(block, t, steps, ahead):
 @helper
 def copy_transposed(to, source, count, steps, ahead):
     """Copy 8 series by 8 steps at a time, whose steps are neighbours on one side; return how many series are done."""
-    size = itemsize(to.pointer)
-    packs, unpacks = abs(source.time) == size, abs(to.time) == size
+    size = itemsize(to.at)
+    packs, unpacks = abs(source.step) == size, abs(to.step) == size
     if size > 8 or steps < OCTET or not (packs or unpacks):
         return 0
-    down = source.time < 0 or to.time < 0  # through memory: the last step stands first
+    down = source.step < 0 or to.step < 0  # through memory: the last step stands first
     for j in range(0, count - count % OCTET, OCTET):
         for k in range(0, steps, OCTET):
             t = minimum(k, steps - OCTET) + (OCTET - 1 if down else 0)
-            here = shift(source.pointer, j * source.apart + t * source.time)
-            there = shift(to.pointer, j * to.apart + t * to.time)
+            here = shift(source.at, j * source.apart + t * source.step)
+            there = shift(to.at, j * to.apart + t * to.step)
             if ahead != 0:
                 for i in range(OCTET):
-                    prefetch(here, 0, i * source.apart + ahead * source.time)
+                    prefetch(here, 0, i * source.apart + ahead * source.step)
             if packs:
-                copy_transposed8(there, -to.time if down else to.time, here, source.apart)
+                copy_transposed8(there, -to.step if down else to.step, here, source.apart)
             else:
-                copy_transposed8(there, to.apart, here, -source.time if down else source.time)
+                copy_transposed8(there, to.apart, here, -source.step if down else source.step)
     return count - count % OCTET
 
 
 @helper
 def stream_transposed(to, source, count, steps):
     """Write 8 series at a time with non-temporal stores, if they are whole lines; return how many series are done."""
-    size = itemsize(to.pointer)
-    if to.time != size or size > 8 or scalars.misalignment(to.pointer) or to.apart % LINE or steps * size % LINE:
+    size = itemsize(to.at)
+    if to.step != size or size > 8 or scalars.misalignment(to.at) or to.apart % LINE or steps * size % LINE:
         return 0
-    lines, places = stack_lines(to.pointer), scalars.stack_ints(OCTET)
+    lines, places = stack_lines(to.at), scalars.stack_ints(OCTET)
     for j in range(OCTET):
         store(places, j, j * to.apart)
     for j in range(0, count - count % OCTET, OCTET):
         for k in range(0, steps, LINE // size):
             for n in range(0, LINE // size, OCTET):
-                here = shift(source.pointer, j * source.apart + (k + n) * source.time)
-                copy_transposed8(shift(lines, n * size), LINE, here, source.time)
-            stream_lines(lines, shift(to.pointer, j * to.apart + k * to.time), places)
+                here = shift(source.at, j * source.apart + (k + n) * source.step)
+                copy_transposed8(shift(lines, n * size), LINE, here, source.step)
+            stream_lines(lines, shift(to.at, j * to.apart + k * to.step), places)
     return count - count % OCTET
 
 
 @helper
 def copy(to, source, count, steps, ahead):
     """Copy so many series and steps, in the order of memory."""
-    if abs(source.time) < abs(source.apart) or abs(to.time) < abs(to.apart):
+    if abs(source.step) < abs(source.apart) or abs(to.step) < abs(to.apart):
         done = copy_transposed(to, source, count, steps, ahead)
         for j in range(done, count):
-            here, there = shift(source.pointer, j * source.apart), shift(to.pointer, j * to.apart)
+            here, there = shift(source.at, j * source.apart), shift(to.at, j * to.apart)
             for k in range(steps):
-                copy_number(shift(there, k * to.time), 0, shift(here, k * source.time), 0)
+                copy_number(shift(there, k * to.step), 0, shift(here, k * source.step), 0)
         return
     for k in range(steps):
-        here, there = shift(source.pointer, k * source.time), shift(to.pointer, k * to.time)
+        here, there = shift(source.at, k * source.step), shift(to.at, k * to.step)
         if ahead != 0:
             for j in range(0, count, WIDTH):
-                prefetch(here, 0, j * source.apart + ahead * source.time)
+                prefetch(here, 0, j * source.apart + ahead * source.step)
         for j in range(count):
             copy_number(shift(there, j * to.apart), 0, shift(here, j * source.apart), 0)
 
@@ -183,13 +183,13 @@ def run_end(geometry, first, last):
 
 @inlined
 def column(view, j):
-    return View(shift(view.pointer, j * view.apart), view.time, view.apart)
+    return View(shift(view.at, j * view.apart), view.step, view.apart)
 
 
 @inlined
 def is_in_place(operand, block):
     """Return whether a block is walked where it stands: series that are neighbours, and fill vectors."""
-    return block.is_run and load_int(operand.strides, 3) == itemsize(operand.pointer)
+    return block.is_run and load_int(operand.strides, 3) == itemsize(operand.at)
 
 
 @inlined
@@ -203,7 +203,7 @@ def view_in(panel, operand, geometry, block):
     if is_in_place(operand, block):
         return view_of(operand, geometry, block.first, block.t)
     view = panel_view(panel, block)
-    return View(panel, view.time if load_int(operand.strides, 0) != 0 else 0, view.apart)
+    return View(panel, view.step if load_int(operand.strides, 0) != 0 else 0, view.apart)
 
 
 @helper
@@ -211,7 +211,7 @@ def pack(panel, operand, geometry, block):
     """Return where a block is walked; bring it there unless it stands there."""
     view = view_in(panel, operand, geometry, block)
     if not is_in_place(operand, block):
-        first, last, steps = block.first, block.first + block.count, block.steps if view.time != 0 else 1
+        first, last, steps = block.first, block.first + block.count, block.steps if view.step != 0 else 1
         while first < last:
             end = run_end(geometry, first, last)
             source = view_of(operand, geometry, first, block.t)
@@ -237,7 +237,7 @@ def unpack(operand, view, geometry, block, streams):
 @helper
 def pad(panel, operand, geometry, block, steps):
     """Fill a vector that a block's series leave open with some number: what stands there may be slow to take."""
-    source = view_of(operand, geometry, block.first, ZERO).pointer
+    source = view_of(operand, geometry, block.first, ZERO).at
     for k in range(steps):
         for j in range(block.count, block.pitch - PADDING):
             copy_number(shift(panel, k * block.pitch * itemsize(panel)), j, source, 0)
@@ -246,13 +246,13 @@ def pad(panel, operand, geometry, block, steps):
 @helper
 def add(sums, view, geometry, block):
     """Add a block of a gradient, in a panel, to the sums of an operand that was broadcast."""
-    steps, first, last, pointer = block.steps, block.first, block.first + block.count, sums.pointer
+    steps, first, last, pointer = block.steps, block.first, block.first + block.count, sums.at
     if load_int(sums.strides, 0) == 0:  # over the steps first, so that sums are touched once a block
         for j in range(0, block.count, width(pointer)):
-            so_far = load_vector(view.pointer, j, pointer)
+            so_far = load_vector(view.at, j, pointer)
             for k in range(1, steps):
-                so_far = so_far + load_vector(shift(view.pointer, k * view.time), j, pointer)
-            store_vector(view.pointer, j, so_far)
+                so_far = so_far + load_vector(shift(view.at, k * view.step), j, pointer)
+            store_vector(view.at, j, so_far)
         steps = 1
     while first < last:
         end = run_end(geometry, first, last)
@@ -263,10 +263,10 @@ def add(sums, view, geometry, block):
 @helper
 def add_run(sums, panel, count, steps):
     """Add so many series and steps of a panel to where sums stand."""
-    to, lanes = sums.pointer, width(sums.pointer)
+    to, lanes = sums.at, width(sums.at)
     whole = count - count % lanes if sums.apart == 0 else 0
     for k in range(steps):
-        row, there = shift(panel.pointer, k * panel.time), shift(to, k * sums.time)
+        row, there = shift(panel.at, k * panel.step), shift(to, k * sums.step)
         for j in range(0, whole, lanes):
             store(there, 0, load(there, 0, to) + total(load_vector(row, j, to)))
         for j in range(whole, count):
@@ -300,7 +300,7 @@ def load_valid(begins, ends, lengths, geometry, block):
     for j in range(round_up(block.count, begins)):
         series = block.first + minimum(j, block.count - 1)
         place = lane_offset(geometry, strides, series) if varies else 0
-        start, stop = valid_range(shift(lengths.pointer, place), steps, reverse)
+        start, stop = valid_range(shift(lengths.at, place), steps, reverse)
         store(begins, j, constant(float(maximum(-1, minimum(start - block.epoch, 2 * EPOCH))), like))
         store(ends, j, constant(float(maximum(-1, minimum(stop - block.epoch, 2 * EPOCH))), like))
         latest, earliest = maximum(latest, start), minimum(earliest, stop)

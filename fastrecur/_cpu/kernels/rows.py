@@ -46,17 +46,13 @@ NARROW_CHUNK = 32  # steps of a narrow row before the next one: to go on to that
 Scan = namedtuple("Scan", "lanes unroll streaming row_way far ends flags begins")
 
 
-@inlined
-def _of_segment(rule, lengths, row, outer, head, own, t, end):
-    return t, end, ONE if t == own.first else ZERO
-
-
-@inlined
-def _of_series(rule, lengths, row, outer, head, own, t, end):
-    return operands.valid_part(lengths, row, outer, head, t, end)
-
-
-valid_part = choice("offsets", _of_segment, _of_series, options=INLINE)  # of steps from t to ``end``
+# Of steps from t to ``end``.
+valid_part = choice(
+    "offsets",
+    lambda rule, lengths, row, outer, head, own, t, end: (t, end, ONE if t == own.first else ZERO),
+    lambda rule, lengths, row, outer, head, own, t, end: operands.valid_part(lengths, row, outer, head, t, end),
+    options=INLINE,
+)
 forward_row = choice("narrow", narrow.forward_row, wide.forward_row, options=INLINE)
 vjp_row = choice("narrow", narrow.vjp_row, wide.vjp_row, options=INLINE)
 

@@ -64,6 +64,11 @@ def choice(word, yes, no, options=HELPER):
     return call
 
 
+def by_borders(states, offsets, flags, options=HELPER):
+    """Return a `choice`: one for offsets with states of segments, one for offsets without, one for flags or none."""
+    return choice("segment_states", states, choice("offsets", offsets, flags), options)
+
+
 def _name(rule):
     return rule.split()[0]
 

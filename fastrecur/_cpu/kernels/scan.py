@@ -5,7 +5,7 @@ one. There weights are composed, not decays, and values are taken as deviations 
 is constant for a BLOCK stays so to the bit: ``h + (weight*(origin - h) + offset)``.
 
 Blocks are *reduced* as well, by the same composition from vector to vector, to a summary that gives the state after a
-block from the one before it. So threads may share the time of a series, as `scan_chunks` says, by the phases WARM_UP,
+block from the one before it. So threads may share the time of a series, as `time_chunks` says, by the phases WARM_UP,
 or REDUCE, SCAN_CARRIES and DOWNSWEEP. One thread does ALL block by block. The arithmetic is the same, hence the bits.
 
 After a WARM_UP there stand in ``carry``, behind the states: as many predicted carries, which the caller compares with
@@ -19,43 +19,23 @@ bit, an open one the value. Where a series begins anew, a decay is 0.
 from collections import namedtuple
 
 from ..._plan import layout
-from ..._plan.layout import FIRST_BLOCK, LAST_BLOCK, LENGTHS, N_STEPS, PHASE, REVERSE, STREAMING, A, B, H
+from ..._plan.layout import FIRST_BLOCK, LAST_BLOCK, N_STEPS, PHASE, STREAMING, A, B, H
 from ..._steps.recurrence import constant, everywhere, fma, is_finite, magnitude, select
 from ..compiler.numba_internals import INLINE, helper, inlined
 from ..vectors import scalars, vectors
-from ..vectors.scalars import itemsize, load, load_int, maximum, minimum, prefetch, shift, stack, stack_of, store, width
+from ..vectors.scalars import itemsize, load, load_int, minimum, prefetch, shift, stack, stack_of, store, width
 from ..vectors.transposes import has_flags
 from ..vectors.types import OCTET
 from ..vectors.vectors import broadcast, broadcast_lane, earlier, lane_of, load_vector, opaque_zero, store_vector, total
-from . import rules, series as _series
-from .operands import NO, ONE, YES, ZERO, valid_range
-from .packing import lane_offset, strides_of
+from . import blocks, rules, series as _series
+from .blocks import DECAY, OFFSET, ORIGIN, PEAK, SUMMARY, WEIGHT, each_block, has_border, operand, stays_finite
+from .operands import NO, ONE, YES, ZERO
+from .packing import strides_of
 from .rules import a_is_time_invariant, advance, begins_anew, decay, is_average, is_flagged, kept, step, step_input
-from .series import (
-    BLOCK,
-    NO_STEPS,
-    PREFETCH,
-    WHOLE_BLOCK,
-    Operand,
-    States,
-    compose,
-    higher,
-    lower,
-    packed,
-    packed_flags,
-)
+from .series import BLOCK, NO_STEPS, PREFETCH, WHOLE_BLOCK, compose, higher, lower, packed, packed_flags
 
-# Phases. WARM_UP does not look at the result that it follows: HOLD does.
-ALL, WARM_UP, REDUCE, SCAN_CARRIES, DOWNSWEEP, HOLD = range(6)
-SUMS = 6  # fields of a scan, in place of those of rows: how many partial sums over time; then bytes of a's and b's
-SUMMARY = 8  # numbers in a block's summary:
-DECAY, OFFSET, WEIGHT, ORIGIN, PEAK, CARRY_IN = range(6)  # the last one is the state before the block
-MOST_WARM_UP, WARM_UP_SHARE = 64, 4  # blocks before a thread's own that it may reduce: one for so many of its own,
-FORGOTTEN = 2.0**-80  # until no more than this is left of the state before them
 FEW_BORDERS = 8  # of a block's vectors, where the processor guesses well which ones have none
-CANCELLED = 16.0  # a linear recurrence's composed state must not be so many times smaller than its summands,
-LOST = 64.0  # nor an average's than the origin
-NOT_A_NUMBER = float("nan")
+LOST = 64.0  # an average's composed state must not be so many times smaller than the origin
 
 # A series: operands, results, flags, buffers for clean operands, its number of steps, the summaries of its blocks and
 # the thread's own; whether results stand in place; the first block, which does not look at the result before it; the
@@ -67,138 +47,10 @@ Rows = namedtuple("Rows", "a b h flags entries count clean")
 Clean = namedtuple("Clean", "a b entries")
 
 
-# ---- What both directions share -------------------------------------------------------------------------------------
-
-
-@inlined
-def operand(pointer, rows, geometry, k, lane, start, way):
-    """Return a series of the k-th operand, from its first valid step on."""
-    strides = strides_of(geometry, k)
-    stride = load_int(strides, 0)
-    return Operand(
-        shift(pointer, lane_offset(geometry, strides, lane) + start * stride), stride, rows, way * BLOCK * stride
-    )
-
-
-@inlined
-def _flags_of(rule, marks, flags, place, geometry, lane, start):
-    strides = strides_of(geometry, layout.FLAGS)
-    stride = load_int(strides, 0)  # not `operand`: it would be compiled for flags, too
-    return Operand(shift(marks.flags, lane_offset(geometry, strides, lane) + start * stride), stride, flags, place)
-
-
-@inlined
-def _offsets_of(rule, marks, flags, place, geometry, lane, start):
-    store(place, 0, ZERO)
-    return Operand(marks.offsets, ZERO, flags, place)
-
-
-borders_of = rules.choice("offsets", _offsets_of, _flags_of)  # a series' flags, or the offsets that tell them
-
-
-@inlined
-def states_of_segments(states, geometry, lane):
-    """Return a series' states of segments."""
-    between, kind = load_int(geometry, layout.SEGMENT_BYTES), load_int(geometry, layout.STATE_BYTES)
-    return States(shift(states, lane * itemsize(states)), between, kind)
-
-
-@inlined
-def valid_steps(geometry, lengths, lane):
-    """Return a series' first valid step and how many there are."""
-    place = shift(lengths, lane_offset(geometry, strides_of(geometry, LENGTHS), lane))
-    start, stop = valid_range(place, load_int(geometry, N_STEPS), load_int(geometry, REVERSE))
-    return start, stop - start
-
-
-@helper
-def summary_of(series, block):
-    return shift(series.summaries, block * SUMMARY * itemsize(series.summaries))
-
-
-@inlined
-def rows_of(x, t, is_in_place):
-    """Return where results of a block are written: in place, or to the operand's buffer."""
-    return scalars.in_place(x.rows, shift(x.at, t * x.stride)) if is_in_place else x.rows
-
-
-@inlined
-def may_stand(x):
-    """Return whether a block's results could be written in place."""
-    return scalars.is_same_kind(x.rows, x.at) and x.stride == itemsize(x.at)
-
-
-@inlined
-def stays_finite(h, peak):
-    """Return whether no state within a block can overflow, where the one after it may look sound again."""
-    return is_finite(fma(peak, constant(float(BLOCK), h), magnitude(h)))
-
-
-@helper
-def warm_up(reduce, scan_carry, rule, series, nearest, way, others, own, zero):
-    """Predict the state behind block ``nearest`` from some of the ``others`` up to it, in view of how many are ``own``.
-
-    Return it, and whether it does not depend on older blocks.
-    """
-    left, done = constant(1.0, zero), 0
-    most = minimum(others, maximum(1, minimum(MOST_WARM_UP, own // WARM_UP_SHARE)))
-    while done < most and not left < constant(FORGOTTEN, zero):
-        block = nearest - way * done
-        summary = summary_of(series, block)
-        reduce(rule, series, summary, block, WHOLE_BLOCK)
-        left = left * magnitude(load(summary, DECAY, summary))
-        done += 1
-    state = zero
-    for k in range(done):
-        block = nearest - way * (done - 1 - k)
-        state = scan_carry(rule, series, summary_of(series, block), block, WHOLE_BLOCK, state)
-    return state, left < constant(FORGOTTEN, zero)
-
-
-@helper
-def each_block(reduce, scan_carry, walk, rule, series, low, high, rest, way, phase, state):
-    """Do with blocks what a phase is for, and walk the ``rest`` behind them; return the state after them."""
-    count = high - low + 1 if rest > 0 else high - low
-    for k in range(count):
-        block = low + k if way > 0 else low + count - 1 - k
-        summary = summary_of(series, block)
-        if phase == REDUCE:
-            reduce(rule, series, summary, block, WHOLE_BLOCK)
-        elif phase == SCAN_CARRIES and block < high:
-            state = scan_carry(rule, series, summary, block, WHOLE_BLOCK, state)
-        else:
-            if phase == DOWNSWEEP:
-                state = load(summary, CARRY_IN, summary)
-            else:
-                summary = series.own
-            state = walk(rule, series, summary, block, WHOLE_BLOCK if block < high else rest, state)
-    return state
-
-
-# ---- Forward --------------------------------------------------------------------------------------------------------
-
-
-@helper
-def has_border(rule, flags, steps):
-    """Return whether a series begins anew in the vectors of a block."""
-    if is_flagged(rule):
-        for k in range(0, steps, OCTET):
-            if has_flags(shift(flags, k)):
-                return True
-    return False
-
-
-@inlined
-def _has_segment(rule, rows, steps):
-    return rows.count > 0
-
-
-@inlined
-def _has_flag(rule, rows, steps):
-    return has_border(rule, rows.flags, steps)
-
-
-begins_in = rules.choice("offsets", _has_segment, _has_flag)  # flags that were just written take long to read
+# Whether a series begins anew in a block; flags that were just written take long to read.
+begins_in = rules.choice(
+    "offsets", lambda rule, rows, steps: rows.count > 0, lambda rule, rows, steps: has_border(rule, rows.flags, steps)
+)
 
 
 @helper
@@ -207,33 +59,17 @@ def _entries_at(rule, series, carry, t, steps):
     n = first = _series.clear_flags(x, t, steps)
     while load_int(x.at, n) < t + steps:
         k = load_int(x.at, n)
-        gate, value = load(shift(a.at, k * a.stride), 0, carry), load(shift(b.at, k * b.stride), 0, carry)
+        gate, value = load(shift(a.at, k * a.step), 0, carry), load(shift(b.at, k * b.step), 0, carry)
         store(x.rows, k - t, ONE)
         store(series.entries, k - t, step(rule, load(shift(states.at, n * states.between), 0, carry), gate, value))
         n += 1
     store(x.ahead, 0, n)
     count = n - first
     while load_int(x.at, n) < minimum(t + steps + BLOCK, series.steps):  # those of the next block: it would wait
-        prefetch(shift(a.at, load_int(x.at, n) * a.stride), 0, ZERO)
-        prefetch(shift(b.at, load_int(x.at, n) * b.stride), 0, ZERO)
+        prefetch(shift(a.at, load_int(x.at, n) * a.step), 0, ZERO)
+        prefetch(shift(b.at, load_int(x.at, n) * b.step), 0, ZERO)
         n += 1
     return x.rows, count
-
-
-@helper
-def flags_of_offsets(rule, series, carry, t, steps):
-    x = series.flags
-    n = first = _series.clear_flags(x, t, steps)
-    while load_int(x.at, n) < t + steps:
-        store(x.rows, load_int(x.at, n) - t, ONE)
-        n += 1
-    store(x.ahead, 0, n)
-    return x.rows, n - first
-
-
-@inlined
-def _flags_at(rule, series, carry, t, steps):
-    return packed_flags(rule, series.flags, t, steps), WHOLE_BLOCK  # at most
 
 
 @inlined
@@ -247,34 +83,29 @@ def _from_no_state(rule, entries, k, fresh, state, gate, value):
 
 
 @inlined
-def _from_zero(rule, entries, k, fresh, state, gate, value):
-    return advance(rule, fresh, state, gate, value)
-
-
-@inlined
-def _entries_there(rule, summary, entries, t, gate, value):
-    return load_vector(entries, t, summary)
-
-
-@inlined
 def _steps_of_zeros(rule, summary, entries, t, gate, value):
     zero = broadcast(constant(0.0, load(summary, 0, summary)))
     return step_input(rule, gate, value) if is_average(rule) else step(rule, zero, gate, value)
 
 
-@inlined
-def _from_zeros(rule, summary, entries, t, gate, value):
-    return step_input(rule, gate, value)
-
-
-# Return flags of a block's steps, and note what those come to with which segments begin, and how many these are; the
-# state after a step; what steps come to if a series begins anew with them.
-borders_at = rules.choice("segment_states", _entries_at, rules.choice("offsets", flags_of_offsets, _flags_at))
-advance_at = rules.choice(
-    "segment_states", _from_entry, rules.choice("offsets", _from_no_state, _from_zero), options=INLINE
+# Return flags of a block's steps, and note what those come to with which segments begin, and how many these are at
+# most; the state after a step; what steps come to if a series begins anew with them.
+borders_at = rules.by_borders(
+    _entries_at,
+    blocks.flags_of_offsets,
+    lambda rule, series, carry, t, steps: (packed_flags(rule, series.flags, t, steps), WHOLE_BLOCK),
 )
-entered = rules.choice(
-    "segment_states", _entries_there, rules.choice("offsets", _steps_of_zeros, _from_zeros), options=INLINE
+advance_at = rules.by_borders(
+    _from_entry,
+    _from_no_state,
+    lambda rule, entries, k, fresh, state, gate, value: advance(rule, fresh, state, gate, value),
+    options=INLINE,
+)
+entered = rules.by_borders(
+    lambda rule, summary, entries, t, gate, value: load_vector(entries, t, summary),
+    _steps_of_zeros,
+    lambda rule, summary, entries, t, gate, value: step_input(rule, gate, value),
+    options=INLINE,
 )
 
 
@@ -332,20 +163,15 @@ def _weights_of_each(rule, flags, t, fresh, gate, none):
     return compose(earlier, kept(rule, fresh, gate), share, none)[1]
 
 
-@inlined
-def _gate_of_all(rule, fresh, gate):
-    return gate
-
-
-@inlined
-def _gate_of_each(rule, fresh, gate):
-    return rules.enter(rule, fresh, gate, gate)[1]
-
-
 # Of an average, the weight of a vector's steps against the state before them; the gates that are used.
 _weights = rules.choice("flagged", _weights_of_one, _weights_of_each)
 weights_of = rules.choice("time_invariant_a", _weights, _weights_of_each, options=INLINE)
-used_gate = rules.choice("time_invariant_a", _gate_of_all, _gate_of_each, options=INLINE)
+used_gate = rules.choice(
+    "time_invariant_a",
+    lambda rule, fresh, gate: gate,
+    lambda rule, fresh, gate: rules.enter(rule, fresh, gate, gate)[1],
+    options=INLINE,
+)
 
 
 @helper
@@ -402,7 +228,7 @@ def walk_vectors(rule, rows, summary, steps, h, keeps):
             scalars.prefetch_for_write(rows.h, t, PREFETCH)
             store_vector(rows.h, t, new)
     inside, most = everywhere(least == magnitude(least)), total(peak)
-    store(summary, DECAY, lane_of(product, 15) if inside else constant(NOT_A_NUMBER, h))
+    store(summary, DECAY, lane_of(product, 15) if inside else constant(blocks.NOT_A_NUMBER, h))
     store(summary, OFFSET, lane_of(end, 15))
     store(summary, WEIGHT, lane_of(weight, 15))
     store(summary, ORIGIN, origin)
@@ -412,19 +238,6 @@ def walk_vectors(rule, rows, summary, steps, h, keeps):
         if not (sound and stays_finite(h, most)):
             walk_steps(rule, rows, summary, NO_STEPS, steps, h)
     return not everywhere(broadcast(zero) < least)
-
-
-@inlined
-def _clean_entries(rule, to, entries, carry, steps):
-    _series.clean(to, entries, carry, steps)
-
-
-@inlined
-def _nothing(rule, to, entries, carry, steps):
-    return
-
-
-clean_entries = rules.choice("segment_states", _clean_entries, _nothing)
 
 
 @helper
@@ -442,7 +255,7 @@ def walk_flagged(rule, rows, summary, steps, h, keeps):
             to = rows.clean
             _series.clean(to.a, rows.a, summary, steps)
             _series.clean(to.b, rows.b, summary, steps)
-            clean_entries(rule, to.entries, rows.entries, summary, steps)
+            blocks.clean_entries(rule, to.entries, rows.entries, summary, steps)
             clean = Rows(to.a, to.b, rows.h, rows.flags, to.entries, rows.count, to)
             clean_h = select(is_finite(h), h, constant(0.0, h))
     for k in range(steps):
@@ -451,7 +264,7 @@ def walk_flagged(rule, rows, summary, steps, h, keeps):
         if keeps and not is_finite(h):
             store(rows.h, k, h)
     if not is_finite(h):
-        store(summary, DECAY, constant(NOT_A_NUMBER, h))
+        store(summary, DECAY, constant(blocks.NOT_A_NUMBER, h))
     return has_ends
 
 
@@ -473,7 +286,7 @@ def composed(rule, summary, h):
         sound = weight * magnitude(origin) <= constant(LOST, h) * magnitude(new)
     else:
         new = fma(product, h, offset)
-        sound = is_average(rule) or magnitude(product * h) <= constant(CANCELLED, h) * magnitude(new)
+        sound = is_average(rule) or magnitude(product * h) <= constant(blocks.CANCELLED, h) * magnitude(new)
     return new, sound and is_finite(new) and stays_finite(h, load(summary, PEAK, summary))
 
 
@@ -493,33 +306,19 @@ def reduce_block(rule, series, summary, block, steps):
 
 
 @helper
-def carry_on(composed, borders_at, walk, rule, series, summary, block, steps, h):
-    """Note the state before a block in its summary; return the one after it: composed, or that of a walk."""
-    store(summary, CARRY_IN, h)
-    new, sound = composed(rule, summary, h)
-    if sound:
-        return new
-    flags = borders_at(rule, series, summary, block * BLOCK, steps)[0]
-    if not is_finite(h) and has_border(rule, flags, steps):
-        h = constant(0.0, h)
-        new, sound = composed(rule, summary, h)
-    return new if sound or h != h else walk(rule, series, flags, summary, block * BLOCK, steps, h)
-
-
-@helper
 def walk_alone(rule, series, flags, carry, first, steps, h):
     """Return the state after some steps, of which no result is kept."""
     a, b = series.a, series.b
     for k in range(steps):
         t = first + k
-        gate, value = load(shift(a.at, t * a.stride), 0, carry), load(shift(b.at, t * b.stride), 0, carry)
+        gate, value = load(shift(a.at, t * a.step), 0, carry), load(shift(b.at, t * b.step), 0, carry)
         h = advance_at(rule, series.entries, k, begins_anew(flags, k, carry), h, gate, value)
     return h
 
 
 @inlined
 def scan_carry(rule, series, summary, block, steps, h):
-    return carry_on(composed, borders_at, walk_alone, rule, series, summary, block, steps, h)
+    return blocks.carry_on(composed, borders_at, walk_alone, rule, series, summary, block, steps, h)
 
 
 @helper
@@ -541,14 +340,14 @@ def settle_ends(rule, rows, carry, first, steps, last, follows):
 def walk_block(rule, series, summary, block, steps, h):
     """Walk a block from the state before it; return the one after it."""
     t, whole, follows = block * BLOCK, steps - steps % width(summary), block > series.start
-    rows, unsettled = rows_at(rule, series, t, steps, rows_of(series.h, t, series.in_place)), whole
+    rows, unsettled = rows_at(rule, series, t, steps, blocks.rows_of(series.h, t, series.in_place)), whole
     if whole > 0:
         if walk_whole(rule, rows, summary, whole, h, YES):
             unsettled = 0
         h = scan_carry(rule, series, summary, block, whole, h)
     h = walk_steps(rule, rows, summary, whole, steps, h)
     if is_average(rule):
-        last = load(shift(series.h.at, (t - 1 if follows else t) * series.h.stride), 0, summary)
+        last = load(shift(series.h.at, (t - 1 if follows else t) * series.h.step), 0, summary)
         settle_ends(rule, rows, summary, unsettled, steps, last, follows)
     if not series.in_place:
         _series.unpack(series.h, t, steps)
@@ -561,14 +360,14 @@ def hold(rule, series, first, carry, state):
     a, b, h = series.a, series.b, series.h
     if first >= series.steps or not is_average(rule):
         return state
-    last = load(shift(h.at, (first - 1) * h.stride), 0, carry)
+    last = load(shift(h.at, (first - 1) * h.step), 0, carry)
     for t in range(first, series.steps):
-        is_closed = load(shift(a.at, t * a.stride), 0, carry) == constant(0.0, last)
+        is_closed = load(shift(a.at, t * a.step), 0, carry) == constant(0.0, last)
         if is_flagged(rule) and begins_anew(borders_at(rule, series, carry, t, ONE)[0], 0, carry):
             return state
-        if not (is_closed and is_finite(load(shift(b.at, t * b.stride), 0, carry))):
+        if not (is_closed and is_finite(load(shift(b.at, t * b.step), 0, carry))):
             return state
-        store(shift(h.at, t * h.stride), 0, last)
+        store(shift(h.at, t * h.step), 0, last)
     return last
 
 
@@ -579,44 +378,45 @@ def forward(rule, a, b, h, carry, marks: layout.Marks, geometry, summaries, firs
     entries = stack(carry, BLOCK)
     clean = Clean(stack_of(a, carry, BLOCK), stack_of(b, carry, BLOCK), stack(carry, BLOCK))
     stands, all_steps = load_int(geometry, STREAMING) != 0, load_int(geometry, N_STEPS)
-    blocks, phase = all_steps // BLOCK, load_int(geometry, PHASE)
+    n_blocks, phase = all_steps // BLOCK, load_int(geometry, PHASE)
     first_block, last_block = load_int(geometry, FIRST_BLOCK), load_int(geometry, LAST_BLOCK)
     is_down = load_int(strides_of(geometry, H), 0) < 0
-    if phase == WARM_UP:
+    if phase == blocks.WARM_UP:
         store(carry, 2 * last, constant(1.0, load(carry, 0, carry)))
     for turn in range(last - first):
         lane = last - 1 - turn if is_down else first + turn  # in the order of memory
-        start, steps = valid_steps(geometry, marks.lengths, lane)
+        start, steps = blocks.valid_steps(geometry, marks.lengths, lane)
         to = operand(h, h_rows, geometry, H, lane, start, 1)
         series = Series(
             operand(a, a_rows, geometry, A, lane, start, 1), operand(b, b_rows, geometry, B, lane, start, 1), to,
-            borders_of(rule, marks, flags, place, geometry, lane, start), clean, steps,
-            shift(summaries, lane * blocks * SUMMARY * itemsize(carry)), own, stands and may_stand(to),
-            0 if phase == ALL else first_block, states_of_segments(marks.segment_states, geometry, lane), entries,
+            blocks.borders_of(rule, marks, flags, place, geometry, lane, start), clean, steps,
+            shift(summaries, lane * n_blocks * SUMMARY * itemsize(carry)), own, stands and blocks.may_stand(to),
+            0 if phase == blocks.ALL else first_block, blocks.states_of_segments(marks.segment_states, geometry, lane),
+            entries,
         )  # fmt: skip
         _series.fill_constant(series.a)
         _series.fill_constant(series.b)
         top = minimum(last_block, steps // BLOCK)
         low = minimum(first_block, top)
         state = load(carry, lane, carry)
-        if phase == WARM_UP and first_block > 0:
+        if phase == blocks.WARM_UP and first_block > 0:
             zero, others = constant(0.0, state), first_block if first_block * BLOCK < steps else 0
             nearest, count = first_block - 1, last_block - first_block
-            state, is_known = warm_up(reduce_block, scan_carry, rule, series, nearest, 1, others, count, zero)
+            state, is_known = blocks.warm_up(reduce_block, scan_carry, rule, series, nearest, 1, others, count, zero)
             if not is_known:
                 store(carry, 2 * last, zero)
                 break
             store(carry, last + lane, state)
-            if is_average(rule) and load(shift(series.a.at, first_block * BLOCK * series.a.stride), 0, carry) == zero:
+            if is_average(rule) and load(shift(series.a.at, first_block * BLOCK * series.a.step), 0, carry) == zero:
                 store(carry, 2 * last + 1, constant(1.0, zero))
-        ends = last_block == blocks and (phase == ALL or phase == WARM_UP)
+        ends = last_block == n_blocks and (phase == blocks.ALL or phase == blocks.WARM_UP)
         rest = steps - top * BLOCK if ends else 0
-        if phase == HOLD:
+        if phase == blocks.HOLD:
             state = hold(rule, series, first_block * BLOCK, carry, state)
         else:
             state = each_block(reduce_block, scan_carry, walk_block, rule, series, low, top, rest, 1, phase, state)
         if ends:
             _series.clear_outside(to, start, steps, all_steps)
-            state = load(shift(to.at, (steps - 1) * to.stride), 0, carry) if steps > 0 else state
-        if phase != REDUCE and phase != DOWNSWEEP:
+            state = load(shift(to.at, (steps - 1) * to.step), 0, carry) if steps > 0 else state
+        if phase != blocks.REDUCE and phase != blocks.DOWNSWEEP:
             store(carry, lane, state)

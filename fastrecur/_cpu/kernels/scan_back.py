@@ -21,11 +21,11 @@ from ..vectors.vectors import (
     store_vector,
     total,
 )
-from . import scan, series as _series
+from . import blocks, series as _series
+from .blocks import DECAY, OFFSET, PEAK, SUMMARY, operand, warm_up
 from .operands import NO, ONE, YES, ZERO
 from .packing import strides_of
-from .rules import a_is_time_invariant, adjoint, begins_anew, choice, kept, retreat
-from .scan import DECAY, OFFSET, PEAK, SUMMARY, operand, warm_up
+from .rules import a_is_time_invariant, adjoint, begins_anew, by_borders, choice, kept, retreat
 from .series import BLOCK, NO_STEPS, PREFETCH, higher, lower, packed, packed_flags
 
 # A gradient: where it is stored, its partial sums if it is accumulated, bytes from one to the next, and output mode.
@@ -59,11 +59,6 @@ def _borders_at(rule, series, carry, t, steps):
     return x.rows, n
 
 
-@inlined
-def _flags_at(rule, series, carry, t, steps):
-    return packed_flags(rule, series.flags, t, steps), ZERO
-
-
 @helper
 def _deliver_borders(rule, series, carry, t, steps):
     x, states = series.flags, series.states
@@ -73,11 +68,6 @@ def _deliver_borders(rule, series, carry, t, steps):
         if load_int(x.at, n + 1) - t > k:
             store(shift(states.at, n * states.between + 2 * states.kind), 0, load(series.borders.to_starts, k, carry))
         n += 1
-
-
-@inlined
-def _nothing(rule, series, carry, t, steps):
-    return
 
 
 @inlined
@@ -98,11 +88,6 @@ def _to_no_state(rule, borders, k, fresh, arrived, gate, value, before):
 
 
 @inlined
-def _to_zero(rule, borders, k, fresh, arrived, gate, value, before):
-    return retreat(rule, fresh, arrived, gate, value, before)
-
-
-@inlined
 def _vectors_to_segments(rule, summary, borders, t, fresh, arrived, gate, value, before):
     starts = load_vector(borders.starts, t, summary)
     grad_a, grad_b, r = adjoint(rule, arrived, gate, value, select(fresh, starts, before))
@@ -115,24 +100,28 @@ def _vectors_to_none(rule, summary, borders, t, fresh, arrived, gate, value, bef
     return of_steps(rule, borders, t, fresh, arrived, gate, value, before)
 
 
-@inlined
-def _with_ends(rule, summary, borders, t, fresh, given):
-    return select(fresh, load_vector(borders.ends, t, summary), given)
-
-
-@inlined
-def _as_given(rule, summary, borders, t, fresh, given):
-    return given
-
-
 # Return flags of a block's steps, and note what is at segments' borders; bring what flows on to segments' first states
 # where it belongs; a step's gradients, and a vector of such; what steps add to what flows on.
-borders_at = choice("segment_states", _borders_at, choice("offsets", scan.flags_of_offsets, _flags_at))
-deliver_borders = choice("segment_states", _deliver_borders, _nothing)
-of_steps = choice("offsets", _to_no_state, _to_zero, options=INLINE)
+borders_at = by_borders(
+    _borders_at,
+    blocks.flags_of_offsets,
+    lambda rule, series, carry, t, steps: (packed_flags(rule, series.flags, t, steps), ZERO),
+)
+deliver_borders = choice("segment_states", _deliver_borders, lambda rule, series, carry, t, steps: None)
+of_steps = choice(
+    "offsets",
+    _to_no_state,
+    lambda rule, borders, k, fresh, arrived, gate, value, before: retreat(rule, fresh, arrived, gate, value, before),
+    options=INLINE,
+)
 retreat_at = choice("segment_states", _to_segments, of_steps, options=INLINE)
 retreat_vectors = choice("segment_states", _vectors_to_segments, _vectors_to_none, options=INLINE)
-added = choice("segment_states", _with_ends, _as_given, options=INLINE)
+added = choice(
+    "segment_states",
+    lambda rule, summary, borders, t, fresh, given: select(fresh, load_vector(borders.ends, t, summary), given),
+    lambda rule, summary, borders, t, fresh, given: given,
+    options=INLINE,
+)
 
 
 @helper
@@ -193,10 +182,10 @@ def walk_vectors_back(rule, rows, summary, steps, r, keeps):
             store_vector(rows.to_b, t, grad_b)
         end, product, after = fma(products, end, ends), products * product, broadcast_lane(onward, 0)
     inside, bound = everywhere(lower(broadcast(one), most) == most), total(peak)
-    store(summary, DECAY, lane_of(product, 0) if inside else constant(scan.NOT_A_NUMBER, r))
+    store(summary, DECAY, lane_of(product, 0) if inside else constant(blocks.NOT_A_NUMBER, r))
     store(summary, OFFSET, lane_of(end, 0))
     store(summary, PEAK, bound)
-    sound = inside and is_finite(lane_of(after, 0)) and scan.stays_finite(r, bound)
+    sound = inside and is_finite(lane_of(after, 0)) and blocks.stays_finite(r, bound)
     if keeps and r == r and not sound:
         step_back(rule, rows, summary, NO_STEPS, steps, r, EVERY)
 
@@ -213,11 +202,11 @@ def walk_flagged(rule, rows, summary, steps, r, keeps):
             to, own, clean_r = rows.clean, rows.borders, select(is_finite(r), r, constant(0.0, r))
             _series.clean(to.g, rows.g, summary, steps)
             _series.clean(to.a, rows.a, summary, steps)
-            scan.clean_entries(rule, to.ends, own.ends, summary, steps)
+            blocks.clean_entries(rule, to.ends, own.ends, summary, steps)
             own = Borders(own.starts, to.ends, own.to_starts)
             clean = Rows(to.g, to.a, rows.b, rows.h, rows.flags, rows.to_a, rows.to_b, rows.before, own, to)
     if not is_finite(step_back(rule, rows, summary, NO_STEPS, steps, r, NOT_FINITE if keeps else NO_STEP)):
-        store(summary, DECAY, constant(scan.NOT_A_NUMBER, r))
+        store(summary, DECAY, constant(blocks.NOT_A_NUMBER, r))
 
 
 walk_whole = choice("flagged", walk_flagged, walk_vectors_back)
@@ -250,8 +239,8 @@ def composed(rule, summary, r):
     """Return what leaves a block at its start from what reaches its end, and whether it may be used."""
     product = load(summary, DECAY, summary)
     new = fma(product, r, load(summary, OFFSET, summary))
-    sound = magnitude(product * r) <= constant(scan.CANCELLED, r) * magnitude(new)
-    return new, sound and is_finite(new) and scan.stays_finite(r, load(summary, PEAK, summary))
+    sound = magnitude(product * r) <= constant(blocks.CANCELLED, r) * magnitude(new)
+    return new, sound and is_finite(new) and blocks.stays_finite(r, load(summary, PEAK, summary))
 
 
 @inlined
@@ -263,16 +252,16 @@ def walk_alone(rule, series, flags, carry, first, steps, r):
 
 @inlined
 def scan_carry(rule, series, summary, block, steps, r):
-    return scan.carry_on(composed, borders_at, walk_alone, rule, series, summary, block, steps, r)
+    return blocks.carry_on(composed, borders_at, walk_alone, rule, series, summary, block, steps, r)
 
 
 @helper
 def deliver(x, t, steps, piece):
     """Store a block of a gradient, or add it to a partial sum."""
-    rows, sums = x.to.rows, shift(x.sums.at, t * x.sums.stride + piece * x.sum_bytes)
+    rows, sums = x.to.rows, shift(x.sums.at, t * x.sums.step + piece * x.sum_bytes)
     if x.mode == STORE and not x.in_place:
         _series.unpack(x.to, t, steps)
-    elif x.mode == ACCUMULATE and x.sums.stride == 0:
+    elif x.mode == ACCUMULATE and x.sums.step == 0:
         whole = steps - steps % width(sums)
         column = broadcast(constant(0.0, load(sums, 0, sums)))
         for k in range(0, whole, width(sums)):
@@ -283,7 +272,7 @@ def deliver(x, t, steps, piece):
         store(sums, 0, load(sums, 0, sums) + value)
     elif x.mode == ACCUMULATE:
         for k in range(steps):
-            place = shift(sums, k * x.sums.stride)
+            place = shift(sums, k * x.sums.step)
             store(place, 0, load(place, 0, sums) + load(rows, k, sums))
 
 
@@ -292,8 +281,8 @@ def walk_block(rule, series, summary, block, steps, r):
     """Take cotangents through a block; return what flows on from it."""
     t, whole, h = block * BLOCK, steps - steps % width(summary), series.h
     b, h_rows, to_a, to_b = packed(series.b, t, steps), packed(h, t, steps), series.to_a, series.to_b
-    before = series.first if t == 0 else load(shift(h.at, (t - 1) * h.stride), 0, summary)
-    to_a_rows, to_b_rows = scan.rows_of(to_a.to, t, to_a.in_place), scan.rows_of(to_b.to, t, to_b.in_place)
+    before = series.first if t == 0 else load(shift(h.at, (t - 1) * h.step), 0, summary)
+    to_a_rows, to_b_rows = blocks.rows_of(to_a.to, t, to_a.in_place), blocks.rows_of(to_b.to, t, to_b.in_place)
     rows = rows_at(rule, series, t, steps, b, h_rows, to_a_rows, to_b_rows, before)
     r = step_back(rule, rows, summary, whole, steps, r, EVERY)
     if whole > 0:
@@ -315,7 +304,7 @@ def gradient(to, rows, sums, geometry, to_field, sums_field, mode_field, bytes_f
     stored = operand(to, rows, geometry, to_field, lane, start, -1)
     summed = operand(sums, sums, geometry, sums_field, lane, start, -1)
     mode = load_int(geometry, mode_field)
-    return Gradient(stored, summed, load_int(geometry, bytes_field), mode, mode == STORE and scan.may_stand(stored))
+    return Gradient(stored, summed, load_int(geometry, bytes_field), mode, mode == STORE and blocks.may_stand(stored))
 
 
 def vjp(
@@ -335,23 +324,23 @@ def vjp(
     clean = Clean(stack_of(g, carry, BLOCK), stack_of(a, carry, BLOCK), stack(carry, BLOCK))
     borders = Borders(stack(carry, BLOCK), stack(carry, BLOCK), stack(carry, BLOCK))
     all_steps, phase = load_int(geometry, N_STEPS), load_int(geometry, layout.PHASE)
-    blocks = all_steps // BLOCK
+    n_blocks = all_steps // BLOCK
     first_block, last_block = load_int(geometry, layout.FIRST_BLOCK), load_int(geometry, layout.LAST_BLOCK)
     is_down = load_int(strides_of(geometry, H), 0) > 0
-    if phase == scan.WARM_UP:
+    if phase == blocks.WARM_UP:
         store(carry, 2 * last, constant(1.0, load(carry, 0, carry)))
     for turn in range(last - first):
         lane = last - 1 - turn if is_down else first + turn  # in the order of memory
-        start, steps = scan.valid_steps(geometry, marks.lengths, lane)
+        start, steps = blocks.valid_steps(geometry, marks.lengths, lane)
         series = Series(
             operand(g, g_rows, geometry, G, lane, start, -1), operand(a, a_rows, geometry, A, lane, start, -1),
             operand(b, b_rows, geometry, B, lane, start, -1), operand(h, h_rows, geometry, H, lane, start, -1),
-            scan.borders_of(rule, marks, flags, place, geometry, lane, start), clean,
-            gradient(to_a, to_a_rows, sums_a, geometry, TO_A, SUMS_A, A_MODE, scan.SUMS + 1, lane, start),
-            gradient(to_b, to_b_rows, sums_b, geometry, TO_B, SUMS_B, B_MODE, scan.SUMS + 2, lane, start),
-            load(h0, lane, carry), steps, shift(summaries, lane * blocks * SUMMARY * itemsize(carry)), own,
-            maximum(1, load_int(geometry, scan.SUMS)), blocks,
-            scan.states_of_segments(marks.segment_states, geometry, lane), borders,
+            blocks.borders_of(rule, marks, flags, place, geometry, lane, start), clean,
+            gradient(to_a, to_a_rows, sums_a, geometry, TO_A, SUMS_A, A_MODE, blocks.SUMS + 1, lane, start),
+            gradient(to_b, to_b_rows, sums_b, geometry, TO_B, SUMS_B, B_MODE, blocks.SUMS + 2, lane, start),
+            load(h0, lane, carry), steps, shift(summaries, lane * n_blocks * SUMMARY * itemsize(carry)), own,
+            maximum(1, load_int(geometry, blocks.SUMS)), n_blocks,
+            blocks.states_of_segments(marks.segment_states, geometry, lane), borders,
         )  # fmt: skip
         _series.fill_constant(series.g)
         _series.fill_constant(series.a)
@@ -359,7 +348,7 @@ def vjp(
         _series.fill_constant(series.h)
         top = minimum(last_block, steps // BLOCK)
         r = load(carry, lane, carry)
-        if phase == scan.WARM_UP:
+        if phase == blocks.WARM_UP:
             others, count, zero = maximum(0, steps // BLOCK - last_block), last_block - first_block, constant(0.0, r)
             r, is_known = warm_up(reduce_block, scan_carry, rule, series, last_block, -1, others, count, zero)
             if not is_known:
@@ -367,12 +356,12 @@ def vjp(
                 break
             store(carry, last + lane, r)
         low, rest = minimum(first_block, top), 0
-        if last_block == blocks and (phase == scan.ALL or phase == scan.SCAN_CARRIES):
+        if last_block == n_blocks and (phase == blocks.ALL or phase == blocks.SCAN_CARRIES):
             rest = steps - top * BLOCK
             if series.to_a.mode == STORE:
                 _series.clear_outside(series.to_a.to, start, steps, all_steps)
             if series.to_b.mode == STORE:
                 _series.clear_outside(series.to_b.to, start, steps, all_steps)
-        r = scan.each_block(reduce_block, scan_carry, walk_block, rule, series, low, top, rest, -1, phase, r)
-        if phase != scan.REDUCE and phase != scan.DOWNSWEEP:
+        r = blocks.each_block(reduce_block, scan_carry, walk_block, rule, series, low, top, rest, -1, phase, r)
+        if phase != blocks.REDUCE and phase != blocks.DOWNSWEEP:
             store(carry, lane, r)

@@ -28,7 +28,7 @@ NO_STEPS, WHOLE_BLOCK = np.array([0, BLOCK])
 
 # A series in memory: its first step, bytes from step to step, a buffer for a block, and the prefetch distance in bytes:
 # to the next block in scan order. In place of that, offsets have where the number of the next one is kept.
-Operand = namedtuple("Operand", "at stride rows ahead")
+Operand = namedtuple("Operand", "at step rows ahead")
 # A series' states of segments: the first segment's, bytes to the next one's, and to another kind of states.
 States = namedtuple("States", "at between kind")
 
@@ -93,7 +93,7 @@ compose_steps = choice("time_invariant_a", choice("flagged", _by_decay, _by_deca
 @helper
 def fill_constant(x):
     """Fill the buffer of a time-invariant operand: once a series."""
-    if x.stride == 0:
+    if x.step == 0:
         value = broadcast(load(x.at, 0, x.rows))
         for t in range(0, BLOCK, width(x.rows)):
             store_vector(x.rows, t, value)
@@ -118,16 +118,11 @@ def pack(rows, source, stride, steps, ahead):
 @helper
 def packed(x, t, steps):
     """Return where steps from ``t`` on are contiguous: in memory, else in the operand's buffer."""
-    source = shift(x.at, t * x.stride)
-    if is_same_kind(x.rows, source) and x.stride == itemsize(source):
+    source = shift(x.at, t * x.step)
+    if is_same_kind(x.rows, source) and x.step == itemsize(source):
         return in_place(x.rows, source)
-    if x.stride != 0:  # else the buffer is filled
-        pack(x.rows, source, x.stride, steps, x.ahead)
-    return x.rows
-
-
-@inlined
-def _no_flags(rule, x, t, steps):
+    if x.step != 0:  # else the buffer is filled
+        pack(x.rows, source, x.step, steps, x.ahead)
     return x.rows
 
 
@@ -135,26 +130,26 @@ def _no_flags(rule, x, t, steps):
 def _copied_flags(x, source, first, steps):
     """Copy flags to the buffer, those of its ``first`` steps not set."""
     store(x.rows, 0, ZERO)
-    if x.stride == -1:
+    if x.step == -1:
         for _ in range((steps - first) // WIDTH):
             scalars.copy_reversed(shift(x.rows, first), shift(source, 1 - WIDTH - first))
             first += WIDTH
     for k in range(first, steps):
-        scalars.copy_number(x.rows, k, shift(source, k * x.stride), 0)
+        scalars.copy_number(x.rows, k, shift(source, k * x.step), 0)
     return x.rows
 
 
 @helper
 def _packed_flags(rule, x, t, steps):
-    source = shift(x.at, t * x.stride)
-    return in_place(x.rows, source) if x.stride == 1 else _copied_flags(x, source, ZERO, steps)
+    source = shift(x.at, t * x.step)
+    return in_place(x.rows, source) if x.step == 1 else _copied_flags(x, source, ZERO, steps)
 
 
 @helper
 def _late_flags(rule, x, t, steps):
     """Return the flags of the steps before those from ``t`` on; none is before the first."""
-    first, source = maximum(ONE - t, ZERO), shift(x.at, (t - 1) * x.stride)
-    return in_place(x.rows, source) if x.stride == 1 and t > 0 else _copied_flags(x, source, first, steps)
+    first, source = maximum(ONE - t, ZERO), shift(x.at, (t - 1) * x.step)
+    return in_place(x.rows, source) if x.step == 1 and t > 0 else _copied_flags(x, source, first, steps)
 
 
 @inlined
@@ -178,7 +173,7 @@ def next_border(x, t):
 _read_flags = choice("late_flags", _late_flags, _packed_flags, options=INLINE)
 
 # Return where flags of steps from ``t`` on are contiguous, if they are read.
-packed_flags = choice("flagged", _read_flags, _no_flags, options=INLINE)
+packed_flags = choice("flagged", _read_flags, lambda rule, x, t, steps: x.rows, options=INLINE)
 
 
 @helper
@@ -192,15 +187,15 @@ def clean(target, rows, carry, steps):
 @helper
 def unpack(x, t, steps):
     """Write steps from an operand's buffer."""
-    target, rows, lanes, size = shift(x.at, t * x.stride), x.rows, width(x.rows), itemsize(x.at)
-    whole = steps - steps % lanes if abs(x.stride) == size else 0
+    target, rows, lanes, size = shift(x.at, t * x.step), x.rows, width(x.rows), itemsize(x.at)
+    whole = steps - steps % lanes if abs(x.step) == size else 0
     for k in range(0, whole, lanes):
-        if x.stride > 0:
+        if x.step > 0:
             store_vector(target, k, load_vector(rows, k, rows))
         else:
             store_vector(target, 1 - k - lanes, reverse_lanes(load_vector(rows, k, rows)))
     for k in range(whole, steps):
-        store(shift(target, k * x.stride), 0, load(rows, k, rows))
+        store(shift(target, k * x.step), 0, load(rows, k, rows))
 
 
 @helper
@@ -209,4 +204,4 @@ def clear_outside(x, start, steps, all_steps):
     zero = constant(0.0, load(x.rows, 0, x.rows))
     for k in range(all_steps - steps):
         t = k - start if k < start else k - start + steps
-        store(shift(x.at, t * x.stride), 0, zero)
+        store(shift(x.at, t * x.step), 0, zero)

@@ -55,7 +55,7 @@ ALIKE = 2.0**-40  # by how much of itself a state may be off
 
 # An operand of a vector of series: a pointer, the table of where each series begins, bytes from step to step, a buffer
 # for a tile; up to which series all stand as far apart as the first two, and how far.
-Operand = namedtuple("Operand", "at offsets stride rows end apart")
+Operand = namedtuple("Operand", "at offsets step rows end apart")
 # Samples, gates, flags and results of some steps, each as where they stand and bytes from one step's to the next one's;
 # the state, how many steps there are, how many samples a result needs, whether it may be biased; and the prefetch
 # distance of samples in bytes.
@@ -227,7 +227,7 @@ def is_row(x):
 @inlined
 def place_of(x, t):
     """Return where a tile's step stands in memory if its series are neighbours or one, and bytes to the next step."""
-    return shift(x.at, load_int(x.offsets, 0) + t * x.stride), x.stride
+    return shift(x.at, load_int(x.offsets, 0) + t * x.step), x.step
 
 
 @helper
@@ -239,7 +239,7 @@ def copy_runs(x, t, steps, count, unpacks, streams):
     first, end, apart, size = 0, x.end, x.apart, itemsize(x.at)
     while first < count:
         end = minimum(end, count)
-        there = View(shift(x.at, load_int(x.offsets, first) + t * x.stride), x.stride, apart)
+        there = View(shift(x.at, load_int(x.offsets, first) + t * x.step), x.step, apart)
         own, done = View(shift(x.rows, first * size), WIDTH * size, size), 0
         if unpacks:
             if streams:
@@ -256,8 +256,8 @@ def pack(x, t, steps, count):
     """Return where a tile's samples or gates stand, and bytes from step to step; bring them there if they do not."""
     if is_row(x):
         return place_of(x, t)
-    copy_runs(x, t, steps if x.stride != 0 else 1, count, NO, NO)
-    return x.rows, WIDTH * itemsize(x.at) if x.stride != 0 else 0
+    copy_runs(x, t, steps if x.step != 0 else 1, count, NO, NO)
+    return x.rows, WIDTH * itemsize(x.at) if x.step != 0 else 0
 
 
 @helper
@@ -266,15 +266,15 @@ def walk_tile(rule, x, y, gate, flags, h, state, geometry, t, steps, count, is_f
     streams, filled = load_int(geometry, STREAMING) != 0, WIDTH if is_first else count
     x_here = pack(x, t, steps, filled)
     y_here = place_of(y, t) if one_series(rule) else pack(y, t, steps, filled)  # where there is one, nothing reads it
-    in_lines = misalignment(shift(h.at, load_int(h.offsets, 0))) == 0 and h.stride % LINE == 0
+    in_lines = misalignment(shift(h.at, load_int(h.offsets, 0))) == 0 and h.step % LINE == 0
     streams_rows = streams and is_row(h) and in_lines
     in_place = is_row(h) and not streams_rows
     h_here = place_of(h, t) if in_place else (h.rows, WIDTH * itemsize(h.at))
     ahead = 0
     if is_row(x):
-        ahead = AHEAD // itemsize(x.at) * x.stride
+        ahead = AHEAD // itemsize(x.at) * x.step
         if abs(ahead) > NEAR:
-            ahead = ROWS_AHEAD * x.stride
+            ahead = ROWS_AHEAD * x.step
     gates, least, bias = pack(gate, t, steps, WIDTH), load_int(geometry, MIN_PERIODS), load_int(geometry, BIAS)
     is_packed = flagged(rule) and not flag_is_broadcast(rule)
     marks = pack(flags, t, steps, WIDTH) if is_packed else place_of(flags, t)

@@ -74,11 +74,29 @@ def load_octet(pointer, offsets, carry):
     return tuple(np.array([load(lane, k, carry) for lane in lanes], carry.dtype) for k in range(OCTET))
 
 
+def _row_of_lanes(emitter, source, table, kind):
+    """Return a vector of the number that each of 8 lanes has, of one of LLVM's types."""
+    row = ir.Constant(ir.VectorType(kind, OCTET), ir.Undefined)
+    for lane, number in enumerate(_of_lanes(emitter, source, table, kind)):
+        row = emitter.builder.insert_element(row, number, ir.Constant(I32, lane))
+    return row
+
+
+def _load_across(emitter, source, table, _):
+    pointer, _, carry = emitter.kinds
+    row = _row_of_lanes(emitter, source, table, pointer.memory)
+    return widen(emitter.builder, row, pointer.element, carry.memory)
+
+
+@primitive(lambda pointer, offsets, carry: Vector(carry.value, OCTET), _load_across)
+def load_across(pointer, offsets, carry):
+    """Return the next step of 8 lanes."""
+    return np.array([load(shift(pointer, load_int(offsets, lane)), 0, carry) for lane in range(OCTET)], carry.dtype)
+
+
 def _flags_of_octet(emitter, source, table, missing, _):
     builder = emitter.builder
-    words = ir.Constant(ir.VectorType(I64, OCTET), ir.Undefined)
-    for lane, word in enumerate(_of_lanes(emitter, source, table, I64)):
-        words = builder.insert_element(words, word, ir.Constant(I32, lane))
+    words = _row_of_lanes(emitter, source, table, I64)
     words = builder.lshr(words, spread(builder, builder.shl(missing, ir.Constant(I64, 3)), OCTET))
     bytes_ = (builder.and_(words, splat(0xFF << 8 * k, words.type)) for k in range(OCTET))  # of little-endian words
     masks = [truth(builder, byte, emitter.result.dtype) for byte in bytes_]
@@ -124,6 +142,19 @@ def store_octet(pointer, offsets, rows):
     for lane in range(OCTET):
         for k in range(OCTET):
             store(shift(pointer, load_int(offsets, lane)), k, rows[k][lane])
+
+
+def _store_across(emitter, target, table, row):
+    builder, row = emitter.builder, narrow(emitter.builder, row, emitter.kinds[0].element)
+    for lane, offset in enumerate(_lane_offsets(builder, table)):
+        write(builder, builder.extract_element(row, ir.Constant(I32, lane)), moved(builder, target, offset))
+
+
+@primitive(types.none, _store_across)
+def store_across(pointer, offsets, row):
+    """Store what `load_across` loads."""
+    for lane in range(OCTET):
+        store(shift(pointer, load_int(offsets, lane)), 0, row[lane])
 
 
 # Streaming stores take whole lines, which a processor puts together from parts only while there are few of them. So
