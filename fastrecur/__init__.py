@@ -23,6 +23,7 @@ from ._config import show_config
 from ._cpu.machine.threads import get_num_threads, set_num_threads
 from ._version import __version__
 from .recurrence import forget_mult, forget_mult_vjp, linear_recurrence, linear_recurrence_vjp
+from .selective import selective_scan, selective_scan_vjp
 
 __all__ = [
     "__version__",
@@ -32,6 +33,8 @@ __all__ = [
     "linear_recurrence",
     "linear_recurrence_vjp",
     "reference",
+    "selective_scan",
+    "selective_scan_vjp",
     "set_num_threads",
     "show_config",
 ]

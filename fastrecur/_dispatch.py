@@ -12,7 +12,7 @@ from typing import Any
 
 from numpy import ndarray
 
-from ._arguments import adapters, arrays, checks
+from ._arguments import adapters, arrays, checks, messages as say
 from ._cpu import host
 from ._cpu.compiler import cache
 
@@ -64,6 +64,14 @@ def _adapter(operands: tuple[Any, ...], lengths: Any) -> ModuleType:
     return host
 
 
+def selective(values: tuple[Any, ...]) -> ModuleType:
+    """Return the adapter of a selective scan, of all its arrays."""
+    for value in values:
+        if arrays.any_tensor(value) or arrays.any_on_device(value) or arrays.any_lazy(value):
+            raise TypeError(say.scan_library(f"{type(value).__module__}.{type(value).__qualname__}"))
+    return _selective_host()
+
+
 def tensor_adapter() -> ModuleType:
     """Return the adapter for tensors, which also tells what torch has active, and of its threads."""
     from .torch._operator import call as _call  # at every call: torch's compiler does not follow a cache
@@ -76,6 +84,14 @@ def tensor_filters() -> ModuleType:
     from .torch._operator import filters
 
     return filters
+
+
+@functools.cache
+def _selective_host() -> ModuleType:
+    with cache.making:
+        from ._cpu import selective as _selective
+
+    return _selective
 
 
 @functools.cache

@@ -13,7 +13,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["forget_mult", "forget_mult_vjp", "linear_recurrence", "linear_recurrence_vjp"]
+__all__ = [
+    "forget_mult",
+    "forget_mult_vjp",
+    "linear_recurrence",
+    "linear_recurrence_vjp",
+    "selective_scan",
+    "selective_scan_vjp",
+]
 
 
 def forget_mult(
@@ -118,6 +125,154 @@ def linear_recurrence_vjp(
     (array([4., 8.]), array([2., 1.]), array(6.))
     """
     return _vjp(_LINEAR, grad_h, (a, b, h0), h, grad_state, axis, reverse, (lengths, offsets, resets))
+
+
+def selective_scan(
+    u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any = None, z: Any = None, delta_bias: Any = None, h0: Any = None, *,
+    delta_softplus: bool = False, layout: str = "bdl", reverse: bool = False, lengths: Any = None, offsets: Any = None,
+    resets: Any = None, return_state: bool = False,
+) -> Any:  # fmt: skip
+    """Mamba's selective scan, whose states are a `linear_recurrence`.
+
+    Parameters
+    ----------
+    u, delta, A, B, C, D, z, delta_bias, h0, delta_softplus, layout, reverse, lengths, offsets, resets, return_state
+        As for `fastrecur.selective_scan`, which also names the source.
+
+    Returns
+    -------
+    y : ndarray
+        The outputs, in the computing precision.
+    state : ndarray
+        Only with ``return_state=True``.
+
+    Examples
+    --------
+    >>> from fastrecur import reference
+    >>> reference.selective_scan([[[1, 2, 3]]], [[[1, 1, 1]]], [[0]], [[1]], [[1]])  # sums
+    array([[[1., 3., 6.]]])
+    """
+    call = _Selective(u, delta, A, B, C, D, z, delta_bias, h0, delta_softplus, layout, resets, offsets)
+    cuts = lengths, offsets, call.resets
+    with np.errstate(all="ignore"):
+        h, last = _forward(_LINEAR, (call.decay, call.input, call.h0), 0, reverse, cuts, True)
+        y = call.output(h) * call.silu
+    y = call.back(_where(_masks(cuts, y.shape, 0, reverse)[0], 0, y))
+    return (y, last if offsets is None else last[:, 0]) if return_state else y
+
+
+def selective_scan_vjp(
+    grad_y: Any, u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any = None, z: Any = None, delta_bias: Any = None,
+    h0: Any = None, *, delta_softplus: bool = False, layout: str = "bdl", reverse: bool = False, lengths: Any = None,
+    offsets: Any = None, resets: Any = None, grad_state: Any = None,
+) -> Any:  # fmt: skip
+    """Gradients of `selective_scan`: its vector-Jacobian product.
+
+    Parameters
+    ----------
+    grad_y, u, delta, A, B, C, D, z, delta_bias, h0, delta_softplus, layout, reverse, lengths, offsets, resets
+        As for `fastrecur.selective_scan_vjp`.
+    grad_state : array_like, optional
+        The gradient with respect to the last state.
+
+    Returns
+    -------
+    tuple of ndarray
+        One for each operand in their order, in its shape; None for those that are None.
+
+    Examples
+    --------
+    >>> from fastrecur import reference
+    >>> one = [[[1, 1, 1]]]
+    >>> reference.selective_scan_vjp(one, [[[1, 2, 3]]], one, [[0]], [[1]], [[1]])[0]
+    array([[[3., 2., 1.]]])
+    """
+    call = _Selective(u, delta, A, B, C, D, z, delta_bias, h0, delta_softplus, layout, resets, offsets)
+    cuts = lengths, offsets, call.resets
+    grad_state = None if grad_state is None else np.reshape(grad_state, call.states)
+    with np.errstate(all="ignore"):
+        h = _forward(_LINEAR, (call.decay, call.input, call.h0), 0, reverse, cuts, False)
+        padding = _masks(cuts, call.u.shape, 0, reverse)[0]
+        grad_y = call.rows(grad_y)
+        grad_out = _where(padding, 0, grad_y * call.silu)
+        grad_h = grad_out[..., None] * call.C
+        operands = call.decay, call.input, call.h0
+        g_decay, g_input, g_h0 = _vjp(_LINEAR, grad_h, operands, h, grad_state, 0, reverse, cuts)
+        mask = None if padding is None else padding[..., None]
+        g_exponent = _where(mask, 0, g_decay * call.decay)
+        g_x = (g_input * _where(mask, 0, call.B)).sum(-1)  # of step times input
+        g_step = g_x * call.u + (g_exponent * call.A).sum(-1)
+        if delta_softplus:
+            g_step = g_step / (1 + np.exp(-call.raw))
+        gate = 1 / (1 + np.exp(-call.z))
+        grads = [
+            g_x * call.step + grad_out * call.D, g_step, g_exponent * call.step[..., None],
+            g_input * (call.step * call.u)[..., None], grad_out[..., None] * h, grad_out * call.u,
+            grad_y * call.output(h) * gate * (1 + call.z * (1 - gate)), g_step,
+        ]  # fmt: skip
+    grads = [_where(padding if grad.ndim == 3 else mask, 0, grad) for grad in grads]
+    return call.gradients([*grads, g_h0])
+
+
+class _Selective:
+    """A call's operands in the computing precision, with time first: (L, B, D), or (L, B, D, N) with the states."""
+
+    def __init__(self, u, delta, A, B, C, D, z, delta_bias, h0, delta_softplus, layout, resets, offsets):
+        self.given = u, delta, A, B, C, D, z, delta_bias, h0
+        self.layout = layout
+        self.u, self.A = self.rows(u), np.asarray(A, np.float64)
+        (steps, batch, self.channels), states = self.u.shape, self.A.shape[1]
+        self.raw = self.rows(delta) + (0 if delta_bias is None else np.asarray(delta_bias, np.float64))
+        with np.errstate(all="ignore"):
+            self.step = np.logaddexp(0, self.raw) if delta_softplus else self.raw
+            self.decay = np.exp(self.step[..., None] * self.A)
+            self.B, self.C = (self.map(array, (steps, batch, states)) for array in (B, C))
+            self.input = (self.step * self.u)[..., None] * self.B
+            self.z = self.rows(0 if z is None else z)
+            self.silu = 1 if z is None else self.z / (1 + np.exp(-self.z))
+        self.D = np.asarray(0 if D is None else D, np.float64)
+        self.states = (batch, self.channels, states) if offsets is None else (-1, 1, self.channels, states)
+        self.h0 = None if h0 is None else np.reshape(np.asarray(h0, np.float64), self.states)
+        self.resets = None if resets is None else np.broadcast_to(resets, (batch, steps)).T
+
+    def rows(self, array):
+        array = np.asarray(array, np.float64)
+        return array if array.ndim < 3 else array.transpose((2, 0, 1) if self.layout == "bdl" else (1, 0, 2))
+
+    def back(self, array):
+        return np.ascontiguousarray(array.transpose((1, 2, 0) if self.layout == "bdl" else (1, 0, 2)))
+
+    def map(self, array, sizes):
+        """Return B or C for each step, sequence, channel and state."""
+        array = np.asarray(array, np.float64)
+        if array.ndim == 2:
+            return np.broadcast_to(array, (*sizes[:2], *array.shape))
+        if array.ndim == 3:
+            array = array[:, None] if self.layout == "bdl" else array[:, :, None]
+        array = array.transpose((3, 0, 1, 2) if self.layout == "bdl" else (1, 0, 2, 3))
+        return np.repeat(array, self.channels // array.shape[2], axis=2)
+
+    def output(self, h):
+        return (self.C * h).sum(-1) + self.D * self.u
+
+    def grad_map(self, grad, array):
+        """Return the gradient of B or C, summed over the channels of each group."""
+        shape = np.shape(array)
+        if len(shape) == 2:
+            return grad.sum((0, 1))
+        groups = 1 if len(shape) == 3 else shape[1 if self.layout == "bdl" else 2]
+        grad = grad.reshape((*grad.shape[:2], groups, self.channels // groups, grad.shape[-1])).sum(3)
+        return grad.transpose((1, 2, 3, 0) if self.layout == "bdl" else (1, 0, 2, 3)).reshape(shape)
+
+    def gradients(self, grads):
+        """Return gradients, given for each step, in their operands' shapes."""
+        u, delta, A, B, C, D, z, delta_bias, h0 = grads
+        grads = [
+            self.back(u), self.back(delta), A.sum((0, 1)), self.grad_map(B, self.given[3]),
+            self.grad_map(C, self.given[4]), D.sum((0, 1)), self.back(z), delta_bias.sum((0, 1)),
+            None if h0 is None else h0.reshape(np.shape(self.given[8])),
+        ]  # fmt: skip
+        return tuple(None if own is None else grad for grad, own in zip(grads, self.given, strict=True))
 
 
 class _Rule(NamedTuple):

@@ -5,6 +5,7 @@ import itertools
 import ml_dtypes
 import numpy as np
 import pandas as pd
+import test_selective
 import torch
 from compare import assert_close, check_forward, check_vjp
 from thresholds import lower_thresholds
@@ -64,6 +65,7 @@ def main():
     pool_both_ways()
     weigh(rng)
     follow_and_return(rng)
+    scan_selectively(rng)
     lower_thresholds(setattr)
     lanes_apart(rng)
     for reverse in [False, True]:
@@ -81,6 +83,13 @@ def main():
     x[3000], f[5000] = 0, np.inf
     check_vjp("forget_mult", f, x, rng=rng, state=False)
     print("done")
+
+
+def scan_selectively(rng):
+    for layout, maps, reverse in [("bdl", "steps", False), ("bld", "constant", True)]:
+        given = test_selective.operands(rng, 1, 9, 18, 5, layout=layout, maps=maps)
+        options = {"layout": layout, "reverse": reverse, "delta_softplus": reverse, "resets": [[False] * 8 + [True]]}
+        test_selective.check_call(rng, given._replace(z=given.z if reverse else None), **options)
 
 
 def borders(rng, name, reverse):

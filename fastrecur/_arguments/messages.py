@@ -192,6 +192,25 @@ out_shared = _message("`out` must share no memory with `{name}`, which are read 
 out_self_overlap = _message("`out` must not overlap itself, got an array with two indices for one place in memory")
 
 
+# ---- Selective scan ------------------------------------------------------------------------------------------------
+
+
+scan_layout = _message("`layout` must be 'bdl' for (B, D, L) or 'bld' for (B, L, D), got {layout!r}")
+scan_shape = _message("`{name}` must have the shape {rule}, got {came}")
+scan_map = _message("`{name}` must have the shape {step}, {groups} or {constant}, got {came}")
+scan_groups = _message(
+    "`{name}` must have a number of groups that divides the number of channels {channels}, got {came}"
+)
+scan_two_groups = _message("`B` and `C` must have equal numbers of groups, or one of them one, got {0} and {1}")
+scan_offsets_batch = _message("`offsets` must come with a batch of 1, as segments follow each other in it, got {batch}")
+scan_dtype = _message("`{name}` must hold float16, bfloat16, float32 or float64, got dtype {dtype}")
+scan_complex = _message("`{name}` must be real, as complex states are not supported yet, got dtype {dtype}")
+scan_library = _message(
+    "all operands of selective_scan must be in CPU memory, as it has no kernels for {kind} yet: pass NumPy's arrays or "
+    "tensors on the CPU"
+)
+
+
 # ---- Networks -------------------------------------------------------------------------------------------------------
 
 

@@ -75,6 +75,11 @@ def power_of_two(n):
     return np.ldexp(limits.dtype.type(n >= limits.minexp), np.nan_to_num(n).astype(np.int64))
 
 
+def scaled(value, n):
+    """Return a number of about 1 times 2 to a whole power; of what is no normal number perhaps 0."""
+    return np.ldexp(value, np.nan_to_num(n).astype(np.int64))[()]
+
+
 def forget_wide(h, f, x):
     """Step ``f*x + (1-f)*h`` with a carry wider than the data."""
     return fma(constant(1.0, f) - f, h, f * x)

@@ -6,7 +6,7 @@ import pytest
 import fastrecur
 from fastrecur import returns, smoothing
 from fastrecur._cpu import weighted_run
-from fastrecur._cpu.kernels import advantages, decays, kaufman, pool, rows, weighted
+from fastrecur._cpu.kernels import advantages, decays, kaufman, pool, rows, selective, weighted
 from fastrecur._plan import problem
 from fastrecur.smoothing import _kaufman as kaufman_run
 
@@ -110,3 +110,15 @@ def test_decays(rng):
     wanted = np.ones(100)
     decays.plain(times, wanted, 3.0, np.log2(0.7))
     np.testing.assert_allclose(weighted_run.decays(times, 0.0, 3.0, 0.3), wanted, **CLOSE)
+
+
+def test_selective_scan(rng):
+    u, delta, z = rng.standard_normal((3, 9, 20)).astype(np.float32)
+    (B, C), A, D = rng.standard_normal((2, 9, 3)), -rng.random((20, 3)), rng.standard_normal(20)
+    A, B, C, D = (v.astype(np.float32) for v in (A, B, C, D))
+    state, y = np.zeros((20, 3), np.float32), np.empty_like(u)
+    selective.plain(u, delta, A, B, C, D, z, state, y)
+    given = (u[None], delta[None], A, B[None], C[None], D, z[None])
+    got = fastrecur.selective_scan(*given, delta_softplus=True, layout="bld", return_state=True)
+    for actual, wanted in zip(got, (y, state), strict=True):
+        np.testing.assert_allclose(actual[0], wanted, rtol=1e-5, atol=1e-6)

@@ -57,7 +57,15 @@ def describe() -> str:
 PACKAGE = pathlib.Path(__file__).parents[2]
 # Files, and folders with what is in them, that kernels are made of.
 SOURCES = {
-    "cpu": ("_steps", "_plan/layout.py", "_cpu/vectors", "_cpu/compiler", "_cpu/machine", "_cpu/kernels"),
+    "cpu": (
+        "_steps",
+        "_plan/layout.py",
+        "_plan/selective.py",
+        "_cpu/vectors",
+        "_cpu/compiler",
+        "_cpu/machine",
+        "_cpu/kernels",
+    ),
     "cuda": ("_steps", "_cuda", "_cpu/compiler/cache.py"),
 }
 

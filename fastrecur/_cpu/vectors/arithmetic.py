@@ -183,14 +183,31 @@ def _all_finite(emitter, value):
     return builder.icmp_unsigned("==", builder.bitcast(holds, bits), ir.Constant(bits, -1))
 
 
-def _power_of_two(emitter, n):
+def _power_of_two(emitter, n, less=0):
     # Added to 1.5 times two to the mantissa's width, a whole number stands in the lowest bits.
     builder = emitter.builder
     integer, mantissa, bias = (I32, 23, 127) if _is_single(emitter.result) else (I64, 52, 1023)
     integers = shaped(integer, n.type)
     bits = builder.bitcast(builder.fadd(n, splat(1.5 * 2.0**mantissa, n.type)), integers)
-    exponent = builder.add(bits, splat(bias, integers))
+    exponent = builder.add(bits, splat(bias - less, integers))
     return builder.bitcast(builder.shl(exponent, splat(mantissa, integers)), n.type)
+
+
+def _scaled(emitter, value, n):
+    builder, size = emitter.builder, (32 if _is_single(emitter.result) else 64) * getattr(value.type, "count", 1)
+    if not HAS_MASKS or size % 512:
+        least, most = (-126.0, 128.0) if _is_single(emitter.result) else (-1022.0, 1024.0)
+        for limit, is_beyond in ((least, "<"), (most, ">")):
+            limit = splat(limit, n.type)
+            n = builder.select(builder.fcmp_ordered(is_beyond, n, limit), limit, n)
+        return builder.fmul(builder.fadd(value, value), _power_of_two(emitter, n, less=1))
+    if size > 512:
+        parts = zip(halves(builder, value), halves(builder, n), strict=True)
+        return joined(builder, *(_scaled(emitter, *part) for part in parts))
+    lanes = value.type.count
+    name = f"llvm.x86.avx512.mask.scalef.p{'s' if lanes == 16 else 'd'}.512"
+    mask, rounding = ir.Constant(ir.IntType(lanes), -1), ir.Constant(I32, 4)  # all lanes; as the processor rounds
+    return call_llvm(builder, name, value.type, value, n, value, mask, rounding)
 
 
 def _condition_type(condition):
@@ -207,3 +224,4 @@ implement(recurrence.conj, writer(first, _conj))
 implement(recurrence.is_single, compiled_truth(_is_single))
 implement(recurrence.nearest, writer(first, lambda emitter, value: _call(emitter, "rint", value)))
 implement(recurrence.power_of_two, writer(first, _power_of_two))
+implement(recurrence.scaled, writer(first, _scaled))

@@ -1,0 +1,121 @@
+"""What a call of the selective scan is given: operands, their shapes, and where states begin anew."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import checks, messages as say
+
+
+class Operands(NamedTuple):
+    """What is differentiated: arrays, or of each the same thing about it; None for what is not given."""
+
+    u: Any
+    delta: Any
+    A: Any
+    B: Any
+    C: Any
+    D: Any = None
+    z: Any = None
+    delta_bias: Any = None
+    h0: Any = None
+
+
+TIMED = "u", "delta", "z"  # which have a number for each step, sequence and channel
+MAPS = "B", "C"  # which have one for each state
+
+
+class Options(NamedTuple):
+    """How a call computes; `check` has looked at them."""
+
+    softplus: bool
+    layout: str
+    reverse: bool
+    lengths: np.ndarray | None
+    offsets: np.ndarray | None
+    resets: np.ndarray | None
+
+
+class Sizes(NamedTuple):
+    """How many there are; ``rows`` are sequences or segments: what has states of its own."""
+
+    batch: int
+    steps: int
+    channels: int
+    states: int
+    rows: int
+
+
+def check(
+    shapes: Operands, softplus: Any, layout: Any, reverse: Any, lengths: Any, offsets: Any, resets: Any
+) -> tuple[Sizes, Options]:
+    """Return the sizes and the options of a call; raise for what does not go with operands of these shapes."""
+    softplus, reverse = checks.flag("delta_softplus", softplus), checks.flag("reverse", reverse)
+    if layout not in ("bdl", "bld"):
+        raise ValueError(say.scan_layout(layout))
+    _dimensions("u", shapes.u, 3, f"(B, {', '.join(layout[1:].upper())})")
+    _dimensions("A", shapes.A, 2, "(D, N)")
+    channels, steps = shapes.u[1:] if layout == "bdl" else shapes.u[:0:-1]
+    batch, states, rows = shapes.u[0], shapes.A[1], shapes.u[0]
+    if offsets is not None:
+        if lengths is not None:
+            raise ValueError(say.offsets_and_lengths())
+        if batch != 1:
+            raise ValueError(say.scan_offsets_batch(batch))
+        offsets = checks.offsets_in_range(checks.on_host("offsets", offsets), steps)
+        rows = len(offsets) - 1
+    if lengths is not None:
+        lengths = checks.on_host("lengths", lengths)
+        _same("lengths", lengths.shape, (batch,))
+        lengths = checks.lengths_in_range(lengths, steps)
+    if resets is not None:
+        resets = checks.on_host("resets", resets)
+        if resets.ndim != 2 or any(n not in (1, m) for n, m in zip(resets.shape, (batch, steps), strict=True)):
+            raise ValueError(say.scan_shape("resets", (batch, steps), resets.shape))
+        resets = np.broadcast_to(resets, (batch, steps))
+    wanted = {"delta": shapes.u, "z": shapes.u, "A": (channels, states), "h0": (rows, channels, states)}
+    wanted |= {"D": (channels,), "delta_bias": (channels,)}
+    for name, shape in wanted.items():
+        if getattr(shapes, name) is not None:
+            _same(name, getattr(shapes, name), shape)
+    groups = [_groups(name, getattr(shapes, name), layout, (batch, steps, channels, states)) for name in MAPS]
+    if 1 not in groups and groups[0] != groups[1]:
+        raise ValueError(say.scan_two_groups(*groups))
+    return Sizes(batch, steps, channels, states, rows), Options(softplus, layout, reverse, lengths, offsets, resets)
+
+
+def _dimensions(name, shape, count, rule):
+    if len(shape) != count:
+        raise ValueError(say.scan_shape(name, rule, shape))
+
+
+def _same(name, shape, wanted):
+    if tuple(shape) != tuple(wanted):
+        raise ValueError(say.scan_shape(name, tuple(wanted), shape))
+
+
+def _groups(name, shape, layout, sizes):
+    """Return how many groups of channels have numbers of their own in B or C; one if it is the same for all steps."""
+    batch, steps, channels, states = sizes
+    wanted, group = ((batch, states, steps), 1) if layout == "bdl" else ((batch, steps, states), 2)
+    if len(shape) == 4 and (*shape[:group], *shape[group + 1 :]) == wanted:
+        if shape[group] == 0 or channels % shape[group]:
+            raise ValueError(say.scan_groups(name, channels, shape[group]))
+        return shape[group]
+    if tuple(shape) not in (wanted, (channels, states)):
+        grouped = f"({', '.join(map(str, (*wanted[:group], 'G', *wanted[group:])))})"
+        raise ValueError(say.scan_map(name, wanted, grouped, (channels, states), shape))
+    return 1
+
+
+def by_time(name: str, array: Any, layout: str) -> Any:
+    """Return a view of an operand with the axes (batch, step, channel), or (batch, step, group, state)."""
+    if name in MAPS:
+        if array.ndim == 2:
+            return array
+        if array.ndim == 3:
+            array = array[:, None] if layout == "bdl" else array[:, :, None]
+        return array.transpose(0, 3, 1, 2) if layout == "bdl" else array
+    return array.transpose(0, 2, 1) if layout == "bdl" else array
