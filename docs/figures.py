@@ -21,6 +21,8 @@ MARKS = {
 }
 LARGE, SMALLER, ONE = "(20000, 640)", "(2048, 1024)", ["(1000000,)"]
 DTYPES = "float32", "float64"
+MAMBA = "forward, (1, 1536, 2048)", "training step, (1, 1536, 256)"
+MODEL = "forward", "training step", "50 tokens, decoding"
 
 
 def rows(name):
@@ -126,6 +128,8 @@ def table():
         report, page, window = qrnn(mode)
         figures = f"{span(report)} (window 2: {span(window)}); {span(page)}"
         cells.append((f"`QRNN` layer, {mode}, against `nn.LSTM`: Xeon; EPYC", [figures, ""]))
+    scan = "`selective_scan`, (1, 1536, 2048), against transformers' loop"
+    cells.append((scan, [mamba(MAMBA[0], "transformers' loop"), ""]))
     lines = ["| times as fast | float32 | float64 |", "|---|---|---|"]
     lines += [f"| {what} | {' | '.join(figures)} |" for what, figures in cells]
     return "\n".join([*lines, "", prose(where())])
@@ -134,7 +138,8 @@ def table():
 def where():
     """Yield README's sentence about the machines of its table."""
     yield f"Rows 1-2: {about('benchmarks.txt')}; 3-5: {about('benchmarks_smoothing.txt')};"
-    yield f"6-7: {about('benchmarks_qrnn.txt')}, and {about_page()}. Each has two cores."
+    yield f"6-7: {about('benchmarks_qrnn.txt')}, and {about_page()}; 8: {about('benchmarks_mamba.txt')}. Each has two"
+    yield "cores."
 
 
 def paper():
@@ -179,6 +184,14 @@ def of_returns(shape, other):
     pattern = re.compile(r"[ *+-]  plain +(\(.*?\)) .* ms, +([\d.]+) of (\w+) loop")
     lines = map(pattern.match, (DOCS / "benchmarks_returns.txt").read_text().splitlines())
     return span([1 / float(row[2]) for row in lines if row and (row[1], row[3]) == (shape, other)] or [0])
+
+
+def mamba(what, other):
+    """Return how many times as fast as another the selective scan is, or a model with it."""
+    pattern = re.compile(r"  (.*?)  +[\d.]+ ms +([\d.]+) times as fast as  (.*?)  +[\d.]+ ms")
+    lines = map(pattern.match, (DOCS / "benchmarks_mamba.txt").read_text().splitlines())
+    found = {(row[1], row[3]): float(row[2]) for row in lines if row}
+    return span([found[what, other]])
 
 
 def ways():
@@ -255,6 +268,14 @@ def page():
     yield from listed_table(
         ["float32", "times as fast as a compiled loop", "as torch's loop"],
         [[shape, *(of_returns(shape, other) for other in ("compiled", "torch"))] for shape in shapes],
+    )
+    yield from titled("Mamba", "benchmarks_mamba.txt")
+    compared = [
+        *(("transformers' loop", what, f"selective scan, {what}") for what in MAMBA),
+        *(("transformers' own", f"model, {what}", f"transformers' model, {what}") for what in MODEL),
+    ]
+    yield from listed_table(
+        ["float32", "than", "times as fast"], [[label, other, mamba(what, other)] for other, what, label in compared]
     )
     yield from titled("Borders and groups", "benchmarks_segment_ways.txt")
     yield from listed_table(["", "than", "times as fast"], ways())

@@ -24,7 +24,7 @@ import report  # noqa: E402
 EXAMPLES = DOCS.parent / "examples"
 STORED = DOCS / "_static"
 PAGES = DOCS / "gallery"
-VERSIONS = ("numpy", "numba", "torch", "pandas", "matplotlib")
+VERSIONS = ("numpy", "numba", "torch", "transformers", "pandas", "matplotlib")
 
 
 class Example(NamedTuple):
@@ -52,6 +52,8 @@ SECTIONS = {
         "mingru": Example("minGRU: a gate that selects", "Accuracy with a data-dependent gate, a constant one, none",
                           more="howto/torch"),
         "lru": Example("LRU: coefficients that oscillate", "Impulse responses of complex and of real coefficients"),
+        "mamba": Example("Mamba on a laptop", "Loss by seconds of training, by fastrecur's scan and by a Python loop",
+                         "--steps 8", "howto/mamba"),
         "qrnn_against_lstm": Example("QRNN and LSTM on Shakespeare", "Test loss by steps and by time",
                                      "--steps 2", "howto/qrnn",
                                      "AMD EPYC, 2 cores, torch 2.13, 2026-11-25, with ``--steps 150``"),

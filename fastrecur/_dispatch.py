@@ -66,8 +66,12 @@ def _adapter(operands: tuple[Any, ...], lengths: Any) -> ModuleType:
 
 def selective(values: tuple[Any, ...]) -> ModuleType:
     """Return the adapter of a selective scan, of all its arrays."""
+    if arrays.any_tensor(*values):
+        from .torch._operator import selective_call
+
+        return selective_call
     for value in values:
-        if arrays.any_tensor(value) or arrays.any_on_device(value) or arrays.any_lazy(value):
+        if arrays.any_on_device(value) or arrays.any_lazy(value):
             raise TypeError(say.scan_library(f"{type(value).__module__}.{type(value).__qualname__}"))
     return _selective_host()
 

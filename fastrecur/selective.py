@@ -3,6 +3,7 @@
 from typing import Any
 
 from . import _dispatch
+from ._arguments import adapters
 from ._arguments.selective import Operands
 
 __all__ = ["selective_scan", "selective_scan_vjp"]
@@ -163,3 +164,6 @@ def selective_scan_vjp(
     adapter = _dispatch.selective((grad_y, *operands, grad_state))
     gradients: Operands = adapter.vjp(grad_y, operands, options, grad_state)
     return gradients
+
+
+adapters.public["selective_scan"] = selective_scan, selective_scan_vjp

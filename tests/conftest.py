@@ -161,7 +161,7 @@ def poisoned_results(monkeypatch):
 
     def poisoned(*arguments, **options):
         array = empty(*arguments, **options)
-        array.fill(np.nan)
+        array.fill(np.nan if array.dtype.kind != "u" else np.iinfo(array.dtype).max)  # bfloat16's NaN
         return array
 
     monkeypatch.setattr(allocate, "empty", poisoned)

@@ -205,6 +205,13 @@ scan_two_groups = _message("`B` and `C` must have equal numbers of groups, or on
 scan_offsets_batch = _message("`offsets` must come with a batch of 1, as segments follow each other in it, got {batch}")
 scan_dtype = _message("`{name}` must hold float16, bfloat16, float32 or float64, got dtype {dtype}")
 scan_complex = _message("`{name}` must be real, as complex states are not supported yet, got dtype {dtype}")
+scan_tensor = _message("`{name}` must be a tensor, as other operands are, got {kind}")
+scan_batched = _message("`lengths`, `offsets` and `resets` must be the same for all samples of vmap")
+no_transformers = _message("patch_transformers needs transformers: pip install transformers")
+transformers_moved = _message(
+    "transformers {version} has no {name} that takes what fastrecur knows of: its functions stay, call those of "
+    "fastrecur.torch.mamba in your model; versions 5.24 and some around it have it"
+)
 scan_library = _message(
     "all operands of selective_scan must be in CPU memory, as it has no kernels for {kind} yet: pass NumPy's arrays or "
     "tensors on the CPU"

@@ -30,6 +30,7 @@ MODULES = [
     "fastrecur.smoothing",
     "fastrecur.torch",
     "fastrecur.torch.distributed",
+    "fastrecur.torch.mamba",
 ]
 
 # Public methods without an entry of their own.
@@ -42,6 +43,7 @@ NOT_RUN = {
     ("howto/gpu.rst", "h = fastrecur.forget_mult(f, x)"): "needs a GPU",
     ("howto/torch.rst", "from fastrecur.torch.onnx import translations"): "tests/torch/test_onnx.py does the same",
     STORED: "test_what_is_stored runs it",
+    ("howto/mamba.rst", "from transformers import MambaForCausalLM"): "loads weights",
     (
         "howto/sequence_parallel.rst",
         'mesh = init_device_mesh("cuda", (2, 4), mesh_dim_names=("data", "time"))',

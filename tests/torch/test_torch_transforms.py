@@ -7,7 +7,7 @@ from oracle import double, same
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, linearize, vjp, vmap
 
 import fastrecur
-from fastrecur import forget_mult, linear_recurrence
+from fastrecur import forget_mult, linear_recurrence, linear_recurrence_vjp
 
 F, X, H0 = (double(*shape, grad=False) for shape in [(4, 3), (4, 3), (3,)])
 BOTH = pytest.mark.parametrize("name", ["forget_mult", "linear_recurrence"])
@@ -69,6 +69,20 @@ def test_both_modes_with_every_option(name, reverse, lengths, axis):
         return v
 
     same(second_order, getattr(fastrecur, name), getattr(oracle, name))
+
+
+def test_pullback_of_a_gradient_inside_a_transform():
+    """It runs when its own transform is over, with what that has saved."""
+    h = linear_recurrence(F, X, H0)
+    before, none = torch.cat([H0[None], h[:-1]]), torch.zeros_like(H0)[None]
+
+    def outer(gradient):
+        return grad(lambda v: vjp(gradient, v)[1](F)[0].square().sum())(F)
+
+    def loop(a):
+        return oracle.linear_recurrence(torch.cat([a[1:], none]), X, reverse=True) * before
+
+    torch.testing.assert_close(outer(lambda a: linear_recurrence_vjp(X, a, X, h, H0)[0]), outer(loop))
 
 
 IN_DIMS = [(1, 2, 0), (None, 2, 0), (1, None, None), (None, None, 0), (1, 2, None), (0, 0, 1)]

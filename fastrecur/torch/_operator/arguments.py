@@ -34,7 +34,7 @@ def take(names, *values):
     taken, tensors = [], [(n, v) for n, v in zip(names, values, strict=True) if isinstance(v, torch.Tensor)]
     for name, value in zip(names, values, strict=True):
         if isinstance(value, torch.Tensor):
-            _check_tensor(name, value)
+            check_tensor(name, value)
         elif isinstance(value, np.generic) and name != "out":
             value = value.item()  # as torch takes them
         elif value is None:
@@ -70,7 +70,7 @@ def _take_number(name, value, tensors):
     )
 
 
-def _check_tensor(name, tensor):
+def check_tensor(name, tensor):
     # Newer versions of torch have no names, and the compilers of older ones do not take any.
     names = getattr(tensor, "names", ()) if type(tensor) in PLAIN and not torch.compiler.is_compiling() else ()
     kind = (
@@ -202,7 +202,7 @@ def _lengths(lengths, shape, axis):
         lengths = lengths if lengths.numel() else lengths.long()  # an empty list is one of floats
     if lengths.dtype not in _tensors.INTEGERS or lengths.dtype is torch.bool:
         raise TypeError(say.lengths_dtype(f"dtype {lengths.dtype}"))
-    _check_tensor("lengths", lengths)
+    check_tensor("lengths", lengths)
     problem.check_lengths_shape(lengths.shape, shape[:axis] + shape[axis + 1 :])
     return lengths
 

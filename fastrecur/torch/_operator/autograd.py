@@ -130,6 +130,7 @@ def _adjoint(family, g, a, b, h, h0, grad_last, *rest):
 
 def gradients_of(function, operands, needed, cotangents):
     """Return the gradients that are needed of operands of a function, which is run anew; None for the others."""
+    operands, cotangents = (tuple(map(internals.alive, tensors)) for tensors in (operands, cotangents))
     wanted = [v for v, need in zip(operands, needed, strict=True) if need]
     places = [k for k, cotangent in enumerate(cotangents) if cotangent is not None]
 

@@ -77,6 +77,16 @@ def have_tangents(tensors):
     return may_have and any(_unpack_dual(tensor, level=0)[1] is not None for tensor in tensors)
 
 
+_unwrap_if_dead = _find("torch._C._functorch.unwrap_if_dead") or (lambda tensor: tensor)
+
+
+def alive(tensor):
+    """Return a tensor without the wrappers of transforms that are over: a pullback runs after the transform."""
+    while tensor is not None and (inner := _unwrap_if_dead(tensor)) is not tensor:
+        tensor = inner
+    return tensor
+
+
 def primal(tensor):
     """Return a tensor without its own tangent; torch itself leaves out the tangents of a function's tangents."""
     return None if tensor is None else _unpack_dual(tensor, level=0)[0]

@@ -68,7 +68,7 @@ def _vjp_cuda(family, g, a, b, h, *arguments):
     return _wanted_or_empty(g, device_tensors.vjp(family, g, a, b, h, *arguments, wanted, layouts=layouts))
 
 
-def _alike(shape, dtype, *prototypes):
+def alike(shape, dtype, *prototypes):
     for tensor in prototypes:
         if tensors.is_full(tensor, shape):
             return torch.empty_like(tensor, dtype=dtype)
@@ -77,14 +77,14 @@ def _alike(shape, dtype, *prototypes):
 
 def _forward_fake(family, a, b, h0, lengths, axis, reverse, dtype):
     shape = torch.broadcast_shapes(a.shape, b.shape)
-    h = _alike(shape, dtype, b, a)
+    h = alike(shape, dtype, b, a)
     return h, h.new_empty(along_time.lanes(shape, axis, lengths))
 
 
 def _vjp_fake(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted):
     shape = torch.broadcast_shapes(a.shape, b.shape)
     return tuple(
-        _alike(v.shape, tensors.gradient_dtype(v, dtype), v, *((h, g) if v.shape == shape else ()))
+        alike(v.shape, tensors.gradient_dtype(v, dtype), v, *((h, g) if v.shape == shape else ()))
         if is_wanted
         else g.new_empty(0)
         for v, is_wanted in zip((a, b, h0), wanted, strict=True)

@@ -1,0 +1,278 @@
+"""The selective scan as the dispatcher sees it, and its derivatives: one operator, and one for its gradients.
+
+Where there are no kernels, and for tangents and derivatives of gradients, it is composed of torch's own operators and a
+linear recurrence, which writes the states of all steps to memory. All of these have derivatives.
+"""
+
+import functools
+
+import torch
+from torch.nn.functional import silu, softplus
+
+from ..._arguments import checks, messages as say
+from ..._arguments.selective import Operands, Options, Sizes
+from ..._cpu import selective as host
+from ..._cpu.machine import threads
+from ..._plan.problem import LINEAR
+from . import internals, ops, team, tensors as _tensors
+from .along_time import valid_steps
+from .autograd import Rules, gradients_of, nothing
+
+OPERANDS = Operands._fields
+_COUNT = len(OPERANDS)
+_TAKES = ", ".join(
+    [*(f"Tensor {name}" for name in OPERANDS[:5]), *(f"Tensor? {name}" for name in OPERANDS[5:])]
+    + ["Tensor? lengths, Tensor? offsets, Tensor? resets, bool delta_softplus, str layout, bool reverse"]
+)
+for _schema in (
+    f"selective_scan({_TAKES}) -> (Tensor, Tensor)",
+    f"selective_scan_backward(Tensor grad_y, Tensor? grad_state, {_TAKES}, bool[] wanted)"
+    f" -> ({', '.join(['Tensor'] * _COUNT)})",
+):
+    ops.library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
+SCAN, VJP = torch.ops.fastrecur.selective_scan.default, torch.ops.fastrecur.selective_scan_backward.default
+
+
+def wide(u):
+    """Return the dtype that states are carried in, and returned."""
+    return torch.float64 if u.dtype is torch.float64 else torch.float32
+
+
+def _fake(u, delta, A, *rest):
+    batch = u.shape[0] if rest[7] is None else rest[7].shape[0] - 1
+    return ops.alike(u.shape, u.dtype, u), u.new_empty((batch, *A.shape), dtype=wide(u))
+
+
+def _vjp_fake(grad_y, grad_state, *arguments):
+    pairs = zip(arguments[:_COUNT], arguments[-1], strict=True)
+    return tuple(ops.alike(v.shape, v.dtype, v) if is_wanted else grad_y.new_empty(0) for v, is_wanted in pairs)
+
+
+class _Steps:
+    """The scan, composed: all with time first, in the dtype that states are carried in. States are (L, B, D, N)."""
+
+    def __init__(self, u, delta, A, B, C, D, z, delta_bias, h0, lengths, offsets, resets, is_soft, layout, reverse):
+        self.dtype, self.time, self.is_soft, self.is_cut = wide(u), 1 if layout == "bld" else -1, is_soft, None
+        self.is_cut = offsets is not None
+        self.valid = None if lengths is None else valid_steps(self.first(u), lengths, 0).squeeze(-1)
+        # What stands in the padding, NaN perhaps, must reach no gradient: it is zero from here on.
+        self.u, delta, self.z = (None if v is None else self.masked(self.first(v)) for v in (u, delta, z))
+        self.A, self.D, bias = (None if v is None else v.to(self.dtype) for v in (A, D, delta_bias))
+        self.B, self.C = map(self.for_channels, (B, C))
+        self.raw = delta if bias is None else delta + bias
+        self.delta = softplus(self.raw) if is_soft else self.raw
+        self.decay, self.h0 = torch.exp(self.delta.unsqueeze(-1) * self.A), self.states(h0)
+        source = (self.delta * self.u).unsqueeze(-1) * self.B
+        lengths = checks.split(lengths, offsets, None if resets is None else resets.t())
+        self.options = lengths, 0, reverse, self.dtype
+        self.h, last = ops.forward(LINEAR, self.decay, source, self.h0, *self.options)
+        self.last = last.squeeze(1) if self.is_cut else last
+
+    def first(self, v):
+        return v.movedim(self.time, 0).to(self.dtype)
+
+    def masked(self, v):
+        if self.valid is None:
+            return v
+        return torch.where(self.valid.reshape(self.valid.shape + (1,) * (v.dim() - 2)), v, 0)
+
+    def for_channels(self, v):
+        """Return B or C for each channel, or one for all of them; a constant as it is."""
+        if v.dim() == 2:
+            return v.to(self.dtype)
+        v = self.masked(self.first(v))
+        return v.unsqueeze(2) if v.dim() == 3 else v.repeat_interleave(self.u.shape[2] // v.shape[2], 2)
+
+    def like(self, grad, operand):
+        """Return the gradient of what `for_channels` has made of B or C."""
+        if operand.dim() == 2:
+            return grad.sum((0, 1))
+        groups = operand.shape[2 if self.time == 1 else 1] if operand.dim() == 4 else 1
+        grad = grad.unflatten(2, (groups, -1)).sum(3)
+        return (grad if operand.dim() == 4 else grad.squeeze(2)).movedim(0, self.time)
+
+    def states(self, v):
+        """Return states as the recurrence takes them: those of segments, of one batch, or those of a batch."""
+        return None if v is None else v.to(self.dtype).unsqueeze(1) if self.is_cut else v.to(self.dtype)
+
+    def output(self):
+        y = (self.h * self.C).sum(-1)
+        return y if self.D is None else y + self.u * self.D
+
+    def gradients(self, grad_y, grad_state, B, C):
+        g, grad_z, D = self.masked(self.first(grad_y)), None, 0 if self.D is None else self.D
+        if self.z is not None:
+            open_ = torch.sigmoid(self.z)
+            grad_z = g * self.output() * open_ * (1 + self.z * (1 - open_))
+            g = g * self.z * open_
+        of_output, product = g.unsqueeze(-1), (self.delta * self.u).unsqueeze(-1)
+        operands = of_output * self.C, self.decay, self.decay, self.h, self.h0, self.states(grad_state)
+        wanted = True, True, self.h0 is not None  # it reads no source, for which the decay stands
+        of_decay, of_source, grad_h0 = ops.vjp(LINEAR, *operands, *self.options, *wanted)
+        of_exponent, of_product = of_decay * self.decay, (of_source * self.B).sum(-1)
+        grad_delta = (of_exponent * self.A).sum(-1) + of_product * self.u
+        if self.is_soft:  # above 20 torch's softplus is its argument
+            grad_delta = torch.where(self.raw > 20, grad_delta, grad_delta * torch.sigmoid(self.raw))
+        by_time = of_product * self.delta + g * D, grad_delta, grad_z
+        grad_u, grad_delta, grad_z = (None if v is None else v.movedim(0, self.time) for v in by_time)
+        return (
+            grad_u, grad_delta, (of_exponent * self.delta.unsqueeze(-1)).sum((0, 1)), self.like(of_source * product, B),
+            self.like(of_output * self.h, C), (g * self.u).sum((0, 1)), grad_z, by_time[1].sum((0, 1)),
+            grad_h0.squeeze(1) if self.is_cut else grad_h0,
+        )  # fmt: skip
+
+
+def composed(*arguments):
+    steps, u = _Steps(*arguments), arguments[0]
+    y = steps.output() if steps.z is None else steps.output() * silu(steps.z)
+    return steps.masked(y).movedim(0, steps.time).to(u.dtype), steps.last
+
+
+def composed_vjp(grad_y, grad_state, *arguments):
+    *arguments, wanted = arguments
+    grads = _Steps(*arguments).gradients(grad_y, grad_state, *arguments[3:5])
+    return tuple(
+        grad.to(v.dtype) if is_wanted else grad_y.new_empty(0)
+        for grad, v, is_wanted in zip(grads, arguments[:_COUNT], wanted, strict=True)
+    )
+
+
+def _arrays(tensors, dtype):
+    """Return tensors as kernels take arrays, bfloat16 as bits; what has no number for each step, in ``dtype``."""
+    small = "A", "D", "delta_bias", "h0", "grad_state"
+    tensors = {k: v if v is None or k not in small else v.to(dtype) for k, v in tensors.items()}
+    return {
+        k: v if v is None else v.view(torch.uint16).numpy() if v.dtype is torch.bfloat16 else v.numpy()
+        for k, v in tensors.items()
+    }
+
+
+def _call(arguments):
+    """Return what kernels take of an operator's arguments: operands, sizes and options. Shapes were checked before."""
+    (u, _, A, *_), (lengths, offsets, resets, is_soft, layout, reverse) = arguments[:_COUNT], arguments[_COUNT:]
+    steps, channels = u.shape[:0:-1] if layout == "bdl" else u.shape[1:]
+    lengths = lengths if lengths is None else checks.lengths_in_range(lengths.numpy(), steps)
+    offsets = offsets if offsets is None else checks.offsets_in_range(offsets.numpy(), steps)
+    sizes = Sizes(u.shape[0], steps, channels, A.shape[1], u.shape[0] if offsets is None else len(offsets) - 1)
+    options = Options(is_soft, layout, reverse, lengths, offsets, resets if resets is None else resets.numpy())
+    return Operands(**_arrays(dict(zip(OPERANDS, arguments, strict=False)), wide(u))), sizes, options
+
+
+def _on_cpu(*arguments):
+    u = arguments[0]
+    y = _tensors.empty(u.shape, _tensors.layout(u.shape, u), u.dtype)
+    with threads.lent(team.team()):
+        _, state, _ = host.scan(*_call(arguments), _arrays({"y": y}, None)["y"])
+    return y, torch.from_numpy(state)
+
+
+def _vjp_on_cpu(grad_y, grad_state, *arguments):
+    *arguments, wanted = arguments
+    given = _arrays({"grad_y": grad_y, "grad_state": grad_state}, wide(grad_y))
+    with threads.lent(team.team()):
+        grads = host.scan_vjp(given["grad_y"], *_call(arguments), given["grad_state"])
+    return tuple(
+        _tensor(grad, v) if is_wanted else grad_y.new_empty(0)
+        for grad, v, is_wanted in zip(grads, arguments[:_COUNT], wanted, strict=True)
+    )
+
+
+def _tensor(grad, operand):
+    """Return a kernel's gradient as a tensor of its operand's dtype, laid out as torch's own operators would."""
+    grad, strides = torch.from_numpy(grad), _tensors.layout(operand.shape, operand)
+    grad = grad.view(torch.bfloat16) if grad.dtype is torch.uint16 else grad.to(operand.dtype)
+    own = grad.stride() == strides
+    return grad if own else torch.empty_strided(grad.shape, strides, dtype=grad.dtype).copy_(grad)
+
+
+def _anywhere(run, fake):
+    """Return an operator's kernel of what is composed: fresh results, laid out as those of kernels."""
+    return lambda *arguments: tuple(
+        own.copy_(result) for own, result in zip(fake(*arguments), run(*arguments), strict=True)
+    )
+
+
+class _Selective(Rules):
+    @classmethod
+    def run(cls, family, keyset, *arguments):
+        """Run the composition where there are tangents."""
+        if internals.have_tangents(v for v in arguments if isinstance(v, torch.Tensor)):
+            return cls.composition(*arguments)
+        return super().run(family, keyset, *arguments)
+
+
+class _Scan(_Selective):
+    operators, composition = {"": SCAN}, staticmethod(composed)
+
+    @staticmethod
+    def setup(family, ctx, inputs, output, needed=None, has_tangents=False):
+        """Keep all operands: the states are computed anew."""
+        ctx.options = inputs[-3:]
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs[:-3])
+
+    @staticmethod
+    def gradients(ctx, needed, grad_y, grad_state):
+        if grad_y is None and grad_state is None:
+            return (None,) * len(needed)
+        saved, wanted = ctx.saved_tensors, list(needed[:_COUNT])
+        grad_y = nothing(saved[0], saved[0].shape, saved[0].dtype) if grad_y is None else grad_y
+        grads = VJP(grad_y, grad_state, *saved, *ctx.options, wanted)
+        grads = (grad if is_wanted else None for grad, is_wanted in zip(grads, wanted, strict=True))
+        return *grads, *[None] * (len(needed) - _COUNT)
+
+
+class _ScanVjp(_Selective):
+    operators, composition = {"": VJP}, staticmethod(composed_vjp)
+
+    @staticmethod
+    def setup(family, ctx, inputs, output, needed=None, has_tangents=False):
+        ctx.options, wanted = inputs[-4:], inputs[-1]
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*(v for v, is_wanted in zip(output, wanted, strict=True) if not is_wanted))
+        ctx.save_for_backward(*inputs[:-4])
+
+    @staticmethod
+    def gradients(ctx, needed, *cotangents):
+        saved, options = ctx.saved_tensors, ctx.options
+        cotangents = [c if is_wanted else None for c, is_wanted in zip(cotangents, options[-1], strict=True)]
+        needed, rest = needed[: len(saved)], [None] * (len(needed) - len(saved))
+        if not any(needed) or all(c is None for c in cotangents):
+            return *[None] * len(saved), *rest
+        return *gradients_of(lambda *v: composed_vjp(*v, *options), saved, needed, cotangents), *rest
+
+
+def _vmap(run, names, gives, wanted, _family, info, in_dims, *arguments):
+    """Take the batch for so many times the channels, each sample's behind the last one's; of B and C for groups."""
+    count = len(names)
+    if any(dim is not None for dim in in_dims[count : count + 3]):  # of lengths, offsets and resets
+        raise NotImplementedError(say.scan_batched())
+    of_channels = 2 if arguments[count + 4] == "bld" else 1
+    axes = dict.fromkeys(("A", "D", "delta_bias"), 0) | {"h0": 1, "grad_state": 1}
+    folded, has_groups = [], set()
+    for name, v, dim in zip(names, arguments, in_dims, strict=False):
+        if v is not None:
+            rank = v.dim() - (dim is not None)
+            axis = axes.setdefault(name, of_channels if rank > 2 else 0)
+            v = v.movedim(dim, axis) if dim is not None else v.unsqueeze(axis).expand(
+                *v.shape[:axis], info.batch_size, *v.shape[axis:]
+            )  # fmt: skip
+            if name in ("B", "C") and rank == 3:
+                has_groups.add(name)
+            else:
+                v = v.flatten(axis, axis + 1)
+        folded.append(v)
+    results, dims = [], []
+    for name, v, is_wanted in zip(gives, run(*folded, *arguments[count:]), wanted(arguments), strict=True):
+        dims.append(axes[name] if is_wanted else None)
+        results.append(v if name in has_groups or not is_wanted else v.unflatten(axes[name], (info.batch_size, -1)))
+    return tuple(results), tuple(dims)
+
+
+_Scan.register(functools.partial(_vmap, SCAN, OPERANDS, ("u", "h0"), lambda _: (True, True)))
+_ScanVjp.register(functools.partial(_vmap, VJP, ("grad_y", "grad_state", *OPERANDS), OPERANDS, lambda v: v[-1]))
+_RUNS = {"": (_fake, composed, _on_cpu), "_backward": (_vjp_fake, composed_vjp, _vjp_on_cpu)}
+for _name, (_fake_of, _composed, _kernel) in _RUNS.items():
+    ops.library.impl("selective_scan" + _name, _kernel, "CPU")
+    ops.library.impl("selective_scan" + _name, _anywhere(_composed, _fake_of), "CompositeExplicitAutograd")
+    torch.library.register_fake("fastrecur::selective_scan" + _name, _fake_of, lib=ops.library)
