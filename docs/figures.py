@@ -15,10 +15,7 @@ README = DOCS.parent / "README.md"
 PAPER = DOCS / "paper" / "paper.md"
 HOW_TO = DOCS / "howto" / "language_model.rst"
 PAGE, DETAILS = DOCS / "benchmarks.rst", DOCS / "benchmarks_details.rst"
-MARKS = {
-    ".md": ("<!-- figures:begin -->\n", "<!-- figures:end -->"),
-    ".rst": (".. figures:begin\n\n", "\n.. figures:end"),
-}
+MARKS = {".md": ("<!-- {}:begin -->\n", "<!-- {}:end -->"), ".rst": (".. {}:begin\n\n", "\n.. {}:end")}
 LARGE, SMALLER, ONE = "(20000, 640)", "(2048, 1024)", ["(1000000,)"]
 DTYPES = "float32", "float64"
 MAMBA = "forward, (1, 1536, 2048)", "training step, (1, 1536, 256)"
@@ -109,6 +106,26 @@ def listed(figures):
     """Return figures as words: 1, 2 and 3."""
     *first, last = figures
     return f"{', '.join(first)} and {last}"
+
+
+def pairs():
+    """Return what is written before and after, and how many times as fast that is."""
+    halves = (DOCS / "benchmarks_qrnn.txt").read_text().split("\ntraining, ")
+    gru = [
+        span([float(line.split()[-1]) for line in half.splitlines() if re.match(r"  \d+ x ", line)]) for half in halves
+    ]
+    frames = [smoothing("ewm_mean, a frame", [shape], "float64", "pandas") for shape in ("(1000, 10)", "(100000, 10)")]
+    models = [mamba(f"model, {what}", "transformers' own") for what in ("forward", "training step")]
+    rows = (
+        ("`df.ewm(halflife=5).mean()`", "[`ewm_mean(df, halflife=5)`](docs/howto/coming_from_pandas.rst)",
+         f"{frames[0]} (1,000 rows); {frames[1]} (100,000)"),
+        ("`torch.nn.GRU(320, 320)`", "[`QRNN(320, 320)`](docs/howto/coming_from_rnn.rst)",
+         f"{gru[0]}; training {gru[1]}"),
+        ("transformers' Mamba, on a CPU", "[`patch_transformers()`](docs/howto/mamba.rst) first",
+         f"{models[0]}; training {models[1]}"),
+    )  # fmt: skip
+    lines = ["| before | now | times as fast |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
+    return "\n".join([*lines, "", "Machines and dates: [Speed](#speed)."])
 
 
 def table():
@@ -298,21 +315,22 @@ def prose(sentences):
     return textwrap.fill(" ".join(sentences), 120, break_long_words=False, break_on_hyphens=False)
 
 
-def written(path, figures):
+def written(path, figures, mark="figures"):
     """Return a text with the figures of today's reports between its two marks."""
-    begin, end = MARKS[path.suffix]
+    begin, end = (text.format(mark) for text in MARKS[path.suffix])
     head, rest = path.read_text().split(begin)
     return f"{head}{begin}{figures}\n{end}{rest.split(end)[1]}"
 
 
 TEXTS = {
-    README: table,
-    PAPER: lambda: prose(paper()),
-    HOW_TO: lambda: prose(how_to()),
-    PAGE: lambda: "\n".join(page()).strip("\n"),
+    (README, "pairs"): pairs,
+    (README, "figures"): table,
+    (PAPER, "figures"): lambda: prose(paper()),
+    (HOW_TO, "figures"): lambda: prose(how_to()),
+    (PAGE, "figures"): lambda: "\n".join(page()).strip("\n"),
 }
 
 
 if __name__ == "__main__":
-    for path, figures in TEXTS.items():
-        path.write_text(written(path, figures()))
+    for (path, mark), figures in TEXTS.items():
+        path.write_text(written(path, figures(), mark))

@@ -214,8 +214,8 @@ def test_files_that_are_named_exist(path):
 def test_figures_are_those_of_the_reports(monkeypatch):
     monkeypatch.syspath_prepend(str(DOCS))
     figures = importlib.import_module("figures")
-    for path, made in figures.TEXTS.items():
-        assert figures.written(path, made()) == path.read_text(), "run `python docs/figures.py`"
+    for (path, mark), made in figures.TEXTS.items():
+        assert figures.written(path, made(), mark) == path.read_text(), "run `python docs/figures.py`"
 
 
 def test_reports_are_shown_without_targets(monkeypatch):
