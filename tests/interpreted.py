@@ -35,7 +35,7 @@ def main():
         check_vjp(name, 0.5, value, rng=rng, state=False, dtype=dtype, **options)
 
     for name, reverse in itertools.product(RECURRENCES, [False, True]):
-        for dtype in [np.float32, np.float64]:
+        for dtype in [np.float32, np.float64][: 1 + reverse]:  # a dtype's directions differ by strides alone
             check(name, (5, 17), dtype, 0, reverse)
             check(name, (17, 5), dtype, 1, reverse)
             check(name, (5, 19), dtype, 1, reverse)

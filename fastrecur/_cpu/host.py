@@ -20,6 +20,7 @@ _shortcuts: dict[tuple, tuple[Callable | None, int, segments.Cuts | None]] = {}
 _UNKNOWN = None, 0, None
 MOST_KEPT = 1024
 _LARGEST = 1 << 1023
+_STATES = type(None), np.ndarray, float  # types of first states that a shortcut takes
 
 
 @functools.cache
@@ -35,15 +36,16 @@ def quick_forward(family, names, a, b, h0, axis, reverse, lengths, return_state,
     """Run a recurrence whose second operand is an ndarray, by a shortcut if there is one; None: look at the others."""
     borders = None if lengths is None else segments.key(lengths)
     if (
-        (borders is None and lengths is not None) or h0 is not None or (out is not None and type(out) is not _ndarray)
-        or type(axis) is not int or type(reverse) is not bool
+        (borders is None and lengths is not None) or (out is not None and type(out) is not _ndarray)
+        or type(axis) is not int or type(reverse) is not bool or type(h0) not in _STATES
     ):  # fmt: skip
         return None
     to = None if out is None else (out.dtype, out.shape, out.strides)
+    first = None if h0 is None else _first(h0, lengths)
     if type(a) is _ndarray:
-        key = family, a.dtype, a.shape, a.strides, b.dtype, b.shape, b.strides, axis, reverse, to, borders
+        key = family, a.dtype, a.shape, a.strides, b.dtype, b.shape, b.strides, axis, reverse, to, borders, first
     elif type(a) is float:
-        key = family, b.dtype, b.shape, b.strides, axis, reverse, to, borders
+        key = family, b.dtype, b.shape, b.strides, axis, reverse, to, borders, first
     else:
         return None
     run, steps, cuts = _shortcuts.get(key, _UNKNOWN)
@@ -55,7 +57,7 @@ def quick_forward(family, names, a, b, h0, axis, reverse, lengths, return_state,
         cuts = cuts.of(lengths, steps)
     if out is not None:
         _check_out(out, names, a, b, cuts=cuts)
-    result, carry = run(a, b, out, return_state, cuts)
+    result, carry = run(a, b, h0, out, return_state, cuts)
     return (result, _runner().narrowed(carry, result.dtype)) if return_state else result
 
 
@@ -94,19 +96,19 @@ def quick_vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
     """Run an adjoint as `quick_forward` runs a recurrence."""
     borders = None if lengths is None else segments.key(lengths)
     if (
-        (borders is None and lengths is not None) or h0 is not None or grad_state is not None
-        or type(axis) is not int or type(reverse) is not bool
+        (borders is None and lengths is not None) or grad_state is not None
+        or type(axis) is not int or type(reverse) is not bool or type(h0) not in _STATES
         or type(a) not in (_ndarray, float) or type(g) is not _ndarray or type(h) is not _ndarray
     ):  # fmt: skip
         return None
     gate = (a.dtype, a.shape, a.strides) if type(a) is _ndarray else None
     key = (
         family, gate, b.dtype, b.shape, b.strides, g.dtype, g.shape, g.strides, h.dtype, h.shape, h.strides, axis,
-        reverse, borders,
+        reverse, borders, None if h0 is None else _first(h0, lengths),
     )  # fmt: skip
     run, steps, cuts = _shortcuts.get(key, _UNKNOWN)
     if run is not None:
-        return run(g, a, b, h, cuts and cuts.of(lengths, steps))
+        return run(g, a, b, h, h0, cuts and cuts.of(lengths, steps))
     return vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, key)
 
 
@@ -139,6 +141,13 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, key=N
     grad_a, grad_b, carry = _runner().vjp(plan, g, a, b, h, h0, grad_state, lengths, cuts)
     grad_h0 = None if h0 is None else _runner().summed_to(carry, np.shape(h0), plan.h0_dtype)
     return owner.give(grad_a), owner.give(grad_b), owner.give(grad_h0)
+
+
+def _first(h0, lengths):
+    """Return what is remembered of first states: the number of segments, too, whose states they may be."""
+    offsets = None if lengths is None else lengths.offsets
+    kind = float if type(h0) is float else (h0.dtype, h0.shape)
+    return kind, None if offsets is None else len(offsets)
 
 
 def _cut(names, a, b, states, axis, reverse, lengths):

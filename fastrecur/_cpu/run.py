@@ -188,19 +188,19 @@ def summary_at(plan, direction, a, b, carry, products, lengths, team):
 
 
 def known_forward(plan):
-    """Return a function of a, b, out, return_state and cuts that runs a plan; a short one's decides nothing.
+    """Return a function of a, b, h0, out, return_state and cuts that runs a plan; a short one's decides nothing.
 
     Cuts are of resets that stand as those do that the plan was made for.
     """
     if not is_short(plan) or not plan.c_order or not plan.carry_c_order:
-        return lambda a, b, out, return_state, cuts: forward(plan, a, b, None, None, out, return_state, cuts)
+        return lambda a, b, h0, out, return_state, cuts: forward(plan, a, b, h0, None, out, return_state, cuts)
     call = short_call(plan, "forward", (A, B, H, CARRY, *_marks_given(plan)))
     shape, dtype, lane_shape, wide = plan.shape, plan.dtype, plan.lane_shape, plan.wide
 
-    def run(a, b, out, return_state, cuts):
-        if return_state and cuts is not None and cuts.kind == OFFSETS:
-            return forward(plan, a, b, None, None, out, return_state, cuts)
-        carry = np.zeros(lane_shape, wide)
+    def run(a, b, h0, out, return_state, cuts):
+        if (return_state or h0 is not None) and cuts is not None and cuts.kind == OFFSETS:
+            return forward(plan, a, b, h0, None, out, return_state, cuts)
+        carry = np.zeros(lane_shape, wide) if h0 is None else states_of(plan, h0)
         if out is None:
             out = np.empty(shape, dtype)
         if type(a) is float:
@@ -215,10 +215,15 @@ def known_forward(plan):
 
 
 def known_vjp(plan):
-    """Return a function of g, a, b, h and cuts that runs a plan, as `known_forward` does."""
+    """Return a function of g, a, b, h, h0 and cuts that runs a plan, as `known_forward` does."""
+
+    def run_any(g, a, b, h, h0, cuts):
+        grad_a, grad_b, carry = vjp(plan, g, a, b, h, h0, None, None, cuts)
+        return grad_a, grad_b, None if h0 is None else summed_to(carry, np.shape(h0), plan.h0_dtype)
+
     dense = all(strides is None or shapes.is_c_order(shape, strides) for shape, _, strides in plan.gradients)
     if not is_short(plan) or not dense or not plan.carry_c_order:
-        return lambda g, a, b, h, cuts: (*vjp(plan, g, a, b, h, None, None, None, cuts)[:2], None)
+        return run_any
     wide = plan.wide
     # What is summed is so in zeros of the carry's dtype.
     (a_shape, a_dtype, a_strides), (b_shape, b_dtype, b_strides) = plan.gradients
@@ -226,7 +231,9 @@ def known_vjp(plan):
     make_b, b_made, to_b = (np.zeros, wide, SUMS_B) if b_strides is None else (np.empty, b_dtype, TO_B)
     call = short_call(plan, "vjp", (G, A, B, H, to_a, to_b, *_marks_given(plan)))
 
-    def run(g, a, b, h, cuts):
+    def run(g, a, b, h, h0, cuts):
+        if h0 is not None:
+            return run_any(g, a, b, h, h0, cuts)
         if type(a) is float:
             a = as_array(a, wide)
         grad_a, grad_b = make_a(a_shape, a_made), make_b(b_shape, b_made)

@@ -77,7 +77,7 @@ def unwrap(value, axis, called="x"):
             return value.copy(data=result)
         labels = {"name": value.name} if name == "Series" else {"columns": value.columns}
         if library == "pandas":
-            return value._constructor(result, index=value.index, **labels)
+            return value._constructor(result, index=value.index, **labels, copy=False)  # nobody else has its memory
         if name == "Series":
             return type(value)(value.name, result)
         return type(value)(result, schema=value.columns, orient="row")

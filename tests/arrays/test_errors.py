@@ -420,6 +420,7 @@ def test_messages_say_where_to_go_on():
         fastrecur.forget_mult(0.5, np.ones(4), lengths=9)
 
 
+@pytest.mark.sample(shape=[(7, 4)])
 @pytest.mark.parametrize("shape", [(7, 4), (40, 700), (700, 40), (5000,)])
 def test_calls_of_a_kind_that_was_seen_before(rng, shape):
     """They take a shorter way: they read their own flags or offsets, and refuse what others of the kind would."""

@@ -56,6 +56,10 @@ SHORT = {
     "transposed": lambda f, x, o, r: FORGET(f.T, x.T, axis=1),
     "with out": with_out(lambda f, x, o, r, out: FORGET(f, x, out=out)),
     "with a first state": lambda f, x, o, r: FORGET(f, x, f[0]),
+    "with a number as its first state": lambda f, x, o, r: FORGET(f, x, 0.5, resets=r, return_state=True),
+    "with another number": lambda f, x, o, r: FORGET(f, x, 1.5, resets=r, return_state=True),
+    "offsets with first states": lambda f, x, o, r: FORGET(f, x, f[: len(o) - 1], offsets=o, return_state=True),
+    "offsets with one first state": lambda f, x, o, r: FORGET(f, x, f[0], offsets=o[[0, 2, -1]], return_state=True),
     "float64": lambda f, x, o, r: FORGET(f.astype("f8"), x.astype("f8")),
     "mixed": lambda f, x, o, r: FORGET(f.astype("f8"), x),
     "lengths": lambda f, x, o, r: FORGET(f, x, lengths=np.arange(x.shape[1]) % len(x)),
@@ -75,6 +79,8 @@ SHORT = {
     "gradients of a number": lambda f, x, o, r: LINEAR_VJP(x, 0.5, x, f),
     "gradients of a row": lambda f, x, o, r: LINEAR_VJP(x, f[:1], x, f),
     "gradients, offsets": lambda f, x, o, r: FORGET_VJP(x, f, x, f, offsets=o),
+    "gradients, a first state": lambda f, x, o, r: FORGET_VJP(x, f, x, f, x[0]),
+    "gradients, offsets with first states": lambda f, x, o, r: FORGET_VJP(x, f, x, f, x[: len(o) - 1], offsets=o),
     "gradients, resets": lambda f, x, o, r: FORGET_VJP(x, f, x, f, resets=r, reverse=True),
 }  # fmt: skip
 
@@ -114,6 +120,14 @@ def test_larger_recurrences(shape):
         "with out",
     )
     check_again(some(SHORT, *ways), short(shape), fill)
+
+
+def test_first_states_are_those_of_all_segments():
+    x, h0 = np.ones(40), np.ones(3)
+    for _ in range(3):
+        FORGET(0.5, x, h0, offsets=np.array([0, 10, 20, 40]))
+    with pytest.raises(ValueError, match=r"`h0` must have the shape .*, \(2,\), or broadcast to it, got \(3,\)"):
+        FORGET(0.5, x, h0, offsets=np.array([0, 10, 40]))
 
 
 SMOOTHED = {

@@ -179,6 +179,22 @@ def kama_rows(steps, repeats):
     yield row("kama", (steps,), np.float64, medians(calls, repeats), "TA-Lib", 0.5, 1, right)
 
 
+def frame_rows(shape, repeats):
+    """Tables in and out, with what is said of their labels: pandas' and polars' own against ours of the same type."""
+    import pandas
+    import polars
+
+    frame = pandas.DataFrame(np.random.default_rng(0).standard_normal(shape))
+    table = polars.DataFrame(frame.to_numpy())
+    for name, ours, theirs in (
+        ("pandas", lambda: ewm_mean(frame, alpha=ALPHA), lambda: frame.ewm(alpha=ALPHA).mean()),
+        ("polars", lambda: ewm_mean(table, alpha=ALPHA), lambda: table.select(polars.all().ewm_mean(alpha=ALPHA))),
+    ):
+        right = agrees(ours().to_numpy(), theirs().to_numpy(), np.float64)
+        times = medians({"ours": ours, name: theirs}, repeats)
+        yield row("ewm_mean, a frame", shape, np.float64, times, name, 1, 10, right)
+
+
 def small_rows(steps, repeats):
     """One series of a notebook's size against pandas, and a chunk of a stream against pandas' whole call."""
     import pandas
@@ -214,6 +230,7 @@ def main():
     began, rows = time.perf_counter(), []
     dtypes = np.float64, np.float32
     tasks = [(make, s, a, d, repeats) for s, a in SHAPES for d in dtypes for make in (mean_rows, spread_rows)]
+    tasks += [(frame_rows, shape, repeats) for shape in ((1000, 10), (100_000, 10), (100_000, 64))]
     tasks += [(small_rows, steps, repeats) for steps in SMALL]
     tasks.append((times_rows, *SHAPES[0], np.float64, repeats))
     tasks += [(kama_rows, steps, 3 * repeats) for steps in (100_000, 1_000_000)]

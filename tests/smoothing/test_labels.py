@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 import xarray as xr
 
-from fastrecur.smoothing import Ewm, ewm_corr, ewm_cov, ewm_filtfilt, ewm_mean, ewm_std, ewm_sum, ewm_var
+from fastrecur.smoothing import Ewm, _frames, ewm_corr, ewm_cov, ewm_filtfilt, ewm_mean, ewm_std, ewm_sum, ewm_var
 
 INDEX = pd.date_range("2024", periods=8, freq="h")
 X, Y = np.random.default_rng(0).standard_normal((2, 8, 3))
@@ -150,3 +150,14 @@ def test_dates_are_no_data(values):
     for x in (frame, frame[["t"]], frame["t"]):
         with pytest.raises(TypeError):
             ewm_mean(x, span=3)
+
+
+@pytest.mark.parametrize("x", [FRAME, FRAME["a"]], ids=["frame", "series"])
+def test_a_result_s_memory_is_that_of_the_kernel_and_of_nobody_else(x):
+    """pandas would copy what it is given: that took longer than the average itself."""
+    numbers, _, wrap = _frames.unwrap(x, 0)
+    result = np.full(numbers.shape, 2.0)
+    assert np.shares_memory(wrap(result).to_numpy(), result)
+    for function in (ewm_mean, ewm_std, ewm_filtfilt):
+        for size in (len(x), 0):
+            assert not np.shares_memory(function(x[:size], alpha=0.5).to_numpy(), x.to_numpy())

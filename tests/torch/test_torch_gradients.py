@@ -121,7 +121,7 @@ def test_broadcast_operands_get_gradients_of_their_own_shape(name, reverse):
         assert gradgradcheck(lambda *v: function(*v, reverse=reverse), operands, fast_mode=True)
 
 
-@pytest.mark.sample(real=[""])
+@pytest.mark.sample(real=[""], reverse=[True])
 @pytest.mark.parametrize("real", ["", "bh", "a", "ab"])
 @REVERSE
 def test_complex_operands(reverse, real):
