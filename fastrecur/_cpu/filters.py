@@ -20,7 +20,7 @@ from .vectors.types import OCTET, WIDTH
 
 SERIAL = 1 << 14  # samples, times sections, up to which one thread does it all
 CHUNKS = 2 * WIDTH  # series, with those that are cut, that keep two threads busy
-FEW_SERIES = 3  # that are taken one after the other, 8 steps at once
+FEW_SERIES = 1  # that are taken one after the other, 8 steps at once
 LONG_SERIES = 1 << 15  # steps of a series that is cut
 FORGOTTEN = 2.0**-80  # of a state, before a chunk that is warmed up
 LONGEST = 1 << 24  # steps, of a warm-up that is looked for

@@ -17,9 +17,9 @@ def take(name, value):
     if array is None:
         raise TypeError(say.not_an_array(name, type(None)))
     array = arrays.numbers(name, np.asarray(array))
-    if name == "sos" and array.dtype.kind == "c":
+    if name in ("sos", "a", "b") and array.dtype.kind == "c":
         raise TypeError(say.filter_real(name, array.dtype))
-    least = 4 if name in ("sos", "zi", "grad_zf") else 2  # bytes: signals are read as they are
+    least = 2 if name in ("x", "y", "grad_y") else 4  # bytes: signals are read as they are
     is_float = array.dtype.kind in "fc" or array.dtype.name == "bfloat16"
     return (array if is_float and array.dtype.itemsize >= least else array.astype(np.float64)), owner
 

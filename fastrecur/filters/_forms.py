@@ -22,7 +22,7 @@ def _namespace(*values):
 def _floats(xp, name, value, like):
     """Return coefficients or states as an array of numbers of the signal's library."""
     if xp is np:
-        return take("sos" if name in ("a", "b") else name, value)[0]
+        return take(name, value)[0]
     if not isinstance(value, xp.Tensor):
         value = xp.as_tensor(value, device=like.device)
     return value if value.dtype in (xp.float32, xp.float64, xp.complex64, xp.complex128) else value.double()
