@@ -138,8 +138,8 @@ def pool_both_ways():
         product = torch.randn(3, 2, (2 + gated) * 17, requires_grad=True)
         options = {"output_gate": gated, "keep": torch.randint(2, (3, 2, 17)) * 1.0}
         results = []
-        for function in (pooling.pool, pooling._composed):
-            h, last = function(product, torch.ones(2, 17), **options)
+        for recurrence in (None, fastrecur.forget_mult):
+            h, last = pooling.pool(product, torch.ones(2, 17), recurrence=recurrence, **options)
             results.append((h, last, *torch.autograd.grad(h.sum() + last.sum(), product)))
         torch.testing.assert_close(*results)
 

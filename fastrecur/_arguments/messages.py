@@ -245,7 +245,7 @@ rnn_input_dtype = _message(
 )
 rnn_no_steps = _message("`input` must have at least one step: Expected sequence length to be larger than 0 in RNN")
 rnn_packed_dim = _message("`input` must have 2 dimensions where it is packed, got {dims}")
-rnn_hidden_type = _message("`hidden` must be a tensor, or a list of one for each layer and direction, got {kind}")
+rnn_hidden_type = _message("`{name}` must be a tensor, or a list of one for each layer and direction, got {kind}")
 rnn_two_hidden = _message("`hidden` and `hx` are two names of one argument: give one of them")
 rnn_segments_input = _message(
     "`input` must be a tensor, (T, batch, features) or (T, features) with `resets`, (total, features) with `offsets`, "
@@ -253,14 +253,15 @@ rnn_segments_input = _message(
 )
 rnn_segments_saved = _message("`{name}` must be given without `save_prev_x`: give a state of `initial_state` instead")
 rnn_hidden_dim = _message(
-    "`hidden` must fit the input: For {un}batched {d}-D input, hidden should also be {d}-D but got {dims}-D tensor; "
+    "`{name}` must fit the input: For {un}batched {d}-D input, hidden should also be {d}-D but got {dims}-D tensor; "
     "with `offsets`, 3-D"
 )
-rnn_hidden_count = _message("`hidden` must have a state per layer and direction: Expected a list of {1}, got {0}")
-rnn_hidden_sizes = _message("`hidden` must be a list of one state for each layer, of sizes {sizes}, got one tensor")
+rnn_hidden_count = _message("`{0}` must have a state per layer and direction: Expected a list of {2}, got {1}")
+rnn_hidden_sizes = _message("`{name}` must be a list of one state for each layer, of sizes {sizes}, got one tensor")
+rnn_hidden_device = _message("`{0}` must be on the input's device, {2}, got one on {1}")
 rnn_hidden_dtype = _message(
-    "`hidden` must have the input's dtype {1}, except under autocast (in a QRNNState beside half precision, that or "
-    "float32), got {0}"
+    "`{0}` must have the input's dtype {2}, except under autocast (in a QRNNState beside half precision, that or "
+    "float32), got {1}"
 )
 rnn_previous = _message(
     "`{0}` holds the inputs before the first one and must fit the input: {2}, got {1}. Call reset() before another "
@@ -282,15 +283,17 @@ rnn_meta = _message(
     "`input` must be on the weights' device: they are on meta, which has no numbers, and it is on {device}. Make "
     "them with to_empty(device=...), and load or reset_parameters()"
 )
+weight_drop_module = _message("`module` must be a torch.nn.Module, got {kind}")
+weight_drop_weights = _message("`weights` must be a list of the names of parameters, got {came!r}")
 weight_drop_names = _message("`weights` must name parameters of the module, got {name!r}, which {module} has not")
 ONE_STATE = ": a QRNN has one state, which is the cell's: of an LSTM's (h0, c0), pass `c0` alone"
 
 TAKEN_APART = ": this is a QRNNState taken apart: `state.detach()` gives one without a gradient"
 
 
-def rnn_hidden_shape(came, wanted, rows, hint=""):
+def rnn_hidden_shape(name, came, wanted, rows, hint=""):
     has_segments = len(wanted) == len(rows) == 3 and rows[1] != wanted[1]  # of `offsets`: rows are (total, 1, features)
-    which = f"with `offsets` of {wanted[1]} segments, `hidden`" if has_segments else "`hidden`"
+    which = f"with `offsets` of {wanted[1]} segments, `{name}`" if has_segments else f"`{name}`"
     return f"{which} must fit the layers and the input: Expected hidden size {tuple(wanted)}, got {came}{hint}"
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from .._arguments import messages as say
+from .._plan import problem
 from ..recurrence import forget_mult
+from ._operator import tensors
 
 __all__ = ["ForgetMult"]
 
@@ -39,6 +42,12 @@ class ForgetMult(torch.nn.Module):
         use_cuda : bool
             For torchqrnn's call sites only: it changes nothing, the recurrence is run where the tensors are.
         """
-        if hidden_init is not None and hidden_init.dim() == x.dim() and hidden_init.shape[0] == 1:
-            hidden_init = hidden_init[0]
+        if hidden_init is not None:
+            if not isinstance(hidden_init, torch.Tensor):
+                raise TypeError(say.not_a_tensor("hidden_init", type(hidden_init)))
+            if hidden_init.dim() == x.dim() and hidden_init.shape[0] == 1:
+                hidden_init = hidden_init[0]
+            wanted = tensors.result_shape(problem.FORGET, f, x)[1:]
+            if not problem.fits(hidden_init.shape, wanted):
+                raise ValueError(say.filter_zi("hidden_init", tuple(hidden_init.shape), wanted))
         return forget_mult(f, x, hidden_init)

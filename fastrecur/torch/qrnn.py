@@ -203,7 +203,7 @@ class QRNN(nn.Module):
             return layers[0].step(input, state)  # type: ignore[no-any-return]
         turns = {getattr(layer, "reverse", False) for layer in self.layers}
         rows, is_batched = _state.rows_of_step(input, state, not self.bidirectional and len(turns) == 1)
-        firsts = _state.of_network(self, state, rows, rows.shape[0], is_batched)
+        firsts = _state.of_network(self, state, rows, rows.shape[0], is_batched, "state.hidden")
         rows, lasts = self._through(rows, firsts, lambda layer, *given: layer.step(*given))
         return rows if is_batched else rows.squeeze(0), _state.join(lasts, is_batched)
 

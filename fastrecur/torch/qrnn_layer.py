@@ -130,6 +130,7 @@ class QRNNLayer(nn.Module):
         The device and the dtype are the weights', if left out and these are floating-point numbers. Beside weights in
         half precision ``dtype=torch.float32`` is the hidden state's, which then stays in float32 from call to call.
         """
+        arguments.check_batch_size(batch_size)
         weight = next(self.parameters(), None)
         if weight is not None and weight.is_floating_point():
             device, dtype = device or weight.device, dtype or weight.dtype
@@ -203,7 +204,7 @@ class QRNNLayer(nn.Module):
         rows, is_batched = _state.rows_of_step(input, state, len(self._directions) == 1)
         arguments.check_input(rows, self.input_size, self._direction_weights())
         previous = _state.inputs_of_layer(self, state, rows, rows.shape[0], is_batched)
-        hidden = _state.of_layer(self, state.hidden, rows, rows.shape[0], is_batched, True)
+        hidden = _state.of_layer(self, state.hidden, rows, rows.shape[0], is_batched, True, "state.hidden")
         source, last_inputs = rows, None
         if self.window > 1:
             source, last_inputs = windows(rows.unsqueeze(0), self.window, previous, self.reverse, True)
@@ -245,9 +246,7 @@ class QRNNLayer(nn.Module):
         keep = self._keep(product)
         # The product's dtype was chosen for the whole layer, by autocast for example.
         c0 = pooling.first_state(c0, product.dtype, may_be_wide)
-        if recurrence is not None:
-            return pooling._composed(product, c0, keep=keep, recurrence=recurrence, **options)
-        return pooling.pool(product, c0, keep=keep, **options)
+        return pooling.pool(product, c0, keep=keep, recurrence=recurrence, **options)
 
     def _check_product(self, direction: str, features: int) -> None:
         wanted = (2 + self.output_gate) * self.hidden_size

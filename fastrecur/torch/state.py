@@ -78,21 +78,25 @@ def rows_of_step(input: Any, state: Any, one_direction: bool) -> tuple[Tensor, b
     return (input, True) if input.dim() == 2 else (input.unsqueeze(0), False)
 
 
-def of_layer(layer: Any, hidden: Any, rows: Tensor, batch: int, is_batched: bool, may_be_wide: bool = False) -> Any:
+def of_layer(
+    layer: Any, hidden: Any, rows: Tensor, batch: int, is_batched: bool, may_be_wide: bool = False, name: str = "hidden"
+) -> Any:
     """Return a layer's first states as (directions, B, H), checked; they may be float32 beside half precision."""
     if hidden is None:
         return None
     if not isinstance(hidden, Tensor):
-        raise TypeError(say.rnn_hidden_type(type(hidden), hint=hint_for(hidden)))
+        raise TypeError(say.rnn_hidden_type(name, type(hidden), hint=hint_for(hidden)))
     directions = len(layer._directions)
     wanted = (directions, batch, layer.hidden_size) if is_batched else (directions, layer.hidden_size)
     if directions == 1 and hidden.dim() == len(wanted) - 1:
         hidden = hidden.unsqueeze(0)
     if hidden.shape != wanted:
-        raise RuntimeError(say.rnn_hidden_shape(list(hidden.shape), wanted, rows.shape))
+        raise RuntimeError(say.rnn_hidden_shape(name, list(hidden.shape), wanted, rows.shape))
+    if hidden.device != rows.device:
+        raise RuntimeError(say.rnn_hidden_device(name, hidden.device, rows.device))
     is_right = hidden.dtype == rows.dtype or (may_be_wide and pooling.is_wide(hidden.dtype, rows.dtype))
     if not is_right and not modes.is_autocast_enabled(rows.device):
-        raise RuntimeError(say.rnn_hidden_dtype(hidden.dtype, rows.dtype))
+        raise RuntimeError(say.rnn_hidden_dtype(name, hidden.dtype, rows.dtype))
     return hidden if is_batched else hidden.unsqueeze(1)
 
 
@@ -100,8 +104,7 @@ def inputs_of_layer(layer: Any, state: QRNNState, rows: Tensor, batch: int, is_b
     """Return the inputs before a layer's first, (window - 1, B, I), checked; None is zeros."""
     if layer.save_prev_x and layer.window > 1:
         raise RuntimeError(say.rnn_state_and_saved())
-    if len(state.inputs) != 1:
-        raise RuntimeError(say.rnn_state_layers(len(state.inputs), 1))
+    _check_count(state, 1)
     inputs = state.inputs[0]
     if layer.window == 1 or inputs is None:
         if (layer.window == 1) != (inputs is None):
@@ -110,6 +113,12 @@ def inputs_of_layer(layer: Any, state: QRNNState, rows: Tensor, batch: int, is_b
     wanted = (layer.window - 1, *([batch] * is_batched), layer.input_size)
     _check_inputs("inputs", inputs, wanted, rows, modes.is_autocast_enabled(rows.device))
     return inputs if is_batched else inputs.unsqueeze(1)
+
+
+def _check_count(state: QRNNState, layers: int) -> None:
+    came = len(state.inputs) if isinstance(state.inputs, (tuple, list)) else state.inputs
+    if came != layers:
+        raise RuntimeError(say.rnn_state_layers(came, layers))
 
 
 def _check_inputs(name: str, inputs: Tensor, shape: tuple[int, ...], rows: Tensor, any_dtype: bool) -> None:
@@ -134,40 +143,41 @@ def check_layers(layers: Any) -> None:
             raise TypeError(say.rnn_state_kind(k, type(layer)))
 
 
-def of_network(network: Any, hidden: Any, rows: Tensor, batch: int, is_batched: bool) -> Any:
+def of_network(network: Any, hidden: Any, rows: Tensor, batch: int, is_batched: bool, name: str = "hidden") -> Any:
     """Return what each layer of a network goes on from, checked: None, a tensor (D, B, H), or a `QRNNState`."""
     layers = list(network.layers)
     if hidden is None:
         return [None] * len(layers)
     directions = 1 + network.bidirectional
     if not isinstance(hidden, QRNNState):
-        return _hidden_of_network(layers, directions, hidden, rows, batch, is_batched)
+        return _hidden_of_network(layers, directions, hidden, rows, batch, is_batched, name)
     check_layers(layers)
-    if len(hidden.inputs) != len(layers):
-        raise RuntimeError(say.rnn_state_layers(len(hidden.inputs), len(layers)))
-    firsts = _hidden_of_network(layers, directions, hidden.hidden, rows, batch, is_batched)
+    _check_count(hidden, len(layers))
+    firsts = _hidden_of_network(layers, directions, hidden.hidden, rows, batch, is_batched, name)
     inputs = hidden.inputs if is_batched else [None if v is None else v.unsqueeze(1) for v in hidden.inputs]
     return [QRNNState(first, (before,)) for first, before in zip(firsts, inputs, strict=True)]
 
 
-def _hidden_of_network(layers: Any, directions: int, hidden: Any, rows: Tensor, batch: int, is_batched: bool) -> Any:
+def _hidden_of_network(
+    layers: Any, directions: int, hidden: Any, rows: Tensor, batch: int, is_batched: bool, name: str
+) -> Any:
     """Return the first state of every layer, (D, B, H) or None, checked."""
     sizes, states = [layer.hidden_size for layer in layers], len(layers) * directions
     if isinstance(hidden, Tensor):
         if len(set(sizes)) > 1:
-            raise RuntimeError(say.rnn_hidden_sizes(tuple(sizes)))
+            raise RuntimeError(say.rnn_hidden_sizes(name, tuple(sizes)))
         if hidden.dim() != 2 + is_batched:
-            raise RuntimeError(say.rnn_hidden_dim("" if is_batched else "un", 2 + is_batched, hidden.dim()))
+            raise RuntimeError(say.rnn_hidden_dim(name, "" if is_batched else "un", 2 + is_batched, hidden.dim()))
         wanted = (states, *([batch] * is_batched), sizes[0])
         if hidden.shape != wanted:
-            raise RuntimeError(say.rnn_hidden_shape(list(hidden.shape), wanted, rows.shape))
+            raise RuntimeError(say.rnn_hidden_shape(name, list(hidden.shape), wanted, rows.shape))
         hidden = hidden if is_batched else hidden.unsqueeze(1)
         return [hidden] if len(layers) == 1 else list(hidden.split(directions))
     hint = hint_for(hidden)
     if not isinstance(hidden, (list, tuple)) or isinstance(hidden, QRNNState) or hint == say.TAKEN_APART:
-        raise TypeError(say.rnn_hidden_type(type(hidden), hint=hint))
+        raise TypeError(say.rnn_hidden_type(name, type(hidden), hint=hint))
     if len(hidden) != states:
-        raise RuntimeError(say.rnn_hidden_count(len(hidden), states, hint=hint))
+        raise RuntimeError(say.rnn_hidden_count(name, len(hidden), states, hint=hint))
     given: list[Any] = []
     for k, state in enumerate(hidden):
         wanted = (1, *([batch] * is_batched), sizes[k // directions])
@@ -175,9 +185,9 @@ def _hidden_of_network(layers: Any, directions: int, hidden: Any, rows: Tensor, 
             given.append(rows.new_zeros(1, batch, wanted[-1]) if directions == 2 else None)
             continue
         if not isinstance(state, Tensor):
-            raise TypeError(say.rnn_hidden_type(type(state)))
+            raise TypeError(say.rnn_hidden_type(name, type(state)))
         if state.shape not in (wanted, wanted[1:]):
-            raise RuntimeError(say.rnn_hidden_shape(list(state.shape), wanted, rows.shape, hint))
+            raise RuntimeError(say.rnn_hidden_shape(name, list(state.shape), wanted, rows.shape, hint))
         given.append(state.reshape(1, batch, wanted[-1]))
     return given if directions == 1 else [torch.cat(given[k : k + 2]) for k in range(0, len(given), 2)]
 

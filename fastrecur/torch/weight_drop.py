@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -46,6 +46,10 @@ class WeightDrop(nn.Module):
 
     def __init__(self, module: nn.Module, weights: Sequence[str], dropout: float = 0.0, variational: bool = False):
         super().__init__()
+        if not isinstance(module, nn.Module):
+            raise TypeError(say.weight_drop_module(type(module)))
+        if isinstance(weights, str) or not isinstance(weights, Iterable):
+            raise TypeError(say.weight_drop_weights(weights))
         weights = list(dict.fromkeys(weights))
         for name in weights:
             if module._parameters.get(name) is None:

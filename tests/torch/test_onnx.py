@@ -17,6 +17,7 @@ from fastrecur.torch.onnx import translations  # noqa: E402
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*axis name.*will not be used:UserWarning"),
 ]
 
 
@@ -49,10 +50,27 @@ def check(model, operands, *others, dynamic=None):
 
 
 @pytest.mark.exhaustive
-def test_qrnn():
-    """Of any length and batch size, both directions."""
-    model = QRNN(3, 4, num_layers=2, bidirectional=True, window=2)
-    check(model, (torch.randn(5, 2, 3),), (torch.randn(9, 4, 3),), dynamic=({0: "steps", 1: "batch"},))
+@pytest.mark.parametrize("output_gate", [True, False])
+def test_qrnn(output_gate, capfd):
+    """Of any length and batch size, both directions; onnxscript finds no fault."""
+    from fastrecur.torch import onnx
+
+    onnx._scan.cache_clear()
+    model = QRNN(3, 4, num_layers=2, bidirectional=True, window=2, zoneout=0.2, output_gate=output_gate)
+    operands = [(torch.randn(steps, lanes, 3), torch.randn(4, lanes, 4)) for steps, lanes in ((5, 2), (9, 4))]
+    check(model, *operands, dynamic=({0: "steps", 1: "batch"}, {1: "batch"}))
+    assert "ERROR" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.exhaustive
+def test_cut_qrnns_are_refused_by_name():
+    model = QRNN(3, 4).eval()
+    with pytest.raises(torch.onnx.OnnxExporterError, match="failed|Failed") as error:
+        torch.onnx.export(
+            model, (torch.randn(5, 2, 3),), kwargs={"resets": torch.rand(5, 2) > 0.5}, dynamo=True, verbose=False,
+            custom_translation_table=translations(),
+        )  # fmt: skip
+    assert "`resets` has no kernels yet for ONNX" in str(error.getrepr(chain=True))
 
 
 @pytest.mark.exhaustive
@@ -99,8 +117,9 @@ def test_recurrences(name):
     assert names.count("Scan") == 1
 
 
+@pytest.mark.parametrize("name", ["forget_mult", "qrnn_pool"])
 @pytest.mark.parametrize("given", [("offsets",), ("resets",), ("offsets", "resets")])
-def test_segments_are_refused_by_name(given):
-    write = translations()[torch.ops.fastrecur.forget_mult.default]
+def test_segments_are_refused_by_name(given, name):
+    write = translations()[getattr(torch.ops.fastrecur, name).default]
     with pytest.raises(TypeError, match=f"`{given[0]}` has no kernels yet for ONNX"):
         write(None, None, **dict.fromkeys(given, "a value of the graph"))

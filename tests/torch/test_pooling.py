@@ -1,12 +1,14 @@
 """The pooling kernels against the same composed of torch's operators, and their activations against exact ones."""
 
+import functools
 import itertools
 
 import numpy as np
 import pytest
 import torch
 
-from fastrecur.torch._rnn import pool, pooling
+from fastrecur import forget_mult
+from fastrecur.torch._rnn import ops, pool, pooling, products
 from fastrecur.torch._rnn.segments import Cut
 
 ULP = 2  # what the activations promise
@@ -14,6 +16,8 @@ POISON = 7.5
 DTYPES = {torch.float64: 1e-13, torch.float32: 2e-6, torch.bfloat16: 3e-2, torch.float16: 3e-3}
 # Lanes: less than a vector, vectors and a rest, and one vector alone.
 WIDTHS = [1, 37, 16]
+
+by_operators = functools.partial(pooling.pool, recurrence=forget_mult)
 
 
 def problem(dtype, width, gated, keep, first, steps=7, batch=3, packed_rows=None):
@@ -50,8 +54,8 @@ def test_padded_rows_and_their_gradients(dtype, width):
         options = {"output_gate": gated, "reverse": reverse}
         cotangents = torch.randn(7, 3, width).to(dtype), torch.randn(3, width).to(dtype)
         fused = gradients(pooling.pool, product, c0, keep, *cotangents, **options)
-        assert type(fused[0].grad_fn).__name__ == "_PoolBackward"
-        composed = gradients(pooling._composed, *map(wide, (product, c0, keep, *cotangents)), **options)
+        assert type(fused[0].grad_fn).__name__ == "PoolBackward"
+        composed = gradients(by_operators, *map(wide, (product, c0, keep, *cotangents)), **options)
         assert_alike(fused, composed, dtype)
 
 
@@ -63,7 +67,7 @@ def test_packed_rows_and_their_gradients(dtype):
         options = {"output_gate": gated, "reverse": reverse, "batch_sizes": batch_sizes}
         cotangents = torch.randn(10, 37).to(dtype), torch.randn(3, 37).to(dtype)
         fused = gradients(pooling.pool, product, c0, keep, *cotangents, **options)
-        composed = gradients(pooling._composed, *map(wide, (product, c0, keep, *cotangents)), **options)
+        composed = gradients(by_operators, *map(wide, (product, c0, keep, *cotangents)), **options)
         assert_alike(fused, composed, dtype)
 
 
@@ -96,8 +100,8 @@ def test_cut_rows_and_their_gradients(dtype, kind):
         values = cut_problem(cut, dtype, 37, gated, keep, first=keep != 0.7)
         options = {"output_gate": gated, "reverse": reverse, "cut": cut}
         fused = gradients(pooling.pool, *values, **options)
-        assert type(fused[0].grad_fn).__name__ == "_PoolBackward"
-        composed = gradients(pooling._composed, *map(wide, values), **options)
+        assert type(fused[0].grad_fn).__name__ == "PoolBackward"
+        composed = gradients(by_operators, *map(wide, values), **options)
         assert_alike(fused, composed, dtype)
 
 
@@ -163,8 +167,8 @@ needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reas
 def test_blocks_of_time_give_the_whole(packed, by_onednn, monkeypatch):
     monkeypatch.setattr(pool, "BLOCK", 5)
     monkeypatch.setattr(pool, "padded", pool.padded.__wrapped__)
-    monkeypatch.setattr(pooling, "FEW_ROWS", 1)
-    monkeypatch.setattr(pooling, "prefers_onednn", lambda: by_onednn)
+    monkeypatch.setattr(products, "FEW_ROWS", 1)
+    monkeypatch.setattr(products, "prefers_onednn", lambda: by_onednn)
     pooled, forward = [], pool.forward
     monkeypatch.setattr(pool, "forward", lambda *arguments: pooled.append(arguments) or forward(*arguments))
     batch_sizes = torch.tensor([3, 3, 2, 1, 1]) if packed else None
@@ -177,7 +181,7 @@ def test_blocks_of_time_give_the_whole(packed, by_onednn, monkeypatch):
         blocks = pooling.layer_inference(source, weight, bias, c0, batch_sizes=batch_sizes, **options)
         assert len(pooled) == (3 if packed else 7)
         product = torch.nn.functional.linear(*(None if v is None else v.double() for v in (source, weight, bias)))
-        whole = pooling._composed(product, c0.double(), batch_sizes=batch_sizes, **options)
+        whole = by_operators(product, c0.double(), batch_sizes=batch_sizes, **options)
         assert_alike(blocks, whole, torch.float32)
 
 
@@ -190,15 +194,15 @@ def test_products_are_by_onednn_where_that_is_quicker(monkeypatch):
 
     def by_onednn(weight, rows=rows):
         taken.clear()
-        product = pooling.product_with(weight, len(rows), len(rows))(rows)
+        product = products.product_with(weight, len(rows), len(rows))(rows)
         torch.testing.assert_close(product, rows @ weight.t())
         assert product.layout == torch.strided and product.is_contiguous()
         return not taken
 
     for quicker in (True, False):
-        monkeypatch.setattr(pooling, "prefers_onednn", lambda quicker=quicker: quicker)
+        monkeypatch.setattr(products, "prefers_onednn", lambda quicker=quicker: quicker)
         assert by_onednn(weight) is quicker
-    monkeypatch.setattr(pooling, "prefers_onednn", lambda: True)
+    monkeypatch.setattr(products, "prefers_onednn", lambda: True)
     assert by_onednn(torch.randn(20, 30).t())
     assert by_onednn(weight, torch.randn(100, 40)[:, ::2])
     with torch.no_grad():
@@ -215,11 +219,11 @@ def test_products_are_by_onednn_where_that_is_quicker(monkeypatch):
      ("sapphirerapids", "AVX512", False), ("generic", "DEFAULT", False), ("apple-m1", "DEFAULT", False)],
 )  # fmt: skip
 def test_which_processors_prefer_onednn(processor, capability, expected, monkeypatch):
-    monkeypatch.setattr(pooling.binding, "get_host_cpu_name", lambda: processor)
+    monkeypatch.setattr(products.binding, "get_host_cpu_name", lambda: processor)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     for library in (torch.backends.mkl, torch.backends.mkldnn):
         monkeypatch.setattr(library, "is_available", lambda: True)
-    assert pooling.prefers_onednn.__wrapped__() is expected
+    assert products.prefers_onednn.__wrapped__() is expected
 
 
 @pytest.mark.sample(kind=["offsets", "resets"])
@@ -237,7 +241,7 @@ def test_blocks_of_time_give_the_whole_of_cut_rows(kind, monkeypatch):
         c0, options = torch.randn(3 if lanes == 3 else 5, 20), {"output_gate": gated, "reverse": reverse, "cut": cut}
         blocks = pooling.layer_inference(source, weight, bias, c0, **options)
         product = torch.nn.functional.linear(*map(wide, (source, weight, bias)))
-        assert_alike(blocks, pooling._composed(product, c0.double(), **options), torch.float32)
+        assert_alike(blocks, by_operators(product, c0.double(), **options), torch.float32)
 
 
 def test_gradients_of_gradients():
@@ -266,7 +270,7 @@ def test_one_gradient_through_one_result(wanted, through):
     product, c0, _ = problem(torch.float64, 5, True, None, first=True)
     leaf = (product if wanted == "product" else c0).requires_grad_()
     grads = []
-    for function in (pooling.pool, pooling._composed):
+    for function in (pooling.pool, by_operators):
         h, last = function(product, c0)
         grads += torch.autograd.grad((h if through == "h" else last).sum(), leaf)
     torch.testing.assert_close(*grads)
@@ -274,7 +278,7 @@ def test_one_gradient_through_one_result(wanted, through):
 
 def test_product_and_cotangent_in_any_layout():
     product, c0, _ = problem(torch.float32, 16, True, None, first=True)
-    expected = gradients(pooling._composed, product, c0, None, torch.ones(7, 3, 16), torch.ones(3, 16))
+    expected = gradients(by_operators, product, c0, None, torch.ones(7, 3, 16), torch.ones(3, 16))
     batch_first = product.transpose(0, 1).contiguous().transpose(0, 1)
     wider = torch.full((7, 3, 60), POISON)
     wider[..., 5:53] = product
@@ -358,3 +362,62 @@ def test_layouts_know_where_rows_stand():
     assert layout.starts.tolist() == [0, 2, 4]
     part = layout.part(1, 3)
     assert (part.steps, part.starts.tolist(), part.counts.tolist()) == (2, [0, 2], [2, 1])
+
+
+def operands(kind, dtype=torch.float64, steps=5, width=2):
+    """Return a product, first states and an operator's options, of each kind of rows."""
+    cut, sizes, lanes = None, None, (steps, 2)
+    if kind == "packed":
+        sizes, lanes = torch.tensor([2, 1, 1]), (4,)
+    elif kind in ("offsets", "both"):
+        cut, lanes = cuts(steps, 1)[kind], (steps, 1)
+    elif kind == "resets":
+        cut = cuts(steps, 2)[kind]
+    product = torch.randn(*lanes, 3 * width, dtype=dtype)
+    options = ops.options_of(product, sizes, cut, True, torch.rand(*lanes, width, dtype=dtype), kind == "resets")
+    return product, torch.randn(options[-3], width, dtype=dtype), *options
+
+
+@pytest.mark.sample(kind=["plain"])
+@pytest.mark.parametrize("kind", ["plain", "packed", "both"])
+def test_operators_are_what_they_claim(kind):
+    product, c0, *options = operands(kind)
+    leaves = [v.requires_grad_() for v in (product, c0)]
+    opcheck = torch.library.opcheck
+    opcheck(ops.FORWARD, (*leaves, *options))
+    h, last, states = (v.detach().requires_grad_() for v in ops.FORWARD(*leaves, *options))
+    opcheck(ops.VJP, (h, last, product, states, c0, *options))
+    assert torch.autograd.gradgradcheck(lambda *v: ops.FORWARD(*v, *options)[:2], leaves)
+    tangents = [torch.randn_like(v) for v in leaves]
+    for function in (ops.FORWARD, ops.composed):
+        tangents.append(torch.func.jvp(lambda *v, f=function: f(*v, *options)[:2], tuple(leaves), tuple(tangents[:2])))
+    torch.testing.assert_close(*tangents[2:])
+
+
+@pytest.mark.exhaustive
+def test_a_layer_as_an_operator():
+    tensors = [torch.randn(*shape, dtype=torch.float64) for shape in ((5, 2, 4), (12, 4), (12,), (2, 4))]
+    options = ops.options_of(tensors[0], None, None, True, 0.7, False)
+    leaves = [v.requires_grad_() for v in tensors]
+    torch.library.opcheck(ops.LAYER, (*leaves, *options))
+    torch.library.opcheck(ops.FORWARD, (*leaves[:1], None, *options[:-2], False, True))  # states are h
+    assert torch.autograd.gradgradcheck(lambda *v: ops.LAYER(*v, *options), leaves)
+    for dims in itertools.product((None, 1), repeat=2):
+        dims = (*dims, 0, None)
+        given = [v if dim is None else torch.stack([v, -v], dim) for v, dim in zip(tensors, dims, strict=True)]
+        actual = torch.vmap(lambda *v: ops.LAYER(*v, *options), dims)(*given)
+        each = [[v if d is None else v.select(d, k) for v, d in zip(given, dims, strict=True)] for k in range(2)]
+        torch.testing.assert_close(actual[0], torch.stack([ops.LAYER(*v, *options)[0] for v in each]))
+
+
+@pytest.mark.sample(kind=["packed", "both"])
+@pytest.mark.parametrize("kind", ["plain", "packed", "offsets", "both", "resets"])
+def test_gradients_of_each_sample(kind):
+    """Of a batch that stands anywhere, beside operands without one."""
+    product, c0, *options = operands(kind)
+    products, firsts = torch.stack([product, -product, 2 * product], 1), torch.stack([c0, 3 * c0, c0], -1)
+    gradient = torch.func.grad(lambda p, c: ops.FORWARD(p, c, *options)[0].square().sum(), (0, 1))
+    for dims, each in (((1, -1), zip(products.unbind(1), firsts.unbind(-1), strict=True)),
+                       ((1, None), [(p, c0) for p in products.unbind(1)])):  # fmt: skip
+        actual = torch.vmap(gradient, dims)(products, firsts if dims[1] else c0)
+        torch.testing.assert_close(actual, tuple(map(torch.stack, zip(*(gradient(*v) for v in each), strict=True))))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensors
 import torch
-from test_pooling import assert_alike, check_nan_at_a_border, cut_problem, cuts, gradients, problem, wide
+from test_pooling import assert_alike, by_operators, check_nan_at_a_border, cut_problem, cuts, gradients, problem, wide
 
 from fastrecur._cuda import arrays, launch
 from fastrecur.torch._rnn import pool, pooling
@@ -40,7 +40,7 @@ def check(on_gpu, dtype, width, gated, keep, first, rows, **options):
     cotangents = torch.randn(*product.shape[:-1], width).to(dtype), torch.randn(3, width).to(dtype)
     options |= {"output_gate": gated}
     fused = on_gpu(pooling.pool, product, c0, keep, *cotangents, **options)
-    composed = gradients(pooling._composed, *map(wide, (product, c0, keep, *cotangents)), **options)
+    composed = gradients(by_operators, *map(wide, (product, c0, keep, *cotangents)), **options)
     assert_alike(fused, composed, dtype)
 
 
@@ -59,7 +59,7 @@ def test_a_first_state_in_float32_beside_half_precision(on_gpu):
     product, c0, keep = problem(torch.bfloat16, 45, True, None, True, STEPS, 3, None)
     cotangents = torch.randn(STEPS, 3, 45).bfloat16(), torch.randn(3, 45)
     values = product, c0.float(), keep, *cotangents
-    fused, composed = on_gpu(pooling.pool, *values), gradients(pooling._composed, *map(wide, values))
+    fused, composed = on_gpu(pooling.pool, *values), gradients(by_operators, *map(wide, values))
     assert [v.dtype for v in fused] == [torch.bfloat16, torch.float32] * 2  # of the product and of the state
     torch.testing.assert_close([v.double() for v in fused], composed, rtol=0.08, atol=0.008)
 
@@ -89,7 +89,7 @@ def test_cut_rows(on_gpu, kind):
         values = cut_problem(cut, dtype, 45, gated, keep, True, STEPS)
         options = {"reverse": reverse, "output_gate": gated, "cut": cut}
         fused = on_gpu(pooling.pool, *values, **options)
-        assert_alike(fused, gradients(pooling._composed, *map(wide, values), **options), dtype)
+        assert_alike(fused, gradients(by_operators, *map(wide, values), **options), dtype)
 
 
 @pytest.mark.exhaustive
@@ -104,7 +104,7 @@ def test_layouts(on_gpu):
     """Time in the middle, rows of a wider product, and a cotangent that is one number."""
     product, c0, keep = problem(torch.float32, 45, True, "mask", True, STEPS)
     cotangents = torch.ones(()).expand(STEPS, 3, 45), torch.ones(3, 45)
-    expected = gradients(pooling._composed, product, c0, keep, *cotangents)
+    expected = gradients(by_operators, product, c0, keep, *cotangents)
     batch_first = lambda p, **options: pooling.pool(p.transpose(0, 1).contiguous().transpose(0, 1), **options)  # noqa: E731
     wider = lambda p, **options: pooling.pool(torch.nn.functional.pad(p, (5, 10))[..., 5:140], **options)  # noqa: E731
     for function in (batch_first, wider):
@@ -131,7 +131,7 @@ def test_one_gradient_through_the_last_states(on_gpu, monkeypatch):
     """No cotangent of the output: the kernel is given a number."""
     product, c0, _ = problem(torch.float32, 5, True, None, True, STEPS)
     grads = []
-    for function in (pooling.pool, pooling._composed):
+    for function in (pooling.pool, by_operators):
         with monkeypatch.context() as patches:
             if function is pooling.pool:
                 tensors.place(on_gpu.driver, patches.setattr)
@@ -148,7 +148,7 @@ def test_offsets_beyond_two_gigabytes(on_gpu, reverse, tmp_path):
     product = storage.as_strided((2, 1, 9), (storage.numel() - 9, 9, 1))
     product.normal_()
     cotangents = torch.randn(2, 1, 3), torch.randn(1, 3)
-    expected = gradients(pooling._composed, product, None, None, *cotangents, reverse=reverse)
+    expected = gradients(by_operators, product, None, None, *cotangents, reverse=reverse)
     far = lambda p, **options: pooling.pool(FarAway.apply(p, product), **options)  # noqa: E731
     fused = on_gpu(far, product, None, None, *cotangents, reverse=reverse)
     torch.testing.assert_close(fused, expected)

@@ -4,7 +4,9 @@ import io
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
 from torch.func import functional_call, grad, vmap
 from torch.nn.utils import parametrizations, parametrize, prune
 from torch.nn.utils.rnn import pack_sequence
@@ -48,11 +50,39 @@ def test_one_graph():
 
 
 @pytest.mark.exhaustive
-def test_inductor():
+def test_inductor(tmp_path):
     model = QRNN(3, 4, zoneout=0.2)
     compiled = torch.compile(model, fullgraph=True)
     compiled(X)[0].sum().backward()  # a mask is drawn in the graph
     assert all(p.grad.abs().sum() > 0 for p in model.parameters())
+    exported = torch.export.export(model.eval(), (X,))
+    package = torch._inductor.aoti_compile_and_package(exported, package_path=str(tmp_path / "rnn.pt2"))
+    torch.testing.assert_close(torch._inductor.aoti_load_package(package)(X), model(X))
+
+
+@pytest.mark.sample(cut=[None, "resets"])
+@pytest.mark.parametrize("cut", [None, "offsets", "resets"])
+def test_pooling_is_one_operator(cut):
+    """In training, in its gradient, and in inference, where it is one with its product."""
+    model, graphs = QRNN(3, 4, window=2), []
+    x = X[:, 0] if cut == "offsets" else X
+    given = {"offsets": torch.tensor([0, 2, 6])} if cut == "offsets" else {"resets": torch.ones(6, 2) > 0}
+    given = given if cut else {}
+
+    def keep(graph, _):
+        graphs.append({str(node.target) for node in graph.graph.nodes if "fastrecur" in str(node.target)})
+        return make_boxed_func(graph.forward)
+
+    compiled = torch.compile(model, fullgraph=True, backend=aot_autograd(fw_compiler=keep, bw_compiler=keep))
+    results = []
+    for function in (model, compiled):
+        output, last = function(x, **given)
+        grads = torch.autograd.grad(output.square().sum() + last.sum(), list(model.parameters()))
+        with torch.no_grad():
+            results.append([output, last, *grads, *function(x, **given)])
+    torch.testing.assert_close(*results)
+    names = "qrnn_pool", "qrnn_pool_backward", "qrnn_layer"
+    assert graphs == [{f"fastrecur.{name}.default"} for name in names]
 
 
 @pytest.mark.exhaustive
@@ -72,6 +102,8 @@ def test_export(strict):
     model = QRNN(3, 4, **EVERYTHING).eval()
     steps = torch.export.Dim("steps", min=2, max=1000)
     exported = torch.export.export(model, (X,), strict=strict, dynamic_shapes=({0: steps},))
+    names = [str(node.target) for node in exported.graph.nodes]
+    assert (names.count("aten.linear.default"), names.count("fastrecur.qrnn_pool.default")) == (4, 4)
     file = io.BytesIO()
     torch.export.save(exported, file)
     file.seek(0)

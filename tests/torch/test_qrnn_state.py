@@ -422,7 +422,7 @@ DIRECTIONS = QRNN(3, layers=[QRNNLayer(3, 4), QRNNLayer(4, 4, reverse=True)])
         (lambda: MODEL.step([1.0], STATE), TypeError, "`input` of a step must be a tensor, got list"),
         (lambda: MODEL.step(X[0, :, :2], STATE), RuntimeError, "Expected 3, got 2"),
         (lambda: MODEL.step(X[0].double(), STATE), ValueError, "must have the weights' dtype"),
-        (lambda: MODEL.step(X[0, :1], STATE), RuntimeError, r"Expected hidden size \(2, 1, 4\)"),
+        (lambda: MODEL.step(X[0, :1], STATE), RuntimeError, "`state.hidden` must fit the layers"),
         (lambda: MODEL(X[:, :1], STATE), RuntimeError, r"Expected hidden size \(2, 1, 4\)"),
         (lambda: MODEL(X, STATE._replace(inputs=STATE.inputs[:1])), RuntimeError, "one entry for each layer, 2, got 1"),
         (lambda: MODEL(X, STATE._replace(inputs=(None, None))), RuntimeError, "got None for 2"),
@@ -436,7 +436,11 @@ DIRECTIONS = QRNN(3, layers=[QRNNLayer(3, 4), QRNNLayer(4, 4, reverse=True)])
         (lambda: ALONE.step(X[0, 0], ALONE.initial_state(2)), RuntimeError, "For unbatched 2-D input, .* got 3-D"),
         (lambda: ALONE.step([1.0], ALONE.initial_state(2)), TypeError, "`input` of a step must be a tensor, got list"),
         (lambda: ALONE.step(X[0], ALONE.initial_state(2).hidden), TypeError, "`state` must be a QRNNState"),
-        (lambda: ALONE.step(X[0], ALONE.initial_state(2, dtype=torch.float16)), RuntimeError, "hidden"),
+        (lambda: ALONE.step(X[0], ALONE.initial_state(2, dtype=torch.float16)), RuntimeError, "`state.hidden`"),
+        (lambda: ALONE(X, QRNNState(STATE.hidden[:1], None)), RuntimeError, "`inputs` of a QRNNState .*, 1, got None"),
+        (lambda: ALONE(X, STATE.hidden[:1].to("meta")), RuntimeError, "`hidden` must be on the input's device, cpu"),
+        (lambda: ALONE.initial_state(-2), ValueError, "`batch_size` must be at least 0, got -2"),
+        (lambda: ALONE.initial_state(1.5), TypeError, "`batch_size` must be of type int"),
     ],
 )
 def test_bad_state(call, error, words):

@@ -1,18 +1,59 @@
-"""What torch does not document may go: calls then take the dispatcher's path, and are right."""
+"""What torch does not document may go: there is another way for each name, and without many all calls are right."""
 
 import pathlib
 import re
+import types
 
 import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
+from torch.overrides import BaseTorchFunctionMode
 
 import fastrecur
+from fastrecur.torch._operator import internals, modes
 
 PACKAGE = pathlib.Path(fastrecur.__file__).parent
+SOURCE = (PACKAGE / "torch" / "_operator" / "internals.py").read_text()
+NAMES = [*dict.fromkeys(re.findall(r'"(torch\.[\w.]+)"', SOURCE)), "_current_level", "_is_profiler_enabled"]
+
+
+@pytest.mark.sample(name=["torch._C._after_autograd_keyset"])
+@pytest.mark.parametrize("name", NAMES)
+def test_another_way_for_each_name(name, monkeypatch):
+    """A torch without it: plain calls are as short as ever, modes are seen, and all derivatives are right."""
+    module = types.ModuleType("internals")
+    exec(SOURCE.replace(f'"{name}"', '"torch.absent"' if "." in name else '"absent"'), vars(module))
+    assert module.HAS_KERNELS and module.KernelFunction is internals.KernelFunction
+    f, x = torch.rand(2, 4, 3, dtype=torch.float64).unbind()
+
+    def loss(f):
+        assert f.requires_grad or not modes.no_modes_active()
+        return fastrecur.forget_mult(f, x).square().sum()
+
+    def derivatives():
+        grad, both = torch.func.grad(loss), torch.stack([f, x.sigmoid()])
+        penalty = torch.func.grad(lambda f: grad(f).square().sum())
+        yield from (grad(f), torch.vmap(grad)(both), torch.func.jvp(grad, (f,), (x,)), torch.func.hessian(loss)(f))
+        yield from (penalty(f), torch.func.jacfwd(lambda f: fastrecur.forget_mult(f, x))(f))
+
+    expected = list(derivatives())
+    for where in (internals, modes):
+        for key in vars(where).keys() & vars(module).keys() - {"__name__"}:
+            monkeypatch.setattr(where, key, getattr(module, key))
+    torch.testing.assert_close(list(derivatives()), expected)
+    assert torch.autograd.gradgradcheck(lambda f: fastrecur.forget_mult(f, x), f.requires_grad_())
+    assert modes.no_modes_active()
+    for mode in (FakeTensorMode(), forward_ad.dual_level(), BaseTorchFunctionMode()):
+        with mode:
+            assert not modes.no_modes_active()
+
+
 MISSING = {  # what the names are to be found behind, for torch not to have them
-    "modes": ['_find("torch._C._len_torch_dispatch_stack'],
-    "small things": ['hasattr(_profiler, "', '(*_HOOKS, "_compiled', '_find("torch._C._current_graph_task_id'],
-    "kernels": ['_find("torch.autograd.function._SingleLevelFunction', '_find("torch._VF._unpack_dual'],
-    "all": ['_find("torch'],
+    "modes": ['"torch._C._len_torch_dispatch_stack', '"torch.utils._python_dispatch'],
+    "small things": ['hasattr(_profiler, "', '(*_HOOKS, "_compiled', '"torch._C._current_graph_task_id'],
+    "kernels": ['"torch._C._after_autograd_keyset', "torch._C._dispatch_"],
+    "all": ['"torch.', "torch._C."],
 }
 
 
@@ -20,10 +61,10 @@ MISSING = {  # what the names are to be found behind, for torch not to have them
 @pytest.mark.parametrize("what", MISSING)
 def test_without(run_python, what):
     """Run a training step, and one of a network, with a module whose names torch does not have."""
-    text = (PACKAGE / "torch" / "_operator" / "internals.py").read_text()
+    text = SOURCE
     for start in MISSING[what]:
         assert start in text
-        text = text.replace(start, start.replace('("', '("absent.').replace(', "', ', "absent'))
+        text = text.replace(start, start.replace('"', '"absent.') if '"' in start else "torch.absent.")
     run_python(
         f"""
 import sys, types, warnings

@@ -1,6 +1,7 @@
 """torchqrnn's module."""
 
 import oracle
+import pytest
 import torch
 
 from fastrecur.torch import ForgetMult
@@ -17,3 +18,6 @@ def test_forget_mult():
         torch.testing.assert_close(module(f, x, hidden_init=state).double(), expected)
     module(f, x).sum().backward()
     assert f.grad.shape == f.shape
+    for error, state in ((ValueError, torch.ones(5, 3)), (TypeError, "a state")):
+        with pytest.raises(error, match="`hidden_init` must"):
+            module(f, x, state)

@@ -100,6 +100,15 @@ def test_bad_names(name):
     assert list(dict(linear.named_parameters())) == ["weight"]  # nothing was renamed
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [((3, ["weight"]), "`module` must be"), ((nn.Linear(2, 2), "weight"), "`weights` must be a list")],
+)
+def test_bad_types(given, words):
+    with pytest.raises(TypeError, match=words):
+        WeightDrop(*given)
+
+
 @pytest.mark.parametrize("p", [-0.1, 1.5, "x"])
 def test_bad_dropout(p):
     with pytest.raises(ValueError, match="`dropout`"):

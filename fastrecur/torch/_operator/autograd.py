@@ -7,6 +7,7 @@ and vmap keys), so they hold for every graph that an operator stands in, however
 
 import contextlib
 import functools
+from typing import Any
 
 import torch
 
@@ -21,13 +22,18 @@ class Rules(internals.KernelFunction):  # type: ignore[misc]
     """An operator's autograd kernel, of its arguments behind the ``way`` on: family, keys, whether there are tangents.
 
     Where torch has not what such a kernel needs, `setup` and `gradients` are registered as for any custom operator.
+    Where there are tangents, and no `jvp`, what the operator is ``composed`` of is run in its place.
     """
+
+    composed: Any = None
 
     @classmethod
     def run(cls, family, keyset, *arguments):
         tensors = [v for v in arguments if isinstance(v, torch.Tensor)]
         records = torch.is_grad_enabled() and any(v.requires_grad for v in tensors)
         has_tangents = internals.have_tangents(tensors)
+        if has_tangents and cls.composed is not None:
+            return cls.composed(family, *arguments)
         if not records and not has_tangents:
             with internals.below_autograd():
                 return cls.operators[family].redispatch(keyset & internals.after_autograd, *arguments)
@@ -39,7 +45,7 @@ class Rules(internals.KernelFunction):  # type: ignore[misc]
         """Run the operator without recording here; levels further out record for themselves."""
         family, keyset, has_tangents = way
         with contextlib.ExitStack() as stack:
-            if internals.interpreter() is not None:
+            if internals.interpreter():
                 stack.enter_context(torch.enable_grad())
                 stack.enter_context(internals.with_forward_mode(True))
             stack.enter_context(internals.below_autograd())
@@ -139,7 +145,7 @@ def gradients_of(function, operands, needed, cotangents):
         results = function(*(next(given) if need else v for v, need in zip(operands, needed, strict=True)))
         return tuple(results[k] for k in places)
 
-    if internals.interpreter() is not None:
+    if internals.interpreter():
         _, pull = torch.func.vjp(run, *wanted)
         grads = pull(tuple(cotangents[k] for k in places))
     else:  # where hooks on saved tensors may be, which a transform refuses
@@ -155,36 +161,40 @@ def gradients_of(function, operands, needed, cotangents):
     return [next(grads) if need else None for need in needed]
 
 
-class _Vjp(Rules):
-    operators = ops.VJP
+class Composed(Rules):
+    """An operator whose derivatives are those of what it is composed of, which is run anew."""
+
+    @staticmethod
+    def unwanted(inputs, output):
+        """Return the results that stand for nothing."""
+        return []
 
     @classmethod
-    def run(cls, family, keyset, *arguments):
-        """Run it of the recurrence where there are tangents."""
-        if internals.have_tangents(v for v in arguments if isinstance(v, torch.Tensor)):
-            return _adjoint(family, *arguments)
-        return super().run(family, keyset, *arguments)
-
-    @staticmethod
-    def setup(family, ctx, inputs, output, needed=None, has_tangents=False):
-        """Keep all operands: each is in the gradient's gradient."""
-        tensors, ctx.options = inputs[:-6], inputs[-6:]
-        ctx.family, ctx.wanted = family, ctx.options[3:]
+    def setup(cls, family, ctx, inputs, output, needed=None, has_tangents=False):
+        """Keep all arguments: each is in the gradient's gradient."""
+        is_tensor = [isinstance(v, torch.Tensor) for v in inputs]
+        ctx.others = family, [None if is_one else v for v, is_one in zip(inputs, is_tensor, strict=True)]
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*(v for v, is_wanted in zip(output, ctx.wanted, strict=True) if not is_wanted))
-        ctx.save_for_backward(*tensors)
+        ctx.mark_non_differentiable(*cls.unwanted(inputs, output))
+        ctx.save_for_backward(*(v if is_one else None for v, is_one in zip(inputs, is_tensor, strict=True)))
 
-    @staticmethod
-    def gradients(ctx, needed, *cotangents):
-        """Return the gradients of g, a, b, h, h0 and grad_last for the cotangents of grad_a, grad_b and grad_h0."""
-        tensors, family, options = ctx.saved_tensors, ctx.family, ctx.options
-        cotangents = [c if is_wanted else None for c, is_wanted in zip(cotangents, ctx.wanted, strict=True)]
+    @classmethod
+    def gradients(cls, ctx, needed, *cotangents):
+        """Return the gradients of the arguments that are tensors, for the cotangents of the results."""
+        family, others = ctx.others
         if not any(needed) or all(c is None for c in cotangents):
             return (None,) * len(needed)
-        grads = gradients_of(
-            lambda *operands: _adjoint(family, *operands, *options), tensors, needed[: len(tensors)], cotangents
-        )
-        return *grads, *(None for _ in options)
+        inputs = [other if v is None else v for v, other in zip(ctx.saved_tensors, others, strict=True)]
+        return tuple(gradients_of(functools.partial(cls.composed, family), inputs, needed, cotangents))
+
+
+class _Vjp(Composed):
+    operators = ops.VJP
+    composed = staticmethod(_adjoint)
+
+    @staticmethod
+    def unwanted(inputs, output):
+        return [v for v, is_wanted in zip(output, inputs[-3:], strict=True) if not is_wanted]
 
 
 def _forward_vmap(family, info, in_dims, *arguments):

@@ -1,9 +1,10 @@
-"""What torch does not document, in one place: each name is looked for, and what does without it is slower and right.
+"""What torch does not document, in one place: each name is looked for, and there is another way where one is missing.
 
 Where it cannot be told what torch has in play beside a call, every call goes through the dispatcher. Where a kernel of
 the autograd keys cannot be made, gradients are recorded as for any custom operator: in backward mode alone.
 """
 
+import contextlib
 import importlib
 import types
 from typing import Any
@@ -11,13 +12,17 @@ from typing import Any
 import torch
 
 
-def _find(name):
-    """Return a thing of torch's by its name; None if this torch has it not."""
-    module, _, own = name.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), own, None)
-    except ImportError:
-        return None
+def _find(*ways):
+    """Return the first of some things that torch has, by their names, or by functions that return them; or None."""
+    for way in ways:
+        try:
+            if callable(way):
+                return way()
+            module, _, own = way.rpartition(".")
+            return getattr(importlib.import_module(module), own)
+        except (ImportError, AttributeError):
+            pass
+    return None
 
 
 def _all(*things):
@@ -25,56 +30,94 @@ def _all(*things):
 
 
 compiling = torch.compiler.is_dynamo_compiling
-interpreter = _find("torch._C._functorch.peek_interpreter_stack")
-dispatch_modes = _find("torch._C._len_torch_dispatch_stack")
-function_modes = _find("torch._C._len_torch_function_stack")
+# What is true if there is one of its kind.
+interpreter = _find("torch._C._functorch.peek_interpreter_stack", "torch._C._are_functorch_transforms_active")
+dispatch_modes = _find("torch._C._len_torch_dispatch_stack", "torch.utils._python_dispatch.is_in_torch_dispatch_mode")
+function_modes = _find("torch._C._len_torch_function_stack", "torch._C._is_torch_function_mode_enabled")
 function_mode = _find("torch._C._get_function_stack_at")
-tracing = _find("torch._C._get_tracing_state")
+tracing = _find("torch._C._get_tracing_state", "torch.jit.is_tracing")
 DeviceContext = _find("torch.utils._device.DeviceContext")
 backward_pass = _find("torch._C._current_graph_task_id") or (lambda: -1)
 # Lets a named tuple be part of a program that torch.export saves.
 register_namedtuple = _find("torch.utils._pytree._register_namedtuple") or (lambda kind, **name: None)
 raw_stream = _find("torch._C._cuda_getCurrentRawStream")  # only where torch has CUDA
 
-# Whether it can be told what torch has in play.
-TELLS_MODES = _all(
-    interpreter, dispatch_modes, function_modes, function_mode, tracing, DeviceContext,
-    _find("torch.autograd.forward_ad._current_level"),
-)  # fmt: skip
+TELLS_MODES = _all(interpreter, dispatch_modes, function_modes, tracing)  # what torch has in play
 if not TELLS_MODES:
     interpreter, tracing = interpreter or (lambda: None), tracing or (lambda: None)
-_forward_ad = torch.autograd.forward_ad if TELLS_MODES else types.SimpleNamespace(_current_level=-1)
+_forward_ad: Any = torch.autograd.forward_ad
+_tells_levels, _probe = hasattr(_forward_ad, "_current_level"), torch.zeros(())
 _profiler: Any = torch.autograd.profiler
 if not hasattr(_profiler, "_is_profiler_enabled"):
     _profiler = types.SimpleNamespace(_is_profiler_enabled=False)
 
 
 def has_forward_level():
-    return _forward_ad._current_level >= 0
+    if _tells_levels:
+        return _forward_ad._current_level >= 0
+    try:
+        _forward_ad.make_dual(_probe, _probe)
+    except RuntimeError:  # there is none
+        return False
+    return True
+
+
+def give_devices_alone():
+    """Return whether all modes of functions only give new tensors a device, as torch.set_default_device does."""
+    if function_mode is None or DeviceContext is None or function_modes() is True:
+        return False
+    return all(type(function_mode(k)) is DeviceContext for k in range(function_modes()))
 
 
 def is_profiled():
     return _profiler._is_profiler_enabled
 
 
-KernelFunction = _find("torch.autograd.function._SingleLevelFunction")
-enable_one_level = _find("torch._functorch.utils.enable_single_level_autograd_function")
-below_autograd = _find("torch._C._AutoDispatchBelowAutograd")
-after_autograd = _find("torch._C._after_autograd_keyset")
-with_forward_mode = _find("torch.autograd.forward_ad._set_fwd_grad_enabled")
-_is_forward_mode = _find("torch._C._is_fwd_grad_enabled")
-_unpack_dual = _find("torch._VF._unpack_dual")
-HAS_KERNELS = TELLS_MODES and _all(
-    KernelFunction, enable_one_level, below_autograd, after_autograd, with_forward_mode, _is_forward_mode, _unpack_dual
+@contextlib.contextmanager
+def _one_level():
+    own: Any = torch._C._functorch
+    before = own.get_single_level_autograd_function_allowed()
+    own.set_single_level_autograd_function_allowed(True)
+    try:
+        yield
+    finally:
+        own.set_single_level_autograd_function_allowed(before)
+
+
+@contextlib.contextmanager
+def _forward_mode(is_enabled):
+    before = torch._C._is_fwd_grad_enabled()
+    torch._C._set_fwd_grad_enabled(is_enabled)
+    try:
+        yield
+    finally:
+        torch._C._set_fwd_grad_enabled(before)
+
+
+def _exclude_autograd():
+    key: Any = torch._C.DispatchKey
+    keys = [torch._C.DispatchKeySet(k) for k in (key.AutogradFunctionality, key.AutogradOther)]
+    return lambda: torch._C._ExcludeDispatchKeyGuard(keys[0] | keys[1])
+
+
+KernelFunction = _find("torch.autograd.function._SingleLevelFunction", lambda: torch.autograd.Function.__base__)
+enable_one_level = _find("torch._functorch.utils.enable_single_level_autograd_function", lambda: _one_level)
+below_autograd = _find("torch._C._AutoDispatchBelowAutograd", _exclude_autograd)
+after_autograd = _find(
+    "torch._C._after_autograd_keyset",
+    lambda: torch._C._dispatch_keyset_full_after(torch._C.DispatchKey.AutogradOther),
 )
+with_forward_mode = _find("torch.autograd.forward_ad._set_fwd_grad_enabled", lambda: _forward_mode)
+_is_forward_mode = _find("torch._C._is_fwd_grad_enabled") or (lambda: True)
+HAS_KERNELS = TELLS_MODES and _all(below_autograd, after_autograd)
 if not HAS_KERNELS:
     KernelFunction = torch.autograd.Function  # of which nothing is applied
 
 
 def have_tangents(tensors):
     # The compiler enters levels unseen by `torch.autograd.forward_ad`, but inside a transform.
-    may_have = (has_forward_level() or interpreter() is not None) and _is_forward_mode()
-    return may_have and any(_unpack_dual(tensor, level=0)[1] is not None for tensor in tensors)
+    may_have = (has_forward_level() or interpreter()) and _is_forward_mode()
+    return may_have and any(_forward_ad.unpack_dual(tensor, level=0).tangent is not None for tensor in tensors)
 
 
 _unwrap_if_dead = _find("torch._C._functorch.unwrap_if_dead") or (lambda tensor: tensor)
@@ -89,7 +132,7 @@ def alive(tensor):
 
 def primal(tensor):
     """Return a tensor without its own tangent; torch itself leaves out the tangents of a function's tangents."""
-    return None if tensor is None else _unpack_dual(tensor, level=0)[0]
+    return None if tensor is None else _forward_ad.unpack_dual(tensor, level=0).primal
 
 
 _HOOKS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"

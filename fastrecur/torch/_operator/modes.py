@@ -21,16 +21,11 @@ def no_modes_active():
         internals.TELLS_MODES
         and not compiling()
         and not dispatch_modes()
-        and interpreter() is None
+        and not interpreter()
         and not internals.has_forward_level()
-        and tracing() is None
-        and (not function_modes() or _give_devices_alone())
+        and not tracing()
+        and (not function_modes() or internals.give_devices_alone())
     )
-
-
-def _give_devices_alone():
-    """Return whether all modes of functions only give new tensors a device, as torch.set_default_device does."""
-    return all(type(internals.function_mode(k)) is internals.DeviceContext for k in range(function_modes()))
 
 
 def key_of(options, *operands):
@@ -79,9 +74,9 @@ def loses_attributes():
         return "torch.export"
     if torch.compiler.is_compiling():
         return None
-    if tracing() is not None:
+    if tracing():
         return "torch.jit.trace"
-    if interpreter() is not None:
+    if interpreter():
         return "a transform of torch.func"
     return None if internals.backward_pass() == -1 else "the recomputation of a checkpoint"
 
@@ -96,6 +91,20 @@ def kernel_can_read(tensor, is_cuda=False):
         return not tensor.is_neg() and not tensor.is_conj() and (tensor.data_ptr() != 0 or tensor.numel() == 0)
     except RuntimeError:  # a wrapper, of a transform that has no interpreter or is over
         return False
+
+
+def operator_takes(tensors):
+    """Return whether tensors may be an operator's own: those of other classes may know torch's operators alone."""
+    return all(type(v) in PLAIN or (torch.compiler.is_compiling() and type(v).__name__ != "DTensor") for v in tensors)
+
+
+def compiles_for_cpu(tensor):
+    """Return whether a program is compiled, to be run here and not to be exported, for a tensor on a CPU."""
+    return compiling() and not _exporting() and is_on_cpu(tensor)
+
+
+def is_on_cpu(tensor):
+    return tensor is None or tensor.is_cpu and operator_takes([tensor])
 
 
 def is_overridden(*values):

@@ -2,6 +2,7 @@
 
 import numbers
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
@@ -65,6 +66,13 @@ def check_sizes(**sizes):
             raise TypeError(say.rnn_number(name, "of type int", size))
         if size <= 0:
             raise ValueError(say.rnn_greater_than_zero(name, size))
+
+
+def check_batch_size(size):
+    if size is not None and (not isinstance(size, (numbers.Integral, torch.SymInt)) or isinstance(size, bool)):
+        raise TypeError(say.rnn_number("batch_size", "of type int", size))
+    if size is not None and size < 0:
+        raise ValueError(say.at_least("batch_size", 0, size))
 
 
 def check_flags(**flags):

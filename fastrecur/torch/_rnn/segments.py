@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from ..._arguments import checks, messages as say
-from ...recurrence import forget_mult
 from .._operator import arguments
 
 
@@ -16,14 +15,6 @@ class Cut(namedtuple("Cut", "offsets resets")):
 
     def n_series(self, rows):
         return rows.shape[1] if self.offsets is None else self.offsets.shape[0] - 1
-
-    def recurrence(self, f, z, c0, **options):
-        """Return `forget_mult`, and the last states of series, (N, H)."""
-        options |= self._asdict()
-        if self.offsets is None:
-            return forget_mult(f, z, c0, **options)
-        h, last = forget_mult(f, z, None if c0 is None else c0.unsqueeze(1), **options)
-        return h, last.squeeze(1)
 
     def windows(self, rows, window, previous, reverse, keeps):
         """Return what `windows` returns, with zeros beyond a border: a table's rows, the last of which is zeros."""

@@ -111,7 +111,7 @@ class _Walk(nn.Module):
         if isinstance(module, QRNNLayer):
             output, *lasts = self.layer(module, rows, hidden, is_batched)
         elif isinstance(hidden, _state.QRNNState):
-            raise TypeError(say.rnn_hidden_type(type(hidden)))
+            raise TypeError(say.rnn_hidden_type("hidden", type(hidden)))
         else:
             states = _state.of_network(module, hidden, rows, rows.shape[1], is_batched)
             output, lasts = module._through(rows, states, self.layer)
