@@ -53,7 +53,7 @@ SECTIONS = {
                           more="howto/torch"),
         "lru": Example("LRU: coefficients that oscillate", "Impulse responses of complex and of real coefficients"),
         "mamba": Example("Mamba on a laptop", "Loss by seconds of training, by fastrecur's scan and by a Python loop",
-                         "--steps 8", "howto/mamba"),
+                         "--steps 8 --length 64", "howto/mamba"),
         "qrnn_against_lstm": Example("QRNN and LSTM on Shakespeare", "Test loss by steps and by time",
                                      "--steps 2", "howto/qrnn",
                                      "AMD EPYC, 2 cores, torch 2.13, 2026-11-25, with ``--steps 150``"),

@@ -5,7 +5,7 @@ over the steps of a sequence. Then the trained one writes text, one character af
 losses, the time of a step, the characters a second and a sample, and saves a chart of the loss over time, in about a
 minute on two cores:
 
-    python examples/mamba.py [--steps N] [--output FILE]
+    python examples/mamba.py [--steps N] [--length L] [--output FILE]
 
 [1] A. Gu, T. Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", arXiv:2312.00752
 """
@@ -15,6 +15,7 @@ import contextlib
 import copy
 import gzip
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib
@@ -29,25 +30,25 @@ from tqdm import tqdm
 from fastrecur.torch.mamba import patch_transformers
 
 TEXT = Path(__file__).resolve().parent / "data" / "tinyshakespeare.txt.gz"
-BATCH, LENGTH, WRITTEN = 8, 192, 200
+BATCH, WRITTEN = 8, 200
 Step = tuple[float, float]  # the time since the first one began, and the loss
 OURS, THEIRS = "fastrecur's scan", "transformers' loop"
 
 
-def batches(text: torch.Tensor):
+def batches(text: torch.Tensor, length: int) -> Iterator[torch.Tensor]:
     """Yield batches of segments that begin anywhere in the text, the same ones in every run."""
     draw = torch.Generator().manual_seed(0)
     while True:
-        starts = torch.randint(len(text) - LENGTH, (BATCH, 1), generator=draw)
-        yield text[starts + torch.arange(LENGTH)]
+        starts = torch.randint(len(text) - length, (BATCH, 1), generator=draw)
+        yield text[starts + torch.arange(length)]
 
 
-def train(model: torch.nn.Module, text: torch.Tensor, steps: int, seconds: float, name: str) -> list[Step]:
+def train(model: torch.nn.Module, data: Iterator[torch.Tensor], steps: int, seconds: float, name: str) -> list[Step]:
     """Train for some steps, or until the time is over; return its steps."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps + 1)
     curve, began = [], time.perf_counter()
-    for _, tokens in zip(tqdm(range(steps), desc=name), batches(text), strict=False):
+    for _, tokens in zip(tqdm(range(steps), desc=name), data, strict=False):
         loss = model(tokens, labels=tokens).loss
         optimizer.zero_grad()
         loss.backward()
@@ -71,6 +72,7 @@ def write(model: torch.nn.Module, prompt: torch.Tensor, count: int = WRITTEN) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=250)
+    parser.add_argument("--length", type=int, default=192)
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".png"))
     options = parser.parse_args()
 
@@ -88,15 +90,17 @@ def main() -> None:
     curves, speeds, samples, seconds = {}, {}, {}, float("inf")
     for name, model in models.items():
         with patch_transformers() if name == OURS else contextlib.nullcontext():
-            train(copy.deepcopy(model), text, 1, seconds, "compile")  # and whatever else the first step does
-            curves[name] = train(model, text, options.steps, seconds, name)
+            if name == OURS:
+                train(copy.deepcopy(model), batches(text, options.length), 1, seconds, "compile")
+            curves[name] = train(model, batches(text, options.length), options.steps, seconds, name)
         seconds = curves[OURS][-1][0]
     for name in models:  # the model that has learned, by both
         with patch_transformers() if name == OURS else contextlib.nullcontext():
             write(models[OURS], text[:1, None], 2)
             samples[name], speeds[name] = write(models[OURS], text[:1, None])
     size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    print(f"A Mamba of {config.num_hidden_layers} layers, {size:.2f} M weights; {BATCH} x {LENGTH} characters a step")
+    batch = f"{BATCH} x {options.length}"
+    print(f"A Mamba of {config.num_hidden_layers} layers, {size:.2f} M weights; {batch} characters a step")
     for name, curve in curves.items():
         steps, time_, last = len(curve), curve[-1][0], [loss for _, loss in curve[-5:]]
         print(

@@ -63,7 +63,7 @@ def selective_scan(
     Returns
     -------
     y : array
-        The outputs, in the shape, dtype and memory layout of ``u``.
+        The outputs, in the shape, dtype and memory layout of ``u``. Gradients flow to tensors that require grad.
     state : array
         Only with ``return_state``: the states after the last valid step in the scan direction, (B, D, N), in float32,
         or float64 if ``u`` is. To continue a stream, pass it as ``h0`` to the next call.
@@ -72,7 +72,7 @@ def selective_scan(
     ------
     TypeError
         For dtypes and libraries that are not supported, and for arrays of different libraries. There are no kernels for
-        a GPU yet.
+        a GPU yet: arrays there are refused, and tensors are scanned by torch's operators.
     ValueError
         For shapes that do not match, a complex operand, and an ``out`` that is read-only or shares memory. Nothing is
         written in these cases.

@@ -124,8 +124,11 @@ _unwrap_if_dead = _find("torch._C._functorch.unwrap_if_dead") or (lambda tensor:
 
 
 def alive(tensor):
-    """Return a tensor without the wrappers of transforms that are over: a pullback runs after the transform."""
-    while tensor is not None and (inner := _unwrap_if_dead(tensor)) is not tensor:
+    """Return a tensor without the wrappers of transforms that are over: a pullback runs after the transform.
+
+    A number, or None, is returned as it is.
+    """
+    while isinstance(tensor, torch.Tensor) and (inner := _unwrap_if_dead(tensor)) is not tensor:
         tensor = inner
     return tensor
 
