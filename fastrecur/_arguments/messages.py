@@ -153,6 +153,7 @@ def state_shape(name, shape, lanes):
     return f"`{name}` must have {rule}, got {tuple(shape)}"
 
 
+operator_shape = _message("`{0}` must have the shape {2}, got {1}")
 operand_shape = _message("`{0}` must have the shape of the result, {2}, or broadcast to it, got {1}")
 lengths_dtype = _message("`lengths` must hold integers, got {came}")
 

@@ -261,6 +261,7 @@ def test_transformers(family, dtype):
 
     *plain, generated = run()
     with mamba.patch_transformers() as patched:
+        assert isinstance(patched, mamba.Patched)
         assert "mamba.mamba_selective_scan" in repr(patched)
         assert mamba.patch_transformers().names == ()
         *ours, again = run()

@@ -244,6 +244,15 @@ def test_blocks_of_time_give_the_whole_of_cut_rows(kind, monkeypatch):
         assert_alike(blocks, by_operators(product, c0.double(), **options), torch.float32)
 
 
+@pytest.mark.parametrize(("name", "shape"), [("c0", (3, 6)), ("mask", (3, 2, 5)), ("c0", (2,))])
+def test_an_operator_s_tensors_have_the_shapes_that_kernels_read(name, shape):
+    given = {"c0": None, "mask": None} | {name: torch.zeros(shape)}
+    with pytest.raises(ValueError, match=f"`{name}` must have the shape .* got .*{shape[-1]},?"):
+        torch.ops.fastrecur.qrnn_pool(
+            torch.zeros(4, 2, 18), given["c0"], given["mask"], 1.0, None, None, None, 2, True, False
+        )
+
+
 def test_gradients_of_gradients():
     product, c0, keep = problem(torch.float64, 3, True, "mask", first=True, steps=4, batch=2)
     product.requires_grad_()

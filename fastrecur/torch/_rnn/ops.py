@@ -154,21 +154,36 @@ def _with_unit_strides(*rows):
     return (v if v is None or v.stride(-1) == 1 else v.contiguous() for v in rows)
 
 
+def _check(layout, rows, size, **tensors):
+    """Raise unless tensors have the shapes that kernels take for granted: of states of sequences, or of rows."""
+    for name, tensor in tensors.items():
+        wanted = (layout.batch, size) if name in ("c0", "grad_last") else (*rows.shape[:-1], size)
+        if tensor is not None and tuple(tensor.shape) != wanted:
+            raise ValueError(say.operator_shape(name, tensor.shape, wanted))
+
+
 def _forward(product, c0, mask, *options):
     product, mask = _with_unit_strides(product, mask)
-    h, last, states = run(product, c0, *_setting(product, mask, *options), True)
+    keep, layout, gated = _setting(product, mask, *options)
+    _check(layout, product, product.shape[-1] // (2 + gated), c0=c0, mask=mask)
+    h, last, states = run(product, c0, keep, layout, gated, True)
     return h, last, h.new_empty(0) if states is None else states
 
 
 def _vjp(grad_h, grad_last, product, states, c0, mask, *options):
     product, states, mask = _with_unit_strides(product, states, mask)
-    return run_vjp(grad_h, grad_last, product, states, c0, *_setting(product, mask, *options))
+    keep, layout, gated = _setting(product, mask, *options)
+    given = {"grad_h": grad_h, "grad_last": grad_last, "states": states, "c0": c0, "mask": mask}
+    _check(layout, product, product.shape[-1] // (2 + gated), **given)
+    return run_vjp(grad_h, grad_last, product, states, c0, keep, layout, gated)
 
 
 def _layer(source, weight, bias, c0, mask, *options):
     if source.is_cuda or mask is not None:
         return _layer_composed(None, source, weight, bias, c0, mask, *options)
-    return run_layer(source, weight, bias, c0, *_setting(source, mask, *options))
+    keep, layout, gated = _setting(source, mask, *options)
+    _check(layout, source, weight.shape[0] // (2 + gated), c0=c0)
+    return run_layer(source, weight, bias, c0, keep, layout, gated)
 
 
 def _forward_fake(product, c0, *options):
