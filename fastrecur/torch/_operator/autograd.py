@@ -150,7 +150,8 @@ def gradients_of(function, operands, needed, cotangents):
         grads = pull(tuple(cotangents[k] for k in places))
     else:  # where hooks on saved tensors may be, which a transform refuses
         with torch.enable_grad():
-            wanted = [v.view_as(v) for v in wanted]  # or of one that is two operands each would have both's
+            # Views, or of one that is two operands each would have both's.
+            wanted = [v.view_as(v) if v.requires_grad else v.detach().requires_grad_() for v in wanted]
             pairs = [(result, cotangents[k]) for k, result in zip(places, run(*wanted), strict=True)]
         pairs = [pair for pair in pairs if pair[0].requires_grad]
         if not pairs:
