@@ -56,8 +56,8 @@ else:  # of type checkers, it would take any name
     def __getattr__(name):
         if name in ("filters", "returns", "smoothing"):
             return _import_module(f".{name}", __name__)
-        home = "fastrecur.torch" if name == "torch" else _home_of(name)
-        advice = f": import {home} first" if name == "torch" else f": it is in {home}" if home else ""
+        home = _home_of(name)
+        advice = ": import fastrecur.torch first" if name == "torch" else f": it is in {home}" if home else ""
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}{advice}")
 
     def __dir__():

@@ -87,16 +87,15 @@ def steps(times, shape, axis, last=None, begins=None, xp=np, readable=True):
         times = times.to(xp.int64 if is_whole else xp.float64)
     elif times.dtype.kind == "f":
         times, is_whole = times.astype(np.float64, copy=False), False
-    if readable and not bool(xp.isfinite(times).all()):
-        raise ValueError(say.times_missing(times[~xp.isfinite(times)][0]))
+    if readable and not bool((are_there := xp.isfinite(times)).all()):
+        raise ValueError(say.times_missing(times[~are_there][0]))
     lead = (slice(None),) * axis
     first = times[(*lead, slice(0, 1))]
     before = first if last is None else xp.broadcast_to(last, first.shape)
     before = xp.concatenate([before, times[(*lead, slice(0, -1))]], axis=axis)
     if begins is not None:
         before = xp.where(begins, times, before)
-    if readable and bool((before > times).any()):
-        bad = before > times
+    if readable and bool((bad := before > times).any()):
         raise ValueError(say.times_order(before[bad][0], times[bad][0]))
     if not is_whole:
         return times - before
