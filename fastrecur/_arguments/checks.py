@@ -148,5 +148,18 @@ def out_memory(out: Any, operands: Any, ends: Any = ()) -> None:
             raise ValueError(say.out_shared(name))
 
 
+def out_array(out: np.ndarray, shape: tuple[int, ...], dtype: np.dtype, operands: Any, ends: Any = ()) -> None:
+    """Raise unless a result of a shape and a dtype may be written to an array; the rest as for `out_memory`."""
+    if out.shape != shape:
+        raise ValueError(say.out_shape(out.shape, shape))
+    if out.dtype != dtype:
+        raise TypeError(say.out_dtype(out.dtype, dtype))
+    if not out.flags.writeable:
+        raise ValueError(say.out_read_only())
+    if arrays.overlaps_itself(out):
+        raise ValueError(say.out_self_overlap())
+    out_memory(out, operands, ends)
+
+
 # By the argument's name: such an array, checked against the number of steps.
 IN_RANGE = {"lengths": lengths_in_range, "offsets": offsets_in_range}

@@ -153,7 +153,7 @@ def state_shape(name, shape, lanes):
     return f"`{name}` must have {rule}, got {tuple(shape)}"
 
 
-operator_shape = _message("`{0}` must have the shape {2}, got {1}")
+exact_shape = _message("`{0}` must have the shape {2}, got {1}")
 operand_shape = _message("`{0}` must have the shape of the result, {2}, or broadcast to it, got {1}")
 lengths_dtype = _message("`lengths` must hold integers, got {came}")
 
@@ -197,7 +197,6 @@ out_self_overlap = _message("`out` must not overlap itself, got an array with tw
 
 
 scan_layout = _message("`layout` must be 'bdl' for (B, D, L) or 'bld' for (B, L, D), got {layout!r}")
-scan_shape = _message("`{name}` must have the shape {rule}, got {came}")
 scan_map = _message("`{name}` must have the shape {step}, {groups} or {constant}, got {came}")
 scan_groups = _message(
     "`{name}` must have a number of groups that divides the number of channels {channels}, got {came}"
@@ -362,10 +361,6 @@ filter_coefficients = _message(
     "`{0}` must have the shape {2} (one filter), {3} (one for each series) or {4} (one for each step), or 1 in place "
     "of an axis of `x` in the latter two, got {1}"
 )
-filter_polynomial = _message(
-    "`{0}` must have the shape {2} (one filter), {3} (one for each series) or {4} (one for each step), or 1 in place "
-    "of an axis of `x` in the latter two, got {1}"
-)
 filter_lead = _message("`a` must not begin with 0: its first coefficient divides all others")
 filter_constant = _message("`sos` must not vary in time: what is filtered in both directions has one filter a series")
 filter_padtype = _message("`padtype` must be 'odd', 'even', 'constant' or None, got {came!r}")
@@ -373,7 +368,6 @@ filter_padlen = _message("`x` must have more steps than `padlen`, {1}, got {0}")
 filter_order = _message("filters whose coefficients vary in time must be of order {0} at most, got {1}")
 filter_a0 = _message("`sos` must have 1 in its column 3, a0, of all sections: divide each section by it")
 filter_real = _message("`{name}` must be real, got dtype {dtype}: filters have real coefficients here")
-filter_zi = _message("`{0}` must have the shape {2}, or broadcast to it, got {1}")
 filter_in_memory = _message("`x` must be in memory here, got a Dask array: sosfilt and lfilter take these")
 filter_lazy = _message("gradients of filters are for arrays in memory and tensors, got a Dask array")
 filter_second = _message("gradients of gradients are for coefficients that do not vary in time")

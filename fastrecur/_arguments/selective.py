@@ -73,7 +73,7 @@ def check(
     if resets is not None:
         resets = checks.on_host("resets", resets)
         if resets.ndim != 2 or any(n not in (1, m) for n, m in zip(resets.shape, (batch, steps), strict=True)):
-            raise ValueError(say.scan_shape("resets", (batch, steps), resets.shape))
+            raise ValueError(say.exact_shape("resets", resets.shape, (batch, steps)))
         resets = np.broadcast_to(resets, (batch, steps))
     wanted = {"delta": shapes.u, "z": shapes.u, "A": (channels, states), "h0": (rows, channels, states)}
     wanted |= {"D": (channels,), "delta_bias": (channels,)}
@@ -88,12 +88,12 @@ def check(
 
 def _dimensions(name, shape, count, rule):
     if len(shape) != count:
-        raise ValueError(say.scan_shape(name, rule, shape))
+        raise ValueError(say.exact_shape(name, shape, rule))
 
 
 def _same(name, shape, wanted):
     if tuple(shape) != tuple(wanted):
-        raise ValueError(say.scan_shape(name, tuple(wanted), shape))
+        raise ValueError(say.exact_shape(name, shape, tuple(wanted)))
 
 
 def _groups(name, shape, layout, sizes):

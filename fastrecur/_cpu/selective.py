@@ -38,10 +38,10 @@ def vjp(grad_y, operands, options, grad_state):
     operands = Operands(**arrays)
     sizes, options = check(_shapes_of(operands), *options)
     if grad_y.shape != operands.u.shape:
-        raise ValueError(say.scan_shape("grad_y", operands.u.shape, grad_y.shape))
+        raise ValueError(say.exact_shape("grad_y", grad_y.shape, operands.u.shape))
     states = sizes.rows, sizes.channels, sizes.states
     if grad_state is not None and grad_state.shape != states:
-        raise ValueError(say.scan_shape("grad_state", states, grad_state.shape))
+        raise ValueError(say.exact_shape("grad_state", grad_state.shape, states))
     grads = scan_vjp(_bits(grad_y), _in_bits(operands), sizes, options, grad_state)
     return Operands(*[
         None if own is None else owner.give(_as(grad, own.dtype)) for grad, own in zip(grads, operands, strict=True)
@@ -97,17 +97,10 @@ def _shapes_of(operands):
 
 def _check_out(out, operands, options):
     """Raise unless ``out`` may be written to; it may be what has a number for each of its own."""
-    if out.shape != operands.u.shape:
-        raise ValueError(say.out_shape(out.shape, operands.u.shape))
-    if out.dtype != operands.u.dtype:
-        raise TypeError(say.out_dtype(out.dtype, operands.u.dtype))
-    if not out.flags.writeable:
-        raise ValueError(say.out_read_only())
-    if _arrays.overlaps_itself(out):
-        raise ValueError(say.out_self_overlap())
-    named = operands._asdict()
+    u, named = operands.u, operands._asdict()
     timed = [(name, named.pop(name)) for name in TIMED]
-    checks.out_memory(out, timed, [*named.items(), ("offsets", options.offsets), ("resets", options.resets)])
+    ends = *named.items(), ("offsets", options.offsets), ("resets", options.resets)
+    checks.out_array(out, u.shape, u.dtype, timed, ends)
 
 
 # ---- Run ------------------------------------------------------------------------------------------------------------

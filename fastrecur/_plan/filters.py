@@ -54,7 +54,7 @@ def check_states(states, sos, shape, axis):
     wanted = state_shape(sos, shape, axis)
     for name, value in states.items():
         if value is not None and not (len(value.shape) == len(wanted) and problem.fits(tuple(value.shape), wanted)):
-            raise ValueError(say.filter_zi(name, tuple(value.shape), wanted))
+            raise ValueError(say.same_shape(name, tuple(value.shape), wanted))
 
 
 def lengths_of(lengths, shape, axis):

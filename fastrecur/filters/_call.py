@@ -89,16 +89,5 @@ def check_out(out, x, dtype, operands):
     array = _arrays.take("out", out)[0]
     if not isinstance(array, np.ndarray):
         raise TypeError(say.out_type(type(out)))
-    if array.shape != x.shape:
-        raise ValueError(say.out_shape(array.shape, x.shape))
-    if array.dtype != dtype:
-        raise TypeError(say.out_dtype(array.dtype, dtype))
-    if not array.flags.writeable:
-        raise ValueError(say.out_read_only())
-    if _arrays.overlaps_itself(array):
-        raise ValueError(say.out_self_overlap())
-    checks.out_memory(array, operands)
-    for name, operand in operands[1:]:
-        if operand is not None and _arrays.overlap(array, operand):
-            raise ValueError(say.out_shared(name))
+    checks.out_array(array, x.shape, dtype, operands[:1], operands[1:])
     return array

@@ -53,7 +53,7 @@ def _polynomial(xp, name, value, x, axis):
     ranks = {0: (), len(series): series, len(shape): shape}
     if not value.ndim or not value.shape[-1] or len(lead) not in ranks or not problem.fits(lead, ranks[len(lead)]):
         forms = [f"({', '.join(map(str, (*own, 'coefficients')))})" for own in ((), series, shape)]
-        raise ValueError(say.filter_polynomial(name, tuple(value.shape), *forms))
+        raise ValueError(say.filter_coefficients(name, tuple(value.shape), *forms))
     return value
 
 
@@ -99,7 +99,7 @@ def _state(xp, zi, x, axis, order, filled):
     zi = zi if hasattr(zi, "chunks") else _floats(xp, "zi", zi, x)
     wanted = (*x.shape[:axis], order, *x.shape[axis + 1 :])
     if zi.ndim != len(wanted) or not problem.fits(tuple(zi.shape), wanted):
-        raise ValueError(say.filter_zi("zi", tuple(zi.shape), wanted))
+        raise ValueError(say.same_shape("zi", tuple(zi.shape), wanted))
     zi = xp.broadcast_to(zi, wanted)
     return _filled(xp, zi, filled, axis)[None]
 
@@ -202,7 +202,7 @@ class _Poles:
         wanted = (*self.shape[:axis], self.order, *self.shape[axis + 1 :])
         past = xp.zeros(wanted, dtype=xp.float64) if zi is None else _floats(xp, "zi", zi, self.x)
         if past.ndim != len(wanted) or not problem.fits(tuple(past.shape), wanted):
-            raise ValueError(say.filter_zi("zi", tuple(past.shape), wanted))
+            raise ValueError(say.same_shape("zi", tuple(past.shape), wanted))
         self.past = xp.broadcast_to(self.wide(past), wanted)
         self.lengths = None
         if lengths is not None:

@@ -115,7 +115,7 @@ def selective_state_update(
     tensor([[[2.6065]]])
     """
     if x.dim() != 2:
-        raise ValueError(say.scan_shape("x", "(B, D)", x.shape))
+        raise ValueError(say.exact_shape("x", x.shape, "(B, D)"))
     (batch, channels), states = x.shape, A.shape[-1]
     maps = [(batch, *v.shape[1:-1], states) if v.dim() == 3 else (batch, states) for v in (B, C)]
     for name, v, shape in (
@@ -123,7 +123,7 @@ def selective_state_update(
         ("C", C, maps[1]), ("D", D, x.shape[1:]), ("z", z, x.shape), ("dt_bias", dt_bias, x.shape[1:]),
     ):  # fmt: skip
         if v is not None and v.shape != shape:
-            raise ValueError(say.scan_shape(name, tuple(shape), v.shape))
+            raise ValueError(say.exact_shape(name, v.shape, tuple(shape)))
     if state.numel() < FEW and not (B.dim() == 3 or C.dim() == 3):
         y, last = _step(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
     else:

@@ -49,5 +49,5 @@ class ForgetMult(torch.nn.Module):
                 hidden_init = hidden_init[0]
             wanted = tensors.result_shape(problem.FORGET, f, x)[1:]
             if not problem.fits(hidden_init.shape, wanted):
-                raise ValueError(say.filter_zi("hidden_init", tuple(hidden_init.shape), wanted))
+                raise ValueError(say.same_shape("hidden_init", tuple(hidden_init.shape), wanted))
         return forget_mult(f, x, hidden_init)

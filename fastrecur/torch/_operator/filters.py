@@ -7,7 +7,7 @@ from ..._arguments import messages as say, shapes
 from ..._cpu import filters as _host
 from ..._cpu.machine import threads as _threads
 from ..._plan.filters import FIELDS, check_a0, check_sections, check_states, lengths_of, state_shape
-from . import autograd
+from . import arguments, autograd
 from .ops import library
 from .team import team
 
@@ -79,12 +79,7 @@ def _tensor(name, value, like):
 def check_out(out, x, operands):
     if not isinstance(out, torch.Tensor):
         raise TypeError(say.out_type(type(out)))
-    if out.shape != x.shape:
-        raise ValueError(say.out_shape(tuple(out.shape), tuple(x.shape)))
-    if out.dtype != x.dtype:
-        raise TypeError(say.out_dtype(out.dtype, x.dtype))
-    if torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in (*operands, out)):
-        raise RuntimeError(say.out_gradient())
+    arguments.check_out(out, x.shape, x.dtype, enumerate(operands))
     return out
 
 

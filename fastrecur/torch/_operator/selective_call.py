@@ -36,7 +36,7 @@ def vjp(grad_y, operands, options, grad_state):
     ends, options, states = _checked(operands, options)
     for name, v, shape in (("grad_y", grad_y, operands.u.shape), ("grad_state", grad_state, states)):
         if v is not None and v.shape != shape:
-            raise ValueError(say.scan_shape(name, tuple(shape), v.shape))
+            raise ValueError(say.exact_shape(name, v.shape, tuple(shape)))
     wanted = [v is not None for v in operands]
     grads = selective.VJP(grad_y, grad_state, *operands, *ends, *options, wanted)
     return Operands(*[grad if is_wanted else None for grad, is_wanted in zip(grads, wanted, strict=True)])
@@ -80,7 +80,7 @@ def _checked(operands, options):
         came = wanted if v is None else _shape(v)
         is_wide = name == "resets" and len(came) == 2  # axes of 1 are broadcast
         if came != wanted and not (is_wide and all(n in (1, m) for n, m in zip(came, wanted, strict=True))):
-            raise ValueError(say.scan_shape(name, wanted, came))
+            raise ValueError(say.exact_shape(name, came, wanted))
     ends = checks.parts(arguments.ends(checks.split(lengths, offsets, resets), (batch, sizes.steps), 1, operands))
     if ends.resets is not None:
         ends = ends._replace(resets=ends.resets.expand(batch, sizes.steps))
@@ -89,7 +89,7 @@ def _checked(operands, options):
             raise ValueError(say.scan_offsets_batch(batch))
         states = ends.offsets.shape[0] - 1, *states[1:]
     if operands.h0 is not None and operands.h0.shape != states:
-        raise ValueError(say.scan_shape("h0", states, operands.h0.shape))
+        raise ValueError(say.exact_shape("h0", operands.h0.shape, states))
     return ends, checked[:3], states
 
 

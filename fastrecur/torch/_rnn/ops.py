@@ -159,7 +159,7 @@ def _check(layout, rows, size, **tensors):
     for name, tensor in tensors.items():
         wanted = (layout.batch, size) if name in ("c0", "grad_last") else (*rows.shape[:-1], size)
         if tensor is not None and tuple(tensor.shape) != wanted:
-            raise ValueError(say.operator_shape(name, tensor.shape, wanted))
+            raise ValueError(say.exact_shape(name, tensor.shape, wanted))
 
 
 def _forward(product, c0, mask, *options):
