@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import _dispatch
-from ._arguments import adapters, checks
+from ._arguments import adapters, checks, names
 from ._plan.problem import FORGET, LINEAR
 
 __all__ = ["forget_mult", "forget_mult_vjp", "linear_recurrence", "linear_recurrence_vjp"]
@@ -14,6 +14,7 @@ _FORGET, _FORGET_VJP = ("f", "x", "h0"), ("grad_h", "f", "x", "h")
 _LINEAR, _LINEAR_VJP = ("a", "b", "h0"), ("grad_h", "a", "b", "h")
 
 
+@names.closed
 def forget_mult(
     f: Any,
     x: Any,
@@ -26,6 +27,7 @@ def forget_mult(
     resets: Any = None,
     return_state: bool = False,
     out: Any = None,
+    **unknown: Any,
 ) -> Any:
     r"""Average a series with a weight that may change at every step.
 
@@ -127,11 +129,14 @@ def forget_mult(
     >>> forget_mult(0.5, [8.0, 4.0, 2.0], resets=[False, True, False])
     array([4., 2., 2.])
     """
+    if unknown:
+        raise names.refused(forget_mult, unknown)
     if offsets is not None or resets is not None:
         lengths = checks.split(lengths, offsets, resets)
     return _dispatch.forward(FORGET, _FORGET, f, x, h0, axis, reverse, lengths, return_state, out)
 
 
+@names.closed
 def forget_mult_vjp(
     grad_h: Any,
     f: Any,
@@ -145,6 +150,7 @@ def forget_mult_vjp(
     offsets: Any = None,
     resets: Any = None,
     grad_state: Any = None,
+    **unknown: Any,
 ) -> tuple[Any, Any, Any]:
     r"""Return the gradients of `forget_mult`: its vector-Jacobian product.
 
@@ -196,6 +202,8 @@ def forget_mult_vjp(
     >>> forget_mult_vjp(np.ones(2), f, x, h)
     (array([12.,  0.]), array([0.75, 0.5 ]), None)
     """
+    if unknown:
+        raise names.refused(forget_mult_vjp, unknown)
     if offsets is not None or resets is not None:
         lengths = checks.split(lengths, offsets, resets)
     gradients: tuple[Any, Any, Any] = _dispatch.vjp(
@@ -204,6 +212,7 @@ def forget_mult_vjp(
     return gradients
 
 
+@names.closed
 def linear_recurrence(
     a: Any,
     b: Any,
@@ -216,6 +225,7 @@ def linear_recurrence(
     resets: Any = None,
     return_state: bool = False,
     out: Any = None,
+    **unknown: Any,
 ) -> Any:
     r"""Solve a first-order linear recurrence with coefficients that may change at every step.
 
@@ -264,11 +274,14 @@ def linear_recurrence(
     >>> linear_recurrence(0.5, [1.0, 1.0, 1.0], reverse=True)  # discounted returns
     array([1.75, 1.5 , 1.  ])
     """
+    if unknown:
+        raise names.refused(linear_recurrence, unknown)
     if offsets is not None or resets is not None:
         lengths = checks.split(lengths, offsets, resets)
     return _dispatch.forward(LINEAR, _LINEAR, a, b, h0, axis, reverse, lengths, return_state, out)
 
 
+@names.closed
 def linear_recurrence_vjp(
     grad_h: Any,
     a: Any,
@@ -282,6 +295,7 @@ def linear_recurrence_vjp(
     offsets: Any = None,
     resets: Any = None,
     grad_state: Any = None,
+    **unknown: Any,
 ) -> tuple[Any, Any, Any]:
     r"""Return the gradients of `linear_recurrence`: its vector-Jacobian product.
 
@@ -316,6 +330,8 @@ def linear_recurrence_vjp(
     >>> linear_recurrence_vjp(np.ones(2), a, b, h)
     (array([0., 8.]), array([1.5, 1. ]), None)
     """
+    if unknown:
+        raise names.refused(linear_recurrence_vjp, unknown)
     if offsets is not None or resets is not None:
         lengths = checks.split(lengths, offsets, resets)
     gradients: tuple[Any, Any, Any] = _dispatch.vjp(

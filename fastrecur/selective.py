@@ -4,11 +4,13 @@ from typing import Any
 
 from . import _dispatch
 from ._arguments import adapters
+from ._arguments.names import suggesting
 from ._arguments.selective import Operands
 
 __all__ = ["selective_scan", "selective_scan_vjp"]
 
 
+@suggesting
 def selective_scan(
     u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any = None, z: Any = None, delta_bias: Any = None, h0: Any = None, *,
     delta_softplus: bool = False, layout: str = "bdl", reverse: bool = False, lengths: Any = None, offsets: Any = None,
@@ -115,6 +117,7 @@ def selective_scan(
     return _dispatch.selective((*operands, out)).forward(operands, options, return_state, out)
 
 
+@suggesting
 def selective_scan_vjp(
     grad_y: Any, u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any = None, z: Any = None, delta_bias: Any = None,
     h0: Any = None, *, delta_softplus: bool = False, layout: str = "bdl", reverse: bool = False, lengths: Any = None,

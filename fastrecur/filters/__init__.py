@@ -2,11 +2,13 @@
 
 from typing import Any
 
+from .._arguments.names import suggesting
 from . import _call, _forms
 
 __all__ = ["allpole", "allpole_vjp", "lfilter", "sosfilt", "sosfilt_vjp", "sosfiltfilt"]
 
 
+@suggesting
 def allpole(
     a: Any, x: Any, axis: int = -1, zi: Any = None, *, reverse: bool = False, lengths: Any = None,
     return_state: bool = False, out: Any = None,
@@ -56,6 +58,7 @@ def allpole(
     return _forms.allpole(a, x, axis, zi, reverse, lengths, return_state, out)
 
 
+@suggesting
 def allpole_vjp(
     grad_y: Any, a: Any, x: Any, y: Any, zi: Any = None, *, axis: int = -1, reverse: bool = False,
     lengths: Any = None, grad_zf: Any = None,
@@ -90,6 +93,7 @@ def allpole_vjp(
     return grad_a, grad_x, grad_zi
 
 
+@suggesting
 def lfilter(
     b: Any, a: Any, x: Any, axis: int = -1, zi: Any = None, *, reverse: bool = False, lengths: Any = None,
     return_state: bool = False, out: Any = None,
@@ -128,6 +132,7 @@ def lfilter(
     return _forms.lfilter(b, a, x, axis, zi, reverse, lengths, return_state, out)
 
 
+@suggesting
 def sosfilt(
     sos: Any, x: Any, axis: int = -1, zi: Any = None, *, reverse: bool = False, lengths: Any = None,
     return_state: bool = False, out: Any = None,
@@ -206,6 +211,7 @@ def sosfilt(
     return _call.sosfilt(x, sos, zi, axis, reverse, lengths, return_state, out)
 
 
+@suggesting
 def sosfilt_vjp(
     grad_y: Any, sos: Any, x: Any, y: Any, zi: Any = None, *, axis: int = -1, reverse: bool = False,
     lengths: Any = None, grad_zf: Any = None,
@@ -240,6 +246,7 @@ def sosfilt_vjp(
     return grad_sos, grad_x, grad_zi
 
 
+@suggesting
 def sosfiltfilt(sos: Any, x: Any, axis: int = -1, padtype: str | None = "odd", padlen: int | None = None) -> Any:
     """Filter forward and then in reverse with a cascade of sections: without delay, of a whole record.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from .._arguments import messages as say
+from .._arguments import messages as say, names
 from . import state as _state
 from ._rnn import arguments
 from .qrnn_layer import BothDirections, QRNNLayer
@@ -56,6 +56,7 @@ class QRNN(nn.Module):
     (torch.Size([5, 3, 20]), torch.Size([2, 3, 20]))
     """
 
+    @names.suggesting
     def __init__(
         self,
         input_size: int,
@@ -138,6 +139,7 @@ class QRNN(nn.Module):
         states = [layer.initial_state(batch_size, device=device, dtype=dtype) for layer in self.layers]
         return _state.join(states)  # type: ignore[no-any-return]
 
+    @names.closed
     def forward(
         self,
         input: Tensor | PackedSequence,
@@ -146,6 +148,7 @@ class QRNN(nn.Module):
         hx: Tensor | Sequence[Tensor | None] | QRNNState | None = None,
         offsets: Any = None,
         resets: Any = None,
+        **unknown: Any,
     ) -> tuple[Any, Any]:
         """Return the output and the last states.
 
@@ -177,6 +180,8 @@ class QRNN(nn.Module):
             The states ``c`` of each layer and direction after the last valid step in its scan direction, before the
             output gate, as `hidden` takes them: a list where the layers' sizes differ. A `QRNNState` if one was given.
         """
+        if unknown:
+            raise names.refused(QRNN.forward, unknown)
         rows, batch_sizes, is_batched, batch, hidden, cut = arguments.open_call(
             self, input, hidden, hx, offsets, resets, []
         )

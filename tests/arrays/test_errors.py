@@ -1,6 +1,7 @@
 """Every bad argument: the type of the error, the argument in backticks, and nothing written."""
 
 import contextlib
+import inspect
 import sys
 
 import ml_dtypes
@@ -12,6 +13,7 @@ from test_forward import RECURRENCES, operands
 from test_segments import some_offsets
 
 import fastrecur
+import fastrecur.torch
 
 X = np.arange(15, dtype=np.float32).reshape(5, 3)
 F = np.full((5, 3), 0.5, np.float32)
@@ -445,3 +447,27 @@ def test_calls_of_a_kind_that_was_seen_before(rng, shape):
                 fastrecur.forget_mult(gate, value, reverse=0, **options)
         with pytest.raises(ValueError, match="overlap"):
             fastrecur.forget_mult(gate[:-1], value[:-1], resets=resets[:-1], out=value[1:])
+
+
+@pytest.mark.parametrize(
+    ("call", "near"),
+    [
+        (lambda: fastrecur.forget_mult(F, X, dim=1), r"forget_mult\(\) .*'dim': did you mean `axis`"),
+        (lambda: fastrecur.linear_recurrence(F, X, cu_seqlens=[0, 5]), "did you mean `offsets`"),
+        (lambda: fastrecur.forget_mult_vjp(X, F, X, X, revers=True), "did you mean `reverse`"),
+        (lambda: fastrecur.linear_recurrence_vjp(X, F, X, X, nothing=0), "it has `grad_h`, `a`"),
+        (lambda: fastrecur.selective_scan(X, X, X, X, X, dim=1), "it has `u`, `delta`"),
+        (lambda: fastrecur.filters.sosfilt(X, X, dim=1), "did you mean `axis`"),
+        (lambda: fastrecur.torch.QRNN(3, 4)(torch.ones(5, 1, 3), lengths=[5]), r"QRNN.forward\(\) .*`offsets`"),
+        (lambda: fastrecur.torch.QRNN(3, num_layer=2), r"QRNN\(\) .*did you mean `num_layers`"),
+    ],
+)
+def test_keywords_that_a_function_does_not_have(call, near):
+    with pytest.raises(TypeError, match=near):
+        call()
+
+
+def test_signatures_show_no_room_for_unknown_keywords():
+    functions = [getattr(fastrecur, name) for name in RECURRENCES] + [fastrecur.torch.QRNN.forward]
+    for function in functions:
+        assert "unknown" not in inspect.signature(function).parameters, function
