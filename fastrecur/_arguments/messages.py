@@ -188,7 +188,9 @@ out_type = _message("`out` must be an array of the operands' library, got {kind}
 out_shape = _message("`out` must have the result's shape {1}, got {0}")
 out_dtype = _message("`out` must have the result's dtype {1}, got {0}")
 out_read_only = _message("`out` must be writeable, got a read-only array")
-out_overlap = _message("`out` must be `{name}` itself or share no memory with it, got a partial overlap")
+out_overlap = _message(
+    "`out` must be `{name}` itself or share no memory with it, got memory that it shares in another order or in part"
+)
 out_shared = _message("`out` must share no memory with `{name}`, which are read while results are written")
 out_self_overlap = _message("`out` must not overlap itself, got an array with two indices for one place in memory")
 
@@ -196,6 +198,10 @@ out_self_overlap = _message("`out` must not overlap itself, got an array with tw
 # ---- Selective scan ------------------------------------------------------------------------------------------------
 
 
+scan_other_layout = _message(
+    "`A` must have a row for each of the {channels} channels of `u` with layout={layout}, got {rows}: "
+    "those of layout={other}?"
+)
 scan_layout = _message("`layout` must be 'bdl' for (B, D, L) or 'bld' for (B, L, D), got {layout!r}")
 scan_map = _message("`{name}` must have the shape {step}, {groups} or {constant}, got {came}")
 scan_groups = _message(
@@ -241,7 +247,7 @@ rnn_input_dim = _message("`input` must be 2-D (unbatched) or 3-D: Expected input
 rnn_input_size = _message("`input`.size(-1) must be equal to input_size. Expected {1}, got {0}")
 rnn_input_dtype = _message(
     "`input` must have the weights' dtype: input dtype ({0}) does not match weight dtype ({1}). Convert input: "
-    "input.to({1}), or convert model: model.to({0})"
+    "input.to({1})"
 )
 rnn_no_steps = _message("`input` must have at least one step: Expected sequence length to be larger than 0 in RNN")
 rnn_packed_dim = _message("`input` must have 2 dimensions where it is packed, got {dims}")

@@ -13,9 +13,10 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _ELSEWHERE = {
     "dim": "axis",
     "tau": "halflife",
-    "lamda": "lam",
+    **dict.fromkeys(("lamda", "lambda_", "lmbda", "gae_lambda"), "lam"),
     "discount": "gamma",
-    "dones": "done",
+    **dict.fromkeys(("dones", "terminated"), "done"),
+    "by": "groups",
     "lengths": "offsets",
     "cu_seqlens": "offsets",
 }

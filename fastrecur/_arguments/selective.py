@@ -58,6 +58,8 @@ def check(
     _dimensions("u", shapes.u, 3, f"(B, {', '.join(layout[1:].upper())})")
     _dimensions("A", shapes.A, 2, "(D, N)")
     channels, steps = shapes.u[1:] if layout == "bdl" else shapes.u[:0:-1]
+    if channels != shapes.A[0] == steps:
+        raise ValueError(say.scan_other_layout(channels, layout, steps, "bld" if layout == "bdl" else "bdl"))
     batch, states, rows = shapes.u[0], shapes.A[1], shapes.u[0]
     if offsets is not None:
         if lengths is not None:

@@ -97,7 +97,8 @@ def _numbers(value, called):
             return np.asarray((value if are_floats else value.cast(sys.modules["polars"].Float64)).to_numpy())
         if (numbers := np.asarray(value.to_numpy())).dtype != object:
             return numbers
-        if any(kind.kind in "Mm" for kind in kinds):  # which NumPy counts in nanoseconds
+        is_date = any(kind.kind in "Mm" for kind in kinds)  # which NumPy counts in nanoseconds
+        if is_date or any(isinstance(v, str) for v in numbers.flat):  # of which NumPy would read numbers
             raise TypeError
         return np.asarray(value.to_numpy(dtype=np.float64, na_value=np.nan))
     except (TypeError, ValueError):

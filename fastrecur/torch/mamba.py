@@ -144,12 +144,12 @@ def _step(
     """Return a step's output and its states, of torch's operators."""
     dtype = torch.float64 if x.dtype is torch.float64 else torch.float32
     u, delta = x.to(dtype), dt.to(dtype)
-    delta = delta if dt_bias is None else delta + dt_bias
+    delta = delta if dt_bias is None else delta + dt_bias.to(dtype)
     delta = torch.nn.functional.softplus(delta) if dt_softplus else delta
-    decay, taken = torch.exp(delta.unsqueeze(-1) * A), (delta * u).unsqueeze(-1) * B.to(dtype).unsqueeze(1)
-    last = decay * state + taken
+    decay, taken = torch.exp(delta.unsqueeze(-1) * A.to(dtype)), (delta * u).unsqueeze(-1) * B.to(dtype).unsqueeze(1)
+    last = decay * state.to(dtype) + taken
     y = torch.matmul(last, C.to(dtype).unsqueeze(-1)).squeeze(-1)
-    y = y if D is None else y + u * D
+    y = y if D is None else y + u * D.to(dtype)
     return (y if z is None else y * torch.nn.functional.silu(z.to(dtype))).to(x.dtype), last
 
 

@@ -212,7 +212,7 @@ def test_python_scalars_are_weak(rng, dtype):
             check_forward("forget_mult", *operands, dtype=dtype)
 
 
-@pytest.mark.sample(dtype=[np.float32])
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_a_python_float_is_used_in_the_precision_of_the_carry(rng, dtype):
     x = 100 + rng.standard_normal((1500, 8)).astype(dtype)

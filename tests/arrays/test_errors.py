@@ -445,7 +445,7 @@ def test_calls_of_a_kind_that_was_seen_before(rng, shape):
         for options in {"resets": resets}, {"offsets": offsets}:
             with pytest.raises(TypeError, match="`reverse` must"):
                 fastrecur.forget_mult(gate, value, reverse=0, **options)
-        with pytest.raises(ValueError, match="overlap"):
+        with pytest.raises(ValueError, match="share no memory"):
             fastrecur.forget_mult(gate[:-1], value[:-1], resets=resets[:-1], out=value[1:])
 
 
@@ -457,6 +457,7 @@ def test_calls_of_a_kind_that_was_seen_before(rng, shape):
         (lambda: fastrecur.forget_mult_vjp(X, F, X, X, revers=True), "did you mean `reverse`"),
         (lambda: fastrecur.linear_recurrence_vjp(X, F, X, X, nothing=0), "it has `grad_h`, `a`"),
         (lambda: fastrecur.selective_scan(X, X, X, X, X, dim=1), "it has `u`, `delta`"),
+        (lambda: fastrecur.returns.gae(X, X, 0.9, gae_lambda=0.8), "did you mean `lam`"),
         (lambda: fastrecur.filters.sosfilt(X, X, dim=1), "did you mean `axis`"),
         (lambda: fastrecur.torch.QRNN(3, 4)(torch.ones(5, 1, 3), lengths=[5]), r"QRNN.forward\(\) .*`offsets`"),
         (lambda: fastrecur.torch.QRNN(3, num_layer=2), r"QRNN\(\) .*did you mean `num_layers`"),

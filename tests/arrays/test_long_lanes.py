@@ -55,7 +55,7 @@ def test_all_gates(rng, gate, name, dtype, reverse):
     check_vjp(name, gate, value, rng=rng, lengths=lengths, **options)
 
 
-@pytest.mark.sample(name=["forget_mult"])
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ["forget_mult", "linear_recurrence"])
 def test_the_bits_do_not_depend_on_threads(rng, gate, name, set_threads):
     gate, value = gate(np.float32), rng.standard_normal((LANES, 40_000)).astype(np.float32)

@@ -98,7 +98,7 @@ def test_resets(rng, name, dtype, reverse, shape, axis):
             check_vjp(name, gate, value, state, rng=rng, **options)
 
 
-@pytest.mark.sample(name=["forget_mult"], reverse=[False])
+@pytest.mark.sample(name=["forget_mult"], reverse=[False], shape=[(7, 5), (33, 130), (2100,)])
 @EACH
 @BOTH_WAYS
 @pytest.mark.parametrize(("shape", "axis"), CASES)

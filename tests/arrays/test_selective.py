@@ -217,7 +217,10 @@ WRONG = {
         (ONE, ValueError, r"`B` must have the shape \(1, 4, 3\), \(1, G, 4, 3\) or \(2, 4\)"),
     ],
     "h0": [(ONE, ValueError, r"`h0` must have the shape \(1, 2, 4\)")],
-    "layout": [("dbl", ValueError, "`layout` must be 'bdl'")],
+    "layout": [
+        ("dbl", ValueError, "`layout` must be 'bdl'"),
+        ("bld", ValueError, "`A` must have a row for each of the 3 channels .*, got 2: those of layout=bdl"),
+    ],
     "delta_softplus": [(1, TypeError, "`delta_softplus` must be True or False")],
     "lengths": [([4], ValueError, "`lengths` must be in 0..3"), ([1, 1], ValueError, r"`lengths` must have the shape")],
     "offsets": [([0, 2], ValueError, "`offsets` must begin with 0 and end with 3")],

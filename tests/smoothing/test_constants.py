@@ -148,6 +148,7 @@ def gradients_hold(function, *inputs):
     return torch.autograd.grad(finite(*inputs).sum(), inputs)
 
 
+@pytest.mark.sample(adjust=[True])
 @pytest.mark.parametrize("name", VALUES)
 @pytest.mark.parametrize("adjust", [True, False])
 def test_gradients_of_constants(name, adjust):

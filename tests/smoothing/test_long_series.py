@@ -54,7 +54,7 @@ def behind_the_first(walks):
     return walks[1:] if walks[0][1] == 1 else walks
 
 
-@pytest.mark.sample(statistic=["mean"], missing=[0, 0.1])
+@pytest.mark.sample(statistic=["mean"], missing=[0, 0.1], steps=[2063])
 @pytest.mark.parametrize("steps", [2048, 2063, 5000, 70001])
 @pytest.mark.parametrize("statistic", STATISTICS)
 @pytest.mark.parametrize("missing", [0, 0.1, 0.7])

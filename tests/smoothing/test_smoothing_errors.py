@@ -69,7 +69,7 @@ CASES = [
     (NotImplementedError, "got False", lambda: ewm_sum(X, span=3, adjust=False)),
     (TypeError, r"^ewm_mean\(\) got an .* 'half_life': did you mean `halflife`", lambda: ewm_mean(X, half_life=2)),
     (TypeError, r"^Ewm\(\) got an .* 'dim': did you mean `axis`", lambda: Ewm(alpha=0.5, dim=0)),
-    (TypeError, "'lengths': it has `x`, `com`", lambda: ewm_mean(X, alpha=0.5, lengths=[1])),
+    (TypeError, "'lengths': did you mean `offsets`", lambda: ewm_mean(X, alpha=0.5, lengths=[1])),
     (TypeError, "`x`", lambda: ewm_mean(np.array(X, np.complex128), span=3)),
     (TypeError, "`x`", lambda: ewm_mean(np.array(X, np.float16), span=3)),
     (TypeError, "`x`", lambda: ewm_mean(["a", "b"], span=3)),

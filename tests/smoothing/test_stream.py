@@ -175,6 +175,7 @@ def test_frames_of_a_stream_and_what_they_stand_beside():
     [
         (pd.DataFrame({"a": ["b"]}), TypeError, "`chunk` must hold numbers only"),
         (pd.Series(["a"], dtype="str"), TypeError, "`chunk` must hold numbers only"),
+        (pd.Series(["1"], dtype=object), TypeError, "`chunk` must hold numbers only"),
         (np.ones(3, np.complex128), TypeError, "`chunk` must hold float32"),
         (torch.ones(3, dtype=torch.float16), TypeError, "`chunk` must hold float32"),
         (["a"], TypeError, "`chunk` must"),

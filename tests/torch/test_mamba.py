@@ -142,7 +142,7 @@ def test_opcheck():
     torch.library.opcheck(selective.VJP, (torch.randn_like(plain[0]), plain[-1], *plain, *rest, wanted))
 
 
-@pytest.mark.sample(backend=["aot_eager"])
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compiled_in_one_graph(backend):
     torch._dynamo.reset()
@@ -228,6 +228,10 @@ def test_mamba_ssm_s_functions(few, monkeypatch):
     torch.testing.assert_close((torch.stack(steps, -1), state), (y, last))
     with pytest.raises(ValueError, match="`state` must have the shape"):
         mamba.selective_state_update(state[:, None], u[..., 0], delta[..., 0], A, B[..., 0], C[..., 0])
+    states, now = [torch.ones_like(state, dtype=dtype) for dtype in (torch.float64, torch.float32)], (u, delta, A, B, C)
+    for own in states:  # states and A may be wider than what a step brings
+        mamba.selective_state_update(own, *(v if v is A else v[..., 0].float() for v in now))
+    torch.testing.assert_close(states[0].float(), states[1])
 
 
 def models():

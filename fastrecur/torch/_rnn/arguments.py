@@ -51,7 +51,8 @@ def check_input(rows, size, weights):
         if weight.is_meta and not rows.is_meta:
             raise RuntimeError(say.rnn_meta(rows.device))
         if weight.dtype != rows.dtype and not modes.is_autocast_enabled(rows.device):
-            raise ValueError(say.rnn_input_dtype(rows.dtype, weight.dtype))
+            model = f", or convert model: model.to({rows.dtype})" if rows.is_floating_point() else ""
+            raise ValueError(say.rnn_input_dtype(rows.dtype, weight.dtype, hint=model))
 
 
 def drop_out(step, p):
