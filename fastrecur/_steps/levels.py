@@ -2,7 +2,7 @@
 
 from collections import namedtuple
 
-from .recurrence import constant, fma, forget_same, is_finite, select
+from .recurrence import constant, fma, is_finite, select
 
 # What a step of Holt's moves by, and what it multiplies the trend by.
 Holt = namedtuple("Holt", "alpha beta phi")
@@ -37,5 +37,15 @@ def holt_adjoint(g_level, g_trend, x, level, trend, k):
 
 
 def follow(x, y, attack, release):
-    """Return an envelope after a step: it rises to the signal by one gate, and falls to it by the other."""
-    return forget_same(y, select(y < x, attack, release), x)
+    """Return an envelope after a step: it rises to the signal by one gate, and falls to it by the other.
+
+    Both are computed, so that neither waits for which one it is.
+    """
+    d = x - y
+    return select(constant(0.0, d) < d, toward(x, y, d, attack), toward(x, y, d, release))
+
+
+def toward(x, y, d, gate):
+    """Return ``y`` moved by a gate to ``x``, which is ``d`` away, from the nearer end: both ends are exact."""
+    from_y = gate < constant(0.5, gate)
+    return fma(select(from_y, gate, gate - constant(1.0, gate)), d, select(from_y, y, x))

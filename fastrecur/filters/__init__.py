@@ -118,8 +118,9 @@ def follow(
 
     Notes
     -----
-    The state is in float64. NaN stays until the end. Tensors have gradients of every order of ``x``, both gates and
-    ``zi``: those of the recurrence whose gates are the branches taken, as told by ``y`` in its own precision.
+    The state is in float64. NaN stays until the end, and an infinity becomes NaN. Tensors have gradients of every order
+    of ``x``, both gates and ``zi``: those of the recurrence whose gates are the branches taken, as told by ``y`` in its
+    own precision.
 
     References
     ----------

@@ -138,8 +138,9 @@ def _states(xp: Any, x: Any, given: dict[str, Any], axis: Any) -> tuple[Any, Any
 def _beginnings(xp: Any, x: Any, axis: int, readable: bool) -> tuple[Any, Any, Any]:
     """Return each series' first value, by how much the next one differs, a step, and how many are missing before."""
     steps = x.shape[axis]
-    if steps > 1 and readable and bool(xp.isfinite(at(x, axis, slice(2))).all()):
-        first, second = (_wide(xp, at(x, axis, n)) for n in (0, 1))
+    two = _wide(xp, at(x, axis, slice(2)))  # at once: each view's gradient is as large as x
+    if steps > 1 and readable and bool(xp.isfinite(two).all()):
+        first, second = (at(two, axis, n) for n in (0, 1))
         return first, second - first, None
     if not steps:
         nothing = _wide(xp, x).sum(axis)

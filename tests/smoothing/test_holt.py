@@ -84,6 +84,13 @@ def test_missing_values_are_predicted():
     assert_close(holt(table[:, 0], 0.5, 0.5, level=1.0, trend=0.0), loop(table[:, 0], 0.5, 0.5, 1.0, 1.0, 0.0))
 
 
+def test_a_series_goes_on_from_its_state(rng):
+    x = rng.standard_normal((30, 3))
+    whole, first = holt(x, 0.3, 0.2), holt(x[:11], 0.3, 0.2)
+    rest = holt(x[11:], 0.3, 0.2, level=first[0][-1], trend=first[1][-1])
+    assert_close((np.concatenate(v) for v in zip(first, rest, strict=True)), whole, 0)
+
+
 def test_short_and_labelled():
     assert [v.tolist() for v in holt([5.0], 0.3, 0.2)] == [[5.0], [0.0]]
     assert [v.shape for v in holt(np.zeros((0, 3)), 0.3, 0.2)] == [(0, 3)] * 2

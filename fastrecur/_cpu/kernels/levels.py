@@ -9,7 +9,7 @@ import numpy as np
 from numba.extending import register_jitable
 
 from ..._steps import levels
-from ..._steps.recurrence import constant, forget_same, select
+from ..._steps.recurrence import constant, select
 from ..compiler.numba_internals import INLINE, helper, inlined
 from ..vectors.scalars import itemsize, load_int, maximum, minimum, shift, stack, width
 from ..vectors.vectors import load_vector, store_vector
@@ -49,7 +49,7 @@ def plain_holt(x, level, trend, alpha, beta, phi):
         before, slope = level[t], trend[t]
 
 
-for _part in levels.holt_error, forget_same:
+for _part in levels.holt_error, levels.toward:
     register_jitable(**INLINE)(_part)
 holt, holt_adjoint, follow = inlined(levels.holt), inlined(levels.holt_adjoint), inlined(levels.follow)
 

@@ -117,13 +117,14 @@ class _Follow(autograd.Rules):
         start, g_last = (v if v is None else v.to(y.dtype) for v in (first, g_last))
         rises = x > torch.cat([start.unsqueeze(ctx.axis), y], ctx.axis).narrow(ctx.axis, 0, x.shape[ctx.axis])
         gate = torch.where(rises, attack.to(y.dtype), release.to(y.dtype))
-        options = None, ctx.axis, False, y.dtype, True, True, True
-        to_gate, to_x, to_first = ops.vjp(FORGET, g, gate, x, y, start, g_last, *options)
+        wanted = any(needed[1:3]), needed[0], needed[3]
+        grads = ops.vjp(FORGET, g, gate, x, y, start, g_last, None, ctx.axis, False, y.dtype, *wanted)
+        to_gate, to_x, to_first = (grad if need else None for grad, need in zip(grads, wanted, strict=True))
         to_gates = (
-            torch.where(own, to_gate, 0).double().sum_to_size(v.shape).to(v.dtype)
-            for own, v in ((rises, attack), (~rises, release))
+            torch.where(own, to_gate, 0).double().sum_to_size(v.shape).to(v.dtype) if need else None
+            for own, v, need in ((rises, attack, needed[1]), (~rises, release, needed[2]))
         )
-        return to_x, *to_gates, to_first.to(first.dtype), None
+        return to_x, *to_gates, None if to_first is None else to_first.to(first.dtype), None
 
 
 # ---- vmap -----------------------------------------------------------------------------------------------------------
