@@ -55,13 +55,15 @@ def _of_arrays(x, given, axis, out):
 
 def _of_tensors(x, given, axis, out):
     torch, adapter = sys.modules["torch"], _dispatch.tensor_levels()
-    x, *values = (adapter.tensor_of(name, value, None) for name, value in {"x": x, **given}.items())
-    given = dict(zip(given, values, strict=True))
+    x = adapter.tensor_of("x", x, None)
+    given = {name: adapter.tensor_of(name, value, None).to(x.device) for name, value in given.items()}
     axis, one, series = _checked(x, given, axis)
     if out is not None:
-        _dispatch.tensor_filters().check_out(out, x, (x, *values))
+        _dispatch.tensor_filters().check_out(out, x, (x, *given.values()))
     zi = given.get("zi")
     first = x.new_zeros(series, dtype=torch.float64) if zi is None else zi.double().expand(one).reshape(series)
-    attack, release = (v.reshape((1,) * (x.dim() - v.dim()) + tuple(v.shape)) for v in values[:2])
+    attack, release = (
+        v.reshape((1,) * (x.dim() - v.dim()) + tuple(v.shape)) for v in (given["attack"], given["release"])
+    )
     y, last = adapter.follow(x, attack, release, first, axis)
     return (y if out is None else out.copy_(y)), last.unsqueeze(axis)

@@ -80,8 +80,9 @@ def holt(
 
 def _of_tensors(x: Any, given: dict[str, Any], axis: Any) -> tuple[Any, Any]:
     torch, adapter = sys.modules["torch"], _dispatch.tensor_levels()
-    x, *values = (adapter.tensor_of(name, v, None) for name, v in {"x": x, **given}.items())
-    k, waits, axis = _states(torch, x, dict(zip(given, values, strict=True)), axis)
+    x = adapter.tensor_of("x", x, None)
+    given = {name: adapter.tensor_of(name, v, None).to(x.device) for name, v in given.items()}
+    k, waits, axis = _states(torch, x, given, axis)
     found, slopes = adapter.holt(x, k, waits, axis)
     return found, slopes
 
@@ -113,7 +114,7 @@ def _states(xp: Any, x: Any, given: dict[str, Any], axis: Any) -> tuple[Any, Any
     for name, value in {"x": x, **given}.items():
         if "complex" in str(value.dtype):
             raise TypeError(say.real_dtype(name, value.dtype))
-    readable = xp is np or _dispatch.tensor_adapter().no_modes_active()
+    readable = xp is np or (x.is_cpu and _dispatch.tensor_adapter().no_modes_active())
     constants, starts = [], []
     waits: Any = None if xp is not np else 0
     own: list[Any] = [given.get(name) for name in _STATES]

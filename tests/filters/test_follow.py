@@ -18,7 +18,7 @@ def loop(x, attack, release, axis, zi=0.0):
     return np.moveaxis(y, 0, axis)
 
 
-@pytest.mark.parametrize(("shape", "axis"), [((75,), 0), ((70, 40), 0), ((33, 70), -1), ((3, 71, 2), 1)])
+@pytest.mark.parametrize(("shape", "axis"), [((75,), 0), ((430, 40), 0), ((33, 70), -1), ((3, 71, 2), 1)])
 @pytest.mark.parametrize("gates", ["numbers", "series", "steps"])
 def test_as_a_loop(rng, shape, axis, gates):
     x, one = rng.standard_normal(shape), [*shape]
@@ -83,6 +83,7 @@ def test_transforms():
     torch.testing.assert_close(torch.func.vmap(lambda x, a: follow(x, a, 0.05))(x, attack), wanted)
     compiled = torch.compile(lambda x, a: follow(x, a, 0.05), fullgraph=True)
     torch.testing.assert_close(compiled(x, attack[:, None]), wanted)
+    assert follow(x.to("meta"), 0.3, 0.2).is_meta
     each = torch.func.vmap(torch.func.grad(lambda a, x: follow(x, a, 0.05).sum()))(attack, x)
     attack.requires_grad_()
     (grad,) = torch.autograd.grad(follow(x, attack[:, None], 0.05).sum(), attack)

@@ -45,7 +45,7 @@ def test_as_statsmodels(phi):
     assert_close(holt(X, 0.3, 0.2, phi=phi), holt(X, 0.3, 0.2, phi=phi, level=3.0, trend=2.0), 0)
 
 
-@pytest.mark.parametrize(("shape", "axis"), [((75,), 0), ((70, 40), 0), ((33, 70), -1), ((3, 71, 2), 1)])
+@pytest.mark.parametrize(("shape", "axis"), [((75,), 0), ((430, 40), 0), ((33, 70), -1), ((3, 71, 2), 1)])
 def test_any_axis(rng, shape, axis):
     x, lanes = rng.standard_normal(shape), [*shape]
     lanes[axis] = 1
@@ -129,6 +129,26 @@ def test_gradients(rng, start):
     assert_close((v.detach() for v in call(*operands)), (v.numpy() for v in call(*(v.detach() for v in operands))), 0)
 
 
+@pytest.mark.parametrize(("shape", "axis"), [((430, 40), 0), ((40, 150), 1), ((150,), 0)])
+@pytest.mark.sample(shape=[(430, 40)])
+def test_gradients_of_many_steps(rng, shape, axis):
+    """By several threads and chunks, beside autograd through a loop."""
+    one = [*shape]
+    one[axis] = 1
+    x, weight = torch.from_numpy(rng.standard_normal((2, *shape)))
+    operands = [x.requires_grad_(), *(torch.from_numpy(v).requires_grad_() for v in 0.1 + 0.9 * rng.random((3, *one)))]
+    alpha, beta, phi = (v.squeeze(axis) for v in operands[1:])
+    level, trend, total = x.select(axis, 0), x.select(axis, 1) - x.select(axis, 0), 0.0
+    for value, w in zip(x.unbind(axis), weight.unbind(axis), strict=True):
+        last, level = level, alpha * value + (1 - alpha) * (level + phi * trend)
+        trend = beta * (level - last) + (1 - beta) * phi * trend
+        total = total + (w * (level + 0.5 * trend)).sum()
+    wanted = torch.autograd.grad(total, operands, retain_graph=True)
+    found = holt(x, operands[1], operands[2], phi=operands[3], axis=axis)
+    grads = torch.autograd.grad((weight * (found[0] + 0.5 * found[1])).sum(), operands)
+    assert_close(grads, wanted, 1e-11)
+
+
 @pytest.mark.exhaustive
 def test_transforms():
     x, alpha = torch.randn(3, 30), torch.tensor([0.1, 0.2, 0.3])
@@ -136,6 +156,7 @@ def test_transforms():
     torch.testing.assert_close(torch.func.vmap(lambda x, a: holt(x, a, 0.2)[1])(x, alpha), wanted)
     compiled = torch.compile(lambda x, a: holt(x, a, 0.2)[1], fullgraph=True)
     torch.testing.assert_close(compiled(x.T, alpha).T, wanted)
+    assert holt(x.to("meta"), 0.3, 0.2)[0].is_meta
     each = torch.func.vmap(torch.func.grad(lambda a, x: holt(x, a, 0.2)[0].sum()))(alpha, x)
     alpha.requires_grad_()
     torch.testing.assert_close(each, torch.autograd.grad(holt(x.T, alpha, 0.2)[0].sum(), alpha)[0])
