@@ -18,6 +18,7 @@ def loop(x, attack, release, axis, zi=0.0):
     return np.moveaxis(y, 0, axis)
 
 
+@pytest.mark.sample(shape=[(430, 40), (33, 70)])
 @pytest.mark.parametrize(("shape", "axis"), [((75,), 0), ((430, 40), 0), ((33, 70), -1), ((3, 71, 2), 1)])
 @pytest.mark.parametrize("gates", ["numbers", "series", "steps"])
 def test_as_a_loop(rng, shape, axis, gates):

@@ -45,6 +45,7 @@ def test_as_statsmodels(phi):
     assert_close(holt(X, 0.3, 0.2, phi=phi), holt(X, 0.3, 0.2, phi=phi, level=3.0, trend=2.0), 0)
 
 
+@pytest.mark.sample(shape=[(430, 40), (33, 70)])
 @pytest.mark.parametrize(("shape", "axis"), [((75,), 0), ((430, 40), 0), ((33, 70), -1), ((3, 71, 2), 1)])
 def test_any_axis(rng, shape, axis):
     x, lanes = rng.standard_normal(shape), [*shape]
