@@ -101,6 +101,7 @@ def follow_levels(rng):
         test_follow.test_as_a_loop(rng, shape, axis, "steps")
     test_holt.test_missing_values_are_predicted()
     test_holt.test_gradients(rng, "found")
+    test_follow.test_gradients("series")
 
 
 def borders(rng, name, reverse):

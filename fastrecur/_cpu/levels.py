@@ -6,7 +6,7 @@ import numpy as np
 
 from .filters import Run
 from .kernels import levels
-from .kernels.levels import LEFT, LEVEL, PLANES, TO_LEVEL
+from .kernels.levels import ATTACK, LEFT, LEVEL, PLANES, RELEASE, TO_LEVEL, TO_PHI
 
 # What a run of a filter asks of its coefficients: one section, none that are read.
 _NONE = SimpleNamespace(sections=1, order=2, kind="", blocks=None)
@@ -45,16 +45,39 @@ def follow(x, attack, release, first, axis, y):
     """Write envelopes, of gates that broadcast to the signal; return the last ones, without time."""
     if not x.size:
         return np.array(first)
-    gates, one = (attack, release), (*x.shape[:axis], 1, *x.shape[axis + 1 :])
-    varies = any(gate.ndim >= x.ndim - axis and gate.shape[axis - x.ndim] > 1 for gate in gates)
-    wide = [np.broadcast_to(gate, x.shape if varies else one) for gate in gates]
+    gates, varies = (attack, release), is_varying(x, axis, attack, release)
     carry = np.zeros((PLANES, *first.shape))
     carry[LEVEL] = first
-    if not varies:
-        carry[levels.ATTACK], carry[levels.RELEASE] = (gate.squeeze(axis) for gate in wide)
-        wide = [carry[:0]] * 2
-    run = Run({"x": x, "y": y, **({"g": wide[0], "grads": wide[1]} if varies else {})}, _NONE, axis, False, None)
+    if varies:
+        gates = [np.broadcast_to(gate, x.shape) for gate in gates]
+    else:
+        carry[ATTACK], carry[RELEASE] = (_of_series(gate, x, axis) for gate in gates)
+        gates = [carry[:0]] * 2
+    run = Run({"x": x, "y": y, **({"g": gates[0], "grads": gates[1]} if varies else {})}, _NONE, axis, False, None)
     run.rule += " varying" * varies
     carry = run.lanes(carry)
-    run.run(levels.walk_follow, {"x": x, "y": y, "attack": wide[0], "release": wide[1], "carry": carry})
+    run.run(levels.walk_follow, {"x": x, "y": y, "attack": gates[0], "release": gates[1], "carry": carry})
     return run.back(carry[LEVEL : LEVEL + 1])[0]
+
+
+def follow_vjp(g, g_last, x, attack, release, first, y, axis, to_x):
+    """Write the signal's gradient; return those of each series' first envelope and gates, which do not vary in time."""
+    if not x.size:
+        return g_last + 0 * first, 0 * first, 0 * first
+    carry = np.zeros((PLANES, *first.shape))
+    carry[LEVEL], carry[TO_LEVEL], carry[LEFT] = first, g_last, 1 - x.shape[axis]
+    carry[ATTACK], carry[RELEASE] = (_of_series(gate, x, axis) for gate in (attack, release))
+    run = Run({"x": x, "y": to_x, "g": g, "coefficients": y}, _NONE, axis, False, None)
+    carry = run.lanes(carry)
+    run.run(levels.walk_follow_back, {"x": x, "to_x": to_x, "g": g, "y": y, "carry": carry})
+    to_first, _, to_attack, to_release = run.back(carry[TO_LEVEL:TO_PHI])
+    return to_first, to_attack, to_release
+
+
+def is_varying(x, axis, *gates):
+    """Return whether a gate varies in time."""
+    return any(gate.ndim >= x.ndim - axis and gate.shape[axis - x.ndim] > 1 for gate in gates)
+
+
+def _of_series(gate, x, axis):
+    return np.broadcast_to(gate, (*x.shape[:axis], 1, *x.shape[axis + 1 :])).squeeze(axis)

@@ -2,7 +2,7 @@
 
 from collections import namedtuple
 
-from .recurrence import constant, fma, is_finite, select
+from .recurrence import constant, fma, forget_adjoint, is_finite, select
 
 # What a step of Holt's moves by, and what it multiplies the trend by.
 Holt = namedtuple("Holt", "alpha beta phi")
@@ -49,3 +49,10 @@ def toward(x, y, d, gate):
     """Return ``y`` moved by a gate to ``x``, which is ``d`` away, from the nearer end: both ends are exact."""
     from_y = gate < constant(0.5, gate)
     return fma(select(from_y, gate, gate - constant(1.0, gate)), d, select(from_y, y, x))
+
+
+def follow_adjoint(g, x, y, attack, release):
+    """Return the cotangents of the signal, of the envelope ``y`` before a step, and of both gates."""
+    rises, zero = y < x, constant(0.0, y)
+    to_gate, to_x, to_y = forget_adjoint(g, select(rises, attack, release), x, y)
+    return to_x, to_y, select(rises, to_gate, zero), select(rises, zero, to_gate)

@@ -77,6 +77,17 @@ def test_gradients(gates):
     torch.testing.assert_close(forget_mult(gate, x, zi[0]), y)
 
 
+def test_gradients_of_many_steps(rng):
+    """By several threads and chunks, beside those of gates that are given for each step."""
+    x, weight = torch.from_numpy(rng.standard_normal((2, 430, 40)))
+    gates = [torch.from_numpy(v).requires_grad_() for v in (rng.random(40), rng.random(()))]
+    operands, found = [x.requires_grad_(), *gates, torch.zeros(1, 40).double().requires_grad_()], []
+    for own in (gates, [gate.expand(430, 40) for gate in gates]):
+        y, last = follow(x, *own, 0, operands[3])
+        found.append(torch.autograd.grad((y * weight).sum() + last.sum(), operands))
+    torch.testing.assert_close(*found)
+
+
 @pytest.mark.exhaustive
 def test_transforms():
     x, attack = torch.randn(3, 30), torch.tensor([0.1, 0.2, 0.3])

@@ -36,7 +36,7 @@ from .sections import (
 # a series begins; cotangents of the state; sums of the gradients of constants.
 LEVEL, TREND, ALPHA, BETA, PHI, LEFT, TO_LEVEL, TO_TREND, TO_ALPHA, TO_BETA, TO_PHI = np.arange(11, dtype=np.int64)
 PLANES = 11
-ATTACK, RELEASE = ALPHA, BETA
+ATTACK, RELEASE, TO_ATTACK, TO_RELEASE = ALPHA, BETA, TO_ALPHA, TO_BETA
 
 
 def plain_holt(x, level, trend, alpha, beta, phi):
@@ -51,7 +51,8 @@ def plain_holt(x, level, trend, alpha, beta, phi):
 
 for _part in levels.holt_error, levels.toward:
     register_jitable(**INLINE)(_part)
-holt, holt_adjoint, follow = inlined(levels.holt), inlined(levels.holt_adjoint), inlined(levels.follow)
+holt, holt_adjoint = inlined(levels.holt), inlined(levels.holt_adjoint)
+follow, follow_adjoint = inlined(levels.follow), inlined(levels.follow_adjoint)
 
 
 @inlined
@@ -207,3 +208,42 @@ def walk_follow(rule, x, y, attack, release, carry, geometry, first, last):
                     fill(releases, falls, t, count)
                 follow_tile(rule, tile, attacks, releases, shift(carry, lane * itemsize(carry)), padded, count)
                 drain(ys, tile, t, count)
+
+
+@helper
+def follow_back_tile(tile, y, g, here, padded, steps):
+    """Take cotangents of envelopes, and the envelope before each step, to those of the signal, in its place."""
+    row, left, first = width(tile), load_vector(here, LEFT * padded, tile), load_vector(here, LEVEL, tile)
+    attack, release = load_vector(here, ATTACK * padded, tile), load_vector(here, RELEASE * padded, tile)
+    in_attack, in_release = load_vector(here, TO_ATTACK * padded, tile), load_vector(here, TO_RELEASE * padded, tile)
+    r, zero, one = load_vector(here, TO_LEVEL * padded, tile), constant(0.0, left), constant(1.0, left)
+    for n in range(steps - 1, -1, -1):
+        at = n * row
+        before = select(left == zero, first, load_vector(y, at, tile))
+        arrived = r + load_vector(g, at, tile)
+        to_x, r, to_attack, to_release = follow_adjoint(arrived, load_vector(tile, at, tile), before, attack, release)
+        store_vector(tile, at, to_x)
+        in_attack, in_release, left = in_attack + to_attack, in_release + to_release, left + one
+    store_vector(here, TO_LEVEL * padded, r)
+    store_vector(here, TO_ATTACK * padded, in_attack)
+    store_vector(here, TO_RELEASE * padded, in_release)
+    store_vector(here, LEFT * padded, left)
+
+
+def walk_follow_back(rule, x, to_x, g, y, carry, geometry, first, last):
+    """Write the gradients of signals, against time, where gates do not vary; those of gates are left in ``carry``."""
+    tile, before, of_y = room(rule, carry), room(rule, carry), room(rule, carry)
+    lanes, padded, chunk = width(tile), load_int(geometry, PADDED), load_int(geometry, CHUNK)
+    steps = load_int(counts_at(geometry, first), 0)
+    for end in range(steps, 0, -chunk):
+        for lane in range(first, last, lanes):
+            xs, to = operand(x, geometry, X, lane, lanes), operand(to_x, geometry, Y, lane, lanes)
+            gs, ys = operand(g, geometry, G, lane, lanes), operand(y, geometry, COEFFICIENTS, lane, lanes)
+            low = maximum(end - chunk, ZERO)
+            for t in range(low + (end - low - 1) // STEPS * STEPS, low - 1, -STEPS):
+                count = minimum(STEPS, end - t)
+                fill(tile, xs, t, count)
+                fill_before(before, ys, t, count)
+                fill(of_y, gs, t, count)
+                follow_back_tile(tile, before, of_y, shift(carry, lane * itemsize(carry)), padded, count)
+                drain(to, tile, t, count)

@@ -17,11 +17,14 @@ for _schema in (
     "holt_backward(Tensor? grad_level, Tensor? grad_trend, Tensor x, Tensor k, Tensor? waits, Tensor level, "
     "Tensor trend, int axis) -> (Tensor, Tensor)",
     "follow(Tensor x, Tensor attack, Tensor release, Tensor first, int axis) -> (Tensor, Tensor)",
+    "follow_backward(Tensor? grad_y, Tensor? grad_last, Tensor x, Tensor attack, Tensor release, Tensor first, "
+    "Tensor y, int axis) -> (Tensor, Tensor, Tensor, Tensor)",
 ):
     library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
 holt = torch.ops.fastrecur.holt.default  # of `_cpu.levels.holt`'s arguments; all have gradients
 follow = torch.ops.fastrecur.follow.default  # returns the envelope, and the last one in float64
 _holt_backward = torch.ops.fastrecur.holt_backward.default
+_follow_backward = torch.ops.fastrecur.follow_backward.default
 
 
 # ---- In memory, and fake --------------------------------------------------------------------------------------------
@@ -60,6 +63,22 @@ def _run_follow(x, attack, release, first, axis):
     return y, torch.from_numpy(np.array(last, order="C"))
 
 
+def _run_follow_backward(g, g_last, x, attack, release, first, y, axis):
+    if _host.is_varying(x, axis, attack, release):
+        return tuple(v.contiguous() for v in _follow_adjoint("", g, g_last, x, attack, release, first, y, axis))
+    g = y.new_zeros(()).expand(y.shape) if g is None else g
+    to_x, g_last = _like(x), 0 if g_last is None else numpy_of(g_last)
+    given = (numpy_of(v) for v in (x, attack, release, first.to(y.dtype).double(), y))
+    with _threads.lent(team()):
+        found = _host.follow_vjp(numpy_of(g), g_last, *given, axis, numpy_of(to_x))
+    to_first, *to_gates = (torch.from_numpy(np.array(v, order="C")) for v in found)
+    to_attack, to_release = (
+        grad.unsqueeze(axis).sum_to_size(gate.shape).to(gate.dtype)
+        for grad, gate in zip(to_gates, (attack, release), strict=True)
+    )
+    return to_x, to_attack.clone(), to_release.clone(), to_first
+
+
 def _fake_holt(x, k, waits, axis):
     return torch.empty_like(x), torch.empty_like(x)
 
@@ -70,6 +89,10 @@ def _fake_holt_backward(grad_level, grad_trend, x, k, waits, level, trend, axis)
 
 def _fake_follow(x, attack, release, first, axis):
     return torch.empty_like(x), first.new_empty(first.shape)
+
+
+def _fake_follow_backward(g, g_last, x, attack, release, first, y, axis):
+    return torch.empty_like(x), *(v.new_empty(v.shape) for v in (attack, release, first))
 
 
 # ---- Derivatives ----------------------------------------------------------------------------------------------------
@@ -109,22 +132,34 @@ class _Follow(autograd.Rules):
 
     @staticmethod
     def gradients(ctx, needed, g, g_last):
-        """Return those of the recurrence whose gates are the branches taken, as told by the stored envelope."""
         if g is None and g_last is None:
             return (None,) * 5
-        x, attack, release, first, y, _ = ctx.saved_tensors
-        g = torch.zeros_like(y) if g is None else g
-        start, g_last = (v if v is None else v.to(y.dtype) for v in (first, g_last))
-        rises = x > torch.cat([start.unsqueeze(ctx.axis), y], ctx.axis).narrow(ctx.axis, 0, x.shape[ctx.axis])
-        gate = torch.where(rises, attack.to(y.dtype), release.to(y.dtype))
-        wanted = any(needed[1:3]), needed[0], needed[3]
-        grads = ops.vjp(FORGET, g, gate, x, y, start, g_last, None, ctx.axis, False, y.dtype, *wanted)
-        to_gate, to_x, to_first = (grad if need else None for grad, need in zip(grads, wanted, strict=True))
-        to_gates = (
-            torch.where(own, to_gate, 0).double().sum_to_size(v.shape).to(v.dtype) if need else None
-            for own, v, need in ((rises, attack, needed[1]), (~rises, release, needed[2]))
-        )
-        return to_x, *to_gates, None if to_first is None else to_first.to(first.dtype), None
+        *given, y, _ = ctx.saved_tensors
+        grads = _follow_backward(g, g_last, *given, y, ctx.axis)
+        return *(grad if need else None for grad, need in zip(grads, needed, strict=False)), None
+
+
+def _follow_adjoint(_family, g, g_last, x, attack, release, first, y, axis):
+    """Do what `follow_backward` does, such that all of it has derivatives.
+
+    Gradients are those of the recurrence whose gates are the branches taken, as told by the stored envelope.
+    """
+    g = torch.zeros_like(y) if g is None else g
+    start, g_last = (v if v is None else v.to(y.dtype) for v in (first, g_last))
+    rises = x > torch.cat([start.unsqueeze(axis), y], axis).narrow(axis, 0, x.shape[axis])
+    gate = torch.where(rises, attack.to(y.dtype), release.to(y.dtype))
+    options = None, axis, False, y.dtype, True, True, True
+    to_gate, to_x, to_first = ops.vjp(FORGET, g, gate, x, y, start, g_last, *options)
+    to_attack, to_release = (
+        torch.where(own, to_gate, 0).double().sum_to_size(v.shape).to(v.dtype)
+        for own, v in ((rises, attack), (~rises, release))
+    )
+    return to_x, to_attack, to_release, to_first.to(first.dtype)
+
+
+class _FollowBackward(autograd.Composed):
+    operators = {"follow_backward": _follow_backward}
+    composed = staticmethod(_follow_adjoint)
 
 
 # ---- vmap -----------------------------------------------------------------------------------------------------------
@@ -145,9 +180,11 @@ for _name, _run, _fake in (
     ("holt", _run_holt, _fake_holt),
     ("holt_backward", _run_holt_backward, _fake_holt_backward),
     ("follow", _run_follow, _fake_follow),
+    ("follow_backward", _run_follow_backward, _fake_follow_backward),
 ):
     library.impl(_name, _run, "CPU")
     torch.library.register_fake(f"fastrecur::{_name}", _fake, lib=library)
 _Holt.register(_vmapped(holt, (0, 1, 0), (0, 0)))
 _HoltBackward.register(_vmapped(_holt_backward, (0, 0, 0, 1, 0, 0, 0), (0, 1)))
 _Follow.register(_vmapped(follow, (0, 0, 0, 0), (0, 0)))
+_FollowBackward.register(_vmapped(_follow_backward, (0,) * 7, (0,) * 4))
