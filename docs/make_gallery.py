@@ -45,6 +45,9 @@ SECTIONS = {
         "learned_smoothing": Example("Learned smoothing factors", "Factors that converge to the Kalman filter's gains",
                                      "--steps 60", "howto/gradients"),
         "pcen": Example("Speech in growing noise", "Spectrograms in decibels and normalized by PCEN"),
+        "equalizer": Example("An equalizer and a compressor, learned", "Gain of an unknown equalizer and of the "
+                             "learned one, errors, envelopes before and after a compressor", "--steps 20",
+                             "howto/recipes"),
         "out_of_core": Example("A series larger than memory", "A year of readings and a week of it, smoothed",
                                "--size 40", "howto/beyond_one_machine"),
     },

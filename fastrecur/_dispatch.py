@@ -90,6 +90,13 @@ def tensor_filters() -> ModuleType:
     return filters
 
 
+def tensor_levels() -> ModuleType:
+    """Return the adapter for levels of tensors."""
+    from .torch._operator import levels
+
+    return levels
+
+
 @functools.cache
 def _selective_host() -> ModuleType:
     with cache.making:

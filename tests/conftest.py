@@ -17,7 +17,7 @@ import pytest
 pytest.register_assert_rewrite("compare")
 HERE = Path(__file__).parent
 # What several rooms use: operands of tests of arrays among them.
-SHARED = [str(HERE / name) for name in ("gpu_tools", "arrays", "cpu", "docs")]
+SHARED = [str(HERE / name) for name in ("gpu_tools", "arrays", "cpu", "docs", "smoothing", "filters")]
 sys.path += SHARED
 
 from thresholds import lower_thresholds  # noqa: E402

@@ -5,6 +5,8 @@ import itertools
 import ml_dtypes
 import numpy as np
 import pandas as pd
+import test_follow
+import test_holt
 import test_selective
 import torch
 from compare import assert_close, check_forward, check_vjp
@@ -66,6 +68,7 @@ def main():
     weigh(rng)
     follow_and_return(rng)
     scan_selectively(rng)
+    follow_levels(rng)
     lower_thresholds(setattr)
     lanes_apart(rng)
     for reverse in [False, True]:
@@ -90,6 +93,15 @@ def scan_selectively(rng):
         given = test_selective.operands(rng, 1, 9, 18, 5, layout=layout, maps=maps)
         options = {"layout": layout, "reverse": reverse, "delta_softplus": reverse, "resets": [[False] * 8 + [True]]}
         test_selective.check_call(rng, given._replace(z=given.z if reverse else None), **options)
+
+
+def follow_levels(rng):
+    for shape, axis in [((34, 3), 0), ((9, 34), 1)]:
+        test_holt.test_any_axis(rng, shape, axis)
+        test_follow.test_as_a_loop(rng, shape, axis, "steps")
+    test_holt.test_missing_values_are_predicted()
+    test_holt.test_gradients(rng, "found")
+    test_follow.test_gradients("series")
 
 
 def borders(rng, name, reverse):

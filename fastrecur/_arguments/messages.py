@@ -377,7 +377,9 @@ filter_real = _message("`{name}` must be real, got dtype {dtype}: filters have r
 filter_in_memory = _message("`x` must be in memory here, got a Dask array: sosfilt and lfilter take these")
 filter_lazy = _message("gradients of filters are for arrays in memory and tensors, got a Dask array")
 filter_second = _message("gradients of gradients are for coefficients that do not vary in time")
-filter_gpu = _message("`{name}` must be in CPU memory: fastrecur.filters has no GPU kernels yet, got {kind} on a GPU")
+follow_real = _message("`{name}` must be real, got dtype {dtype}: take the magnitude first")
+holt_second = _message("gradients of holt have no gradients themselves: use the first ones, as L-BFGS does")
+filter_gpu = _message("`{name}` must be in CPU memory: there are no GPU kernels of filters yet, got {kind} on a GPU")
 
 
 def values_steps(came, steps, has_next):

@@ -235,7 +235,7 @@ def _spread(array, shape, axes):
     return array.transpose(*range(lead), *(lead + k for k in axes)).reshape(*array.shape[:lead], -1)
 
 
-class _Run:
+class Run:
     """One walk of a kernel: which one, over which series."""
 
     def __init__(self, operands, c, axis, reverse, lengths, chunks=1, window=None):
@@ -314,7 +314,7 @@ class _Short:
     """A call of one filter for all series that are not cut: all that is known of it but numbers and addresses."""
 
     def __init__(self, x, c, axis, reverse):
-        run = _Run({"x": x, "y": np.ndarray(x.shape, x.dtype, strides=_like(x))}, c, axis, reverse, None)
+        run = Run({"x": x, "y": np.ndarray(x.shape, x.dtype, strides=_like(x))}, c, axis, reverse, None)
         table, signs = run.tables()
         elements = {"x": _element(x.dtype), "y": _element(x.dtype), "coefficients": "f8", "signs": "f8"}
         self.call, self.parts, self.threads = (
@@ -497,7 +497,7 @@ def cascade(x, y, c, zi, axis, reverse, lengths):
     if x.size == 0:
         return _outer(states, signs)
     chunks = _chunks(c, math.prod(shape), steps, lengths)
-    run = _Run({"x": x, "y": y}, c, axis, reverse, lengths, chunks)
+    run = Run({"x": x, "y": y}, c, axis, reverse, lengths, chunks)
     table, own_signs = run.tables()
     carry, given = run.lanes(states), {"coefficients": table, "signs": own_signs}
     if chunks > 1:
@@ -508,7 +508,7 @@ def cascade(x, y, c, zi, axis, reverse, lengths):
 
 def _warmed_up(x, c, axis, reverse, chunks, carry, given):
     """Return the states before all chunks, of which ``carry`` has those of the first ones."""
-    run = _Run({"x": x, "y": x}, c, axis, reverse, None, chunks, (c.warm_up, x.itemsize))
+    run = Run({"x": x, "y": x}, c, axis, reverse, None, chunks, (c.warm_up, x.itemsize))
     states, nowhere = np.zeros_like(carry), np.empty(carry.shape[-1], x.dtype)
     run.run(sections.walk, {"x": x, "y": nowhere, **given, "carry": states})
     firsts = run.fill % chunks == 0
@@ -538,7 +538,7 @@ def cascade_vjp(g, x, to_x, c, zi, grad_zf, axis, reverse, lengths):
     if x.size == 0:
         return (grads if c.kind == "varying" else np.zeros((c.sections, fields, *shape))), _outer(adjoint, signs, True)
     operands = {"x": x, "y": to_x, "g": g} | ({"grads": grads} if c.kind == "varying" else {})
-    run = _Run(operands, c, axis, reverse, lengths)
+    run = Run(operands, c, axis, reverse, lengths)
     table, own_signs = run.tables()
     carry, adjoint = run.lanes(states), run.lanes(adjoint)
     sums = np.zeros((c.sections, each, carry.shape[-1]))

@@ -3,9 +3,9 @@
 from typing import Any
 
 from .._arguments.names import suggesting
-from . import _call, _forms
+from . import _call, _follow, _forms
 
-__all__ = ["allpole", "allpole_vjp", "lfilter", "sosfilt", "sosfilt_vjp", "sosfiltfilt"]
+__all__ = ["allpole", "allpole_vjp", "follow", "lfilter", "sosfilt", "sosfilt_vjp", "sosfiltfilt"]
 
 
 @suggesting
@@ -91,6 +91,53 @@ def allpole_vjp(
     """
     grad_a, grad_x, grad_zi = _forms.allpole_vjp(grad_y, a, x, y, zi, axis, reverse, lengths, grad_zf)
     return grad_a, grad_x, grad_zi
+
+
+@suggesting
+def follow(
+    x: Any, attack: Any, release: Any, axis: int = -1, zi: Any = None, *, return_state: bool = False, out: Any = None
+) -> Any:
+    r"""Follow a signal's envelope along an axis, that rises by one gate and falls by another.
+
+    .. math:: y_t = y_{t-1} + g_t (x_t - y_{t-1}), \quad
+              g_t = \begin{cases} \text{attack}_t & x_t > y_{t-1} \\ \text{release}_t & \text{else} \end{cases}
+
+    Parameters
+    ----------
+    x : array_like
+        Magnitudes or levels: real numbers, otherwise as for `sosfilt`, but no Dask array.
+    attack, release : float or array_like
+        The gates, which broadcast to the shape of ``x``; of a time constant of ``n`` steps ``1 - exp(-1/n)``.
+    axis, return_state, out
+        As for `sosfilt`.
+    zi : array_like, optional
+        The envelope before the first step, with 1 in place of `axis`, or broadcast to that. Zeros by default.
+
+    Returns
+    -------
+    y : array
+        Of the shape, dtype and library of ``x``.
+    zf : array
+        With ``zi`` or ``return_state``: the last envelope, as ``zi``, in float64.
+
+    Notes
+    -----
+    The state is in float64. NaN stays until the end, and an infinity becomes NaN. Tensors have gradients of every order
+    of ``x``, both gates and ``zi``: those of the recurrence whose gates are the branches taken, as told by ``y`` in its
+    own precision.
+
+    References
+    ----------
+    .. [1] D. Giannoulis, M. Massberg, J. D. Reiss, "Digital dynamic range compressor design: a tutorial and analysis",
+       Journal of the Audio Engineering Society 60(6), 2012, equation (15).
+
+    Examples
+    --------
+    >>> from fastrecur.filters import follow
+    >>> follow([8.0, 8.0, 0.0, 0.0], attack=0.5, release=0.25)
+    array([4.   , 6.   , 4.5  , 3.375])
+    """
+    return _follow.follow(x, attack, release, axis, zi, return_state, out)
 
 
 @suggesting

@@ -17,6 +17,7 @@ __all__ = [
     "ewm_std",
     "ewm_sum",
     "ewm_var",
+    "holt",
     "kama",
     "pcen",
 ]
@@ -124,6 +125,16 @@ def ewm_filtfilt(
     com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     axis: int | str = 0,
 ) -> _Data: ...
+@overload
+def holt(
+    x: _Plain, alpha: Any, beta: Any, *,
+    phi: Any = 1.0, level: Any = None, trend: Any = None, axis: int | str = 0,
+) -> tuple[NDArray[Any], NDArray[Any]]: ...
+@overload
+def holt(
+    x: _Data, alpha: Any, beta: Any, *,
+    phi: Any = 1.0, level: Any = None, trend: Any = None, axis: int | str = 0,
+) -> tuple[_Data, _Data]: ...
 @overload
 def kama(
     x: _Plain, period: int = 10, fast: int = 2, slow: int = 30, *, axis: int | str = 0,

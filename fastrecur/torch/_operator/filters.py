@@ -43,9 +43,9 @@ def sosfilt_vjp(g, sos, x, y, zi, axis, reverse, lengths, grad_zf):
 
 
 def _taken(fields, x, sos, states, axis, lengths, *others):
-    x = _tensor("x", x, None)
-    sos, *others = (_tensor(name, v, x) for name, v in zip(("sos", "grad_y"), (sos, *others), strict=False))
-    states = {name: None if v is None else _tensor(name, v, x) for name, v in states.items()}
+    x = tensor_of("x", x, None)
+    sos, *others = (tensor_of(name, v, x) for name, v in zip(("sos", "grad_y"), (sos, *others), strict=False))
+    states = {name: None if v is None else tensor_of(name, v, x) for name, v in states.items()}
     if sos.is_complex():
         raise TypeError(say.filter_real("sos", sos.dtype))
     axis = shapes.axis_of(axis, tuple(x.shape), ("x",))
@@ -60,12 +60,13 @@ def _taken(fields, x, sos, states, axis, lengths, *others):
     return x, sos, zi, axis, lengths, *others, *grad_zf
 
 
-def _tensor(name, value, like):
+def tensor_of(name, value, like):
     """Return an argument as a tensor of floating-point numbers in CPU memory."""
     if not isinstance(value, torch.Tensor):
         if value is None:
             raise TypeError(say.not_an_array(name, type(None)))
-        value = torch.as_tensor(value)
+        digits = torch.float64 if isinstance(value, float) and name != "x" else None  # torch's default has fewer
+        value = torch.as_tensor(np.asarray(value) if isinstance(value, (list, tuple)) else value, dtype=digits)
     if value.layout is not torch.strided:
         raise TypeError(say.layout(name, f"layout {value.layout}"))
     if not value.is_cpu and not value.is_meta:
@@ -96,7 +97,7 @@ def _signal(x, *others):
     return torch.promote_types(x.dtype, torch.complex64) if _wide(x, *others).is_complex else x.dtype
 
 
-def _numpy(tensor):
+def numpy_of(tensor):
     if tensor is None:
         return None
     tensor = tensor.detach().resolve_conj().resolve_neg()
@@ -104,7 +105,7 @@ def _numpy(tensor):
 
 
 def _sections(sos):
-    sos = _numpy(sos)
+    sos = numpy_of(sos)
     check_a0(sos)
     return sos
 
@@ -113,16 +114,16 @@ def _run_forward(x, sos, zi, lengths, axis, reverse):
     y, coefficients = torch.empty_like(x, dtype=_signal(x, zi)), _sections(sos)
     lengths = None if lengths is None else lengths_of(lengths, tuple(x.shape), axis)
     with _threads.lent(team()):
-        zf = _host.forward(_numpy(x), coefficients, _numpy(zi), axis, reverse, lengths, _numpy(y))
+        zf = _host.forward(numpy_of(x), coefficients, numpy_of(zi), axis, reverse, lengths, numpy_of(y))
     return y, torch.from_numpy(np.ascontiguousarray(zf))
 
 
 def _run_backward(g, grad_zf, x, sos, zi, lengths, axis, reverse):
-    given = [_numpy(v) for v in (g, x)]
+    given = [numpy_of(v) for v in (g, x)]
     grad_x = torch.empty_like(x, dtype=_signal(x, g, zi, grad_zf))
     lengths = None if lengths is None else lengths_of(lengths, tuple(x.shape), axis)
     with _threads.lent(team()):
-        rest = _numpy(zi), _numpy(grad_zf), axis, reverse, lengths, _numpy(grad_x)
+        rest = numpy_of(zi), numpy_of(grad_zf), axis, reverse, lengths, numpy_of(grad_x)
         grad_sos, grad_zi = _host.vjp(*given, _sections(sos), *rest)
     grad_x = grad_x if x.is_complex() or not grad_x.is_complex() else grad_x.real.clone()
     grad_zi = torch.from_numpy(np.ascontiguousarray(grad_zi))
@@ -247,7 +248,7 @@ def _section_back(g, last, v, y, k, lengths, axis, reverse):
 # ---- vmap -----------------------------------------------------------------------------------------------------------
 
 
-def _first(tensor, dim, size=None, at=0):
+def with_batch(tensor, dim, size=None, at=0):
     """Return an operand with the batch at an axis; None, and what has none, as it is, or so many times itself."""
     if tensor is None:
         return None
@@ -261,13 +262,13 @@ def _batched(info, dims, x, sos, zi, lengths, axis, own):
     size = info.batch_size
     rank = x.dim() - (dims[0] is not None)
     had = sos.dim() - (dims[1] is not None)
-    x, zi = _first(x, dims[0], size), _first(zi, dims[2], size, at=1)
+    x, zi = with_batch(x, dims[0], size), with_batch(zi, dims[2], size, at=1)
     if own or dims[1] is not None or had > 2:
-        sos = _first(sos, dims[1], size)
+        sos = with_batch(sos, dims[1], size)
         if had == 2:
             sos = sos.reshape(size, *(1,) * (rank - 1), *sos.shape[1:])
     if lengths is not None:
-        lengths = _first(lengths, dims[3], size)
+        lengths = with_batch(lengths, dims[3], size)
     return x, sos, zi, lengths, axis + 1
 
 
@@ -279,7 +280,7 @@ def _vmap_forward(_family, info, dims, x, sos, zi, lengths, axis, reverse):
 def _vmap_backward(_family, info, dims, g, grad_zf, x, sos, zi, lengths, axis, reverse):
     had = sos.shape if dims[3] is None else sos.movedim(dims[3], 0).shape[1:]
     *operands, axis = _batched(info, dims[2:6], x, sos, zi, lengths, axis, own=True)
-    g, grad_zf = _first(g, dims[0], info.batch_size), _first(grad_zf, dims[1], info.batch_size, at=1)
+    g, grad_zf = with_batch(g, dims[0], info.batch_size), with_batch(grad_zf, dims[1], info.batch_size, at=1)
     grad_x, grad_sos, grad_zi = _backward(g, grad_zf, *operands, axis, reverse)
     return (grad_x, grad_sos.reshape(info.batch_size, *had), grad_zi), (0, 0, 1)
 

@@ -1,0 +1,83 @@
+"""Levels that follow signals in memory: Holt's level and trend, their gradient, and envelopes."""
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from .filters import Run
+from .kernels import levels
+from .kernels.levels import ATTACK, LEFT, LEVEL, PLANES, RELEASE, TO_LEVEL, TO_PHI
+
+# What a run of a filter asks of its coefficients: one section, none that are read.
+_NONE = SimpleNamespace(sections=1, order=2, kind="", blocks=None)
+
+
+def holt(x, k, waits, axis, level, trend):
+    """Write the levels and the trends, which have the same strides.
+
+    ``k`` are each series' level and trend before all steps, alpha, beta and phi, (5, *series); ``waits`` is how many
+    steps it waits for, which are NaN.
+    """
+    if x.size:
+        run = Run({"x": x, "y": level}, _NONE, axis, False, None)
+        run.run(levels.walk_holt, {"x": x, "level": level, "trend": trend, "carry": run.lanes(_planes(k, waits))})
+
+
+def holt_vjp(g_level, g_trend, x, level, trend, k, waits, axis, to_x):
+    """Write the gradient of the values; return that of ``k``. Levels and trends have the same strides."""
+    if not x.size:
+        return np.zeros_like(k)
+    operands = {"x": x, "y": to_x, "g": g_level, "coefficients": level, "grads": g_trend}
+    run = Run(operands, _NONE, axis, False, None)
+    carry = run.lanes(_planes(k, np.subtract(waits, x.shape[axis] - 1)))
+    arrays = {"x": x, "to_x": to_x, "g_level": g_level, "level": level, "trend": trend, "g_trend": g_trend}
+    run.run(levels.walk_holt_back, {**arrays, "carry": carry})
+    return run.back(carry[TO_LEVEL:])
+
+
+def _planes(k, left):
+    carry = np.zeros((PLANES, *k.shape[1:]))
+    carry[:LEFT], carry[LEFT] = k, left
+    return carry
+
+
+def follow(x, attack, release, first, axis, y):
+    """Write envelopes, of gates that broadcast to the signal; return the last ones, without time."""
+    if not x.size:
+        return np.array(first)
+    gates, varies = (attack, release), is_varying(x, axis, attack, release)
+    carry = np.zeros((PLANES, *first.shape))
+    carry[LEVEL] = first
+    if varies:
+        gates = [np.broadcast_to(gate, x.shape) for gate in gates]
+    else:
+        carry[ATTACK], carry[RELEASE] = (_of_series(gate, x, axis) for gate in gates)
+        gates = [carry[:0]] * 2
+    run = Run({"x": x, "y": y, **({"g": gates[0], "grads": gates[1]} if varies else {})}, _NONE, axis, False, None)
+    run.rule += " varying" * varies
+    carry = run.lanes(carry)
+    run.run(levels.walk_follow, {"x": x, "y": y, "attack": gates[0], "release": gates[1], "carry": carry})
+    return run.back(carry[LEVEL : LEVEL + 1])[0]
+
+
+def follow_vjp(g, g_last, x, attack, release, first, y, axis, to_x):
+    """Write the signal's gradient; return those of each series' first envelope and gates, which do not vary in time."""
+    if not x.size:
+        return g_last + 0 * first, 0 * first, 0 * first
+    carry = np.zeros((PLANES, *first.shape))
+    carry[LEVEL], carry[TO_LEVEL], carry[LEFT] = first, g_last, 1 - x.shape[axis]
+    carry[ATTACK], carry[RELEASE] = (_of_series(gate, x, axis) for gate in (attack, release))
+    run = Run({"x": x, "y": to_x, "g": g, "coefficients": y}, _NONE, axis, False, None)
+    carry = run.lanes(carry)
+    run.run(levels.walk_follow_back, {"x": x, "to_x": to_x, "g": g, "y": y, "carry": carry})
+    to_first, _, to_attack, to_release = run.back(carry[TO_LEVEL:TO_PHI])
+    return to_first, to_attack, to_release
+
+
+def is_varying(x, axis, *gates):
+    """Return whether a gate varies in time."""
+    return any(gate.ndim >= x.ndim - axis and gate.shape[axis - x.ndim] > 1 for gate in gates)
+
+
+def _of_series(gate, x, axis):
+    return np.broadcast_to(gate, (*x.shape[:axis], 1, *x.shape[axis + 1 :])).squeeze(axis)

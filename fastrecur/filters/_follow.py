@@ -1,0 +1,69 @@
+"""An envelope follower: what is checked of a call, and which library computes."""
+
+import sys
+
+import numpy as np
+
+from .. import _dispatch
+from .._arguments import arrays, checks, messages as say, shapes
+from .._cpu import levels
+from .._cpu.machine import allocate
+from .._plan.filters import take
+from .._plan.problem import fits
+from . import _call
+
+
+def follow(x, attack, release, axis, zi, return_state, out):
+    """Return the envelope, and the last of it where it is wanted, with 1 in place of the axis."""
+    axis, wants_state = checks.axis(axis), checks.flag("return_state", return_state) or zi is not None
+    given = {"attack": attack, "release": release} | ({} if zi is None else {"zi": zi})
+    run = _of_tensors if arrays.any_tensor(x, *given.values(), out) else _of_arrays
+    y, zf = run(x, given, axis, out)
+    return (y, zf) if wants_state else y
+
+
+def _checked(x, given, axis):
+    """Return the axis, counted from the first, and the shapes of states with 1 there and without it."""
+    shape = tuple(x.shape)
+    axis = shapes.axis_of(axis, shape, ("x",))
+    one = (*shape[:axis], 1, *shape[axis + 1 :])
+    for name, value in {"x": x, **given}.items():
+        if "complex" in str(value.dtype):
+            raise TypeError(say.follow_real(name, value.dtype))
+        if not fits(tuple(value.shape), one if name == "zi" else shape):
+            raise ValueError(say.same_shape(name, tuple(value.shape), one if name == "zi" else shape))
+    return axis, one, shape[:axis] + shape[axis + 1 :]
+
+
+def _of_arrays(x, given, axis, out):
+    for name, value in {"x": x, **given}.items():
+        if arrays.any_on_device(value):
+            raise TypeError(say.filter_gpu(name, type(value)))
+        if arrays.any_lazy(value):
+            raise TypeError(say.filter_in_memory())
+    x, owner = take("x", x)
+    given = {name: take(name, value)[0] for name, value in given.items()}
+    axis, one, series = _checked(x, given, axis)
+    if out is None:
+        y = allocate.empty(x.shape, x.dtype, shapes.like(x.shape, x.dtype, (x.shape, x.strides)))
+    else:
+        y = _call.check_out(out, x, x.dtype, (("x", x), *given.items()))
+    first = np.broadcast_to(given.get("zi", np.zeros(())), one).reshape(series).astype(np.float64)
+    last = levels.follow(x, given["attack"], given["release"], first, axis, y)
+    return (owner.give(y) if out is None else out), owner.give(np.ascontiguousarray(np.expand_dims(last, axis)))
+
+
+def _of_tensors(x, given, axis, out):
+    torch, adapter = sys.modules["torch"], _dispatch.tensor_levels()
+    x = adapter.tensor_of("x", x, None)
+    given = {name: adapter.tensor_of(name, value, None).to(x.device) for name, value in given.items()}
+    axis, one, series = _checked(x, given, axis)
+    if out is not None:
+        _dispatch.tensor_filters().check_out(out, x, (x, *given.values()))
+    zi = given.get("zi")
+    first = x.new_zeros(series, dtype=torch.float64) if zi is None else zi.double().expand(one).reshape(series)
+    attack, release = (
+        v.reshape((1,) * (x.dim() - v.dim()) + tuple(v.shape)) for v in (given["attack"], given["release"])
+    )
+    y, last = adapter.follow(x, attack, release, first, axis)
+    return (y if out is None else out.copy_(y)), last.unsqueeze(axis)

@@ -1,0 +1,156 @@
+"""Holt's level and trend: arguments, states to start from, and which library computes."""
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from .. import _dispatch
+from .._arguments import arrays, messages as say, shapes
+from .._arguments.arrays import at
+from .._arguments.names import suggesting
+from .._cpu import levels
+from .._cpu.machine import allocate
+from .._plan.filters import take
+from .._plan.problem import fits
+from ._frames import aligned, unwrap
+
+_STATES = "level", "trend"
+
+
+@suggesting
+def holt(
+    x: Any, alpha: Any, beta: Any, *, phi: Any = 1.0, level: Any = None, trend: Any = None, axis: Any = 0
+) -> tuple[Any, Any]:
+    r"""Smooth a level and its trend: Holt's linear method, damped by ``phi``.
+
+    .. math:: l_t = \alpha x_t + (1 - \alpha)(l_{t-1} + \varphi b_{t-1}), \quad
+              b_t = \beta (l_t - l_{t-1}) + (1 - \beta) \varphi b_{t-1}
+
+    Errors are those of `ewm_mean`.
+
+    Parameters
+    ----------
+    x, axis
+        The data and the axis of time, as for `ewm_mean`, float16 and bfloat16, too; but no Dask or GPU array.
+    alpha, beta, phi : float or array_like
+        The smoothing factors of the level and of the trend, and what damps the trend: numbers in [0, 1], or arrays that
+        broadcast to the shape of ``x`` with 1 along `axis`, one number for each series.
+    level, trend : float or array_like, optional
+        The state before the first step, in the shape of ``x`` without `axis`, or broadcast to that. By default the
+        first value of each series, and by how much the next one differs from it.
+
+    Returns
+    -------
+    level, trend : array
+        Of the library, type, shape and dtype of ``x``. The forecast made at a step for ``n`` steps later is ``level +
+        (phi + phi**2 + ... + phi**n)*trend``.
+
+    Notes
+    -----
+    NaN and infinities are missing values: there the step predicts, ``level + phi*trend``, and corrects nothing. Before
+    the first value that is not missing, results are NaN, unless ``level`` is given.
+
+    The numbers are those of statsmodels' ``Holt`` with ``initialization_method="known"``, given its level and trend;
+    its "simple" start is the default here. The state is in float64. Tensors have first gradients of all arguments:
+    :doc:`/howto/holt` fits many series at once.
+
+    References
+    ----------
+    .. [1] C. C. Holt, "Forecasting seasonals and trends by exponentially weighted moving averages", International
+       Journal of Forecasting 20(1), 2004 (written in 1957).
+    .. [2] E. S. Gardner, E. McKenzie, "Forecasting trends in time series", Management Science 31(10), 1985.
+
+    Examples
+    --------
+    >>> from fastrecur.smoothing import holt
+    >>> level, trend = holt([1.0, 2.0, 3.0, 8.0], 0.5, 0.5)
+    >>> level
+    array([1.5      , 2.125    , 2.90625  , 5.8203125])
+    >>> trend
+    array([0.75      , 0.6875    , 0.734375  , 1.82421875])
+    """
+    numbers, axis, wrap = unwrap(x, axis)
+    given = {"alpha": alpha, "beta": beta, "phi": phi, "level": level, "trend": trend}
+    given = {name: aligned(x, v, name, axis) for name, v in given.items() if v is not None or name not in _STATES}
+    run = _of_tensors if arrays.any_tensor(numbers, *given.values()) else _of_arrays
+    found, slopes = run(numbers, given, axis)
+    return wrap(found), wrap(slopes)
+
+
+def _of_tensors(x: Any, given: dict[str, Any], axis: Any) -> tuple[Any, Any]:
+    torch, adapter = sys.modules["torch"], _dispatch.tensor_levels()
+    x = adapter.tensor_of("x", x, None)
+    given = {name: adapter.tensor_of(name, v, None).to(x.device) for name, v in given.items()}
+    k, waits, axis = _states(torch, x, given, axis)
+    found, slopes = adapter.holt(x, k, waits, axis)
+    return found, slopes
+
+
+def _of_arrays(x: Any, given: dict[str, Any], axis: Any) -> tuple[Any, Any]:
+    for name, value in {"x": x, **given}.items():
+        if arrays.any_on_device(value):
+            raise TypeError(say.filter_gpu(name, type(value)))
+        if arrays.any_lazy(value):
+            raise TypeError(say.filter_in_memory())
+    x, owner = take("x", x)
+    given = {name: take(name, v)[0] for name, v in given.items()}
+    k, waits, axis = _states(np, x, given, axis)
+    strides = shapes.like(x.shape, x.dtype, (x.shape, x.strides))
+    level, trend = (allocate.empty(x.shape, x.dtype, strides) for _ in range(2))
+    levels.holt(x, k, waits, axis, level, trend)
+    return owner.give(level), owner.give(trend)
+
+
+def _wide(xp: Any, array: Any) -> Any:
+    return array.astype(np.float64, copy=False) if xp is np else array.double()
+
+
+def _states(xp: Any, x: Any, given: dict[str, Any], axis: Any) -> tuple[Any, Any, int]:
+    """Return each series' first state and constants, (5, *series), how many steps it waits for, and the axis."""
+    shape = tuple(x.shape)
+    axis = shapes.axis_of(axis, shape, ("x",))
+    one, series = (*shape[:axis], 1, *shape[axis + 1 :]), shape[:axis] + shape[axis + 1 :]
+    for name, value in {"x": x, **given}.items():
+        if "complex" in str(value.dtype):
+            raise TypeError(say.real_dtype(name, value.dtype))
+    readable = xp is np or (x.is_cpu and _dispatch.tensor_adapter().no_modes_active())
+    constants, starts = [], []
+    waits: Any = None if xp is not np else 0
+    own: list[Any] = [given.get(name) for name in _STATES]
+    for name in ("alpha", "beta", "phi"):
+        value = given[name]
+        if not fits(tuple(value.shape), one):
+            raise ValueError(say.same_shape(name, tuple(value.shape), one))
+        if readable and not bool(((value >= 0) & (value <= 1)).all()):
+            raise ValueError(say.constant_domain(name, f"0 <= {name} <= 1", value))
+        constants.append(xp.broadcast_to(_wide(xp, value), one).reshape(series))
+    if any(v is None for v in own):
+        first, slope, missing = _beginnings(xp, x, axis, readable)
+        waits = waits if missing is None or own[0] is not None else missing
+        own = [found if v is None else v for v, found in zip(own, (first, slope), strict=True)]
+    for name, value in zip(_STATES, own, strict=True):
+        if not fits(tuple(value.shape), series):
+            raise ValueError(say.state_shape(name, tuple(value.shape), series))
+        starts.append(xp.broadcast_to(_wide(xp, value), series))
+    return xp.stack([*starts, *constants]), waits, axis
+
+
+def _beginnings(xp: Any, x: Any, axis: int, readable: bool) -> tuple[Any, Any, Any]:
+    """Return each series' first value, by how much the next one differs, a step, and how many are missing before."""
+    steps = x.shape[axis]
+    two = _wide(xp, at(x, axis, slice(2)))  # at once: each view's gradient is as large as x
+    if steps > 1 and readable and bool(xp.isfinite(two).all()):
+        first, second = (at(two, axis, n) for n in (0, 1))
+        return first, second - first, None
+    if not steps:
+        nothing = _wide(xp, x).sum(axis)
+        return nothing, nothing, None
+    seen = xp.isfinite(x).cumsum(axis)
+    places = [(seen < n).sum(axis) for n in (1, 2)]
+    taken = np.take_along_axis if xp is np else xp.take_along_dim
+    steps_of = [xp.expand_dims(p, axis) if xp is np else p.unsqueeze(axis) for p in places]
+    first, second = (_wide(xp, taken(x, p.clip(0, steps - 1), axis)).squeeze(axis) for p in steps_of)
+    with arrays.quiet(xp):
+        slope = (second - first) / (places[1] - places[0]).clip(1)
+    return first, xp.where(places[1] < steps, slope, xp.zeros_like(slope)), places[0]

@@ -1,0 +1,190 @@
+"""Holt's level and trend, and envelopes, of tensors: the operators and their derivatives."""
+
+import numpy as np
+import torch
+
+from ..._arguments import messages as say
+from ..._cpu import levels as _host
+from ..._cpu.machine import threads as _threads
+from ..._plan.problem import FORGET
+from . import autograd, ops, tensors
+from .filters import numpy_of, tensor_of as tensor_of, with_batch
+from .ops import library
+from .team import team
+
+for _schema in (
+    "holt(Tensor x, Tensor k, Tensor? waits, int axis) -> (Tensor, Tensor)",
+    "holt_backward(Tensor? grad_level, Tensor? grad_trend, Tensor x, Tensor k, Tensor? waits, Tensor level, "
+    "Tensor trend, int axis) -> (Tensor, Tensor)",
+    "follow(Tensor x, Tensor attack, Tensor release, Tensor first, int axis) -> (Tensor, Tensor)",
+    "follow_backward(Tensor? grad_y, Tensor? grad_last, Tensor x, Tensor attack, Tensor release, Tensor first, "
+    "Tensor y, int axis) -> (Tensor, Tensor, Tensor, Tensor)",
+):
+    library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
+holt = torch.ops.fastrecur.holt.default  # of `_cpu.levels.holt`'s arguments; all have gradients
+follow = torch.ops.fastrecur.follow.default  # returns the envelope, and the last one in float64
+_holt_backward = torch.ops.fastrecur.holt_backward.default
+_follow_backward = torch.ops.fastrecur.follow_backward.default
+
+
+# ---- In memory, and fake --------------------------------------------------------------------------------------------
+
+
+def _like(x):
+    return tensors.empty(x.shape, tensors.layout(x.shape, x), x.dtype)
+
+
+def _run_holt(x, k, waits, axis):
+    level, trend = _like(x), _like(x)
+    with _threads.lent(team()):
+        _host.holt(*_given(x, k, waits), axis, numpy_of(level), numpy_of(trend))
+    return level, trend
+
+
+def _run_holt_backward(grad_level, grad_trend, x, k, waits, level, trend, axis):
+    if level.stride() != trend.stride():
+        level, trend = level.contiguous(), trend.contiguous()
+    gs = (level.new_zeros(()).expand(level.shape) if g is None else g for g in (grad_level, grad_trend))
+    of_level, of_trend, level, trend = map(numpy_of, (*gs, level, trend))
+    to_x, (x, k, waits) = _like(x), _given(x, k, waits)
+    with _threads.lent(team()):
+        to_k = _host.holt_vjp(of_level, of_trend, x, level, trend, k, waits, axis, numpy_of(to_x))
+    return to_x, torch.from_numpy(np.ascontiguousarray(to_k))
+
+
+def _given(x, k, waits):
+    return numpy_of(x), numpy_of(k), 0 if waits is None else numpy_of(waits)
+
+
+def _run_follow(x, attack, release, first, axis):
+    y = _like(x)
+    with _threads.lent(team()):
+        last = _host.follow(*map(numpy_of, (x, attack, release, first)), axis, numpy_of(y))
+    return y, torch.from_numpy(np.array(last, order="C"))
+
+
+def _run_follow_backward(g, g_last, x, attack, release, first, y, axis):
+    if _host.is_varying(x, axis, attack, release):
+        return tuple(v.contiguous() for v in _follow_adjoint("", g, g_last, x, attack, release, first, y, axis))
+    g = y.new_zeros(()).expand(y.shape) if g is None else g
+    to_x, g_last = _like(x), 0 if g_last is None else numpy_of(g_last)
+    given = (numpy_of(v) for v in (x, attack, release, first.to(y.dtype).double(), y))
+    with _threads.lent(team()):
+        found = _host.follow_vjp(numpy_of(g), g_last, *given, axis, numpy_of(to_x))
+    to_first, *to_gates = (torch.from_numpy(np.array(v, order="C")) for v in found)
+    to_attack, to_release = (
+        grad.unsqueeze(axis).sum_to_size(gate.shape).to(gate.dtype)
+        for grad, gate in zip(to_gates, (attack, release), strict=True)
+    )
+    return to_x, to_attack.clone(), to_release.clone(), to_first
+
+
+def _fake_holt(x, k, waits, axis):
+    return torch.empty_like(x), torch.empty_like(x)
+
+
+def _fake_holt_backward(grad_level, grad_trend, x, k, waits, level, trend, axis):
+    return torch.empty_like(x), k.new_empty(k.shape)
+
+
+def _fake_follow(x, attack, release, first, axis):
+    return torch.empty_like(x), first.new_empty(first.shape)
+
+
+def _fake_follow_backward(g, g_last, x, attack, release, first, y, axis):
+    return torch.empty_like(x), *(v.new_empty(v.shape) for v in (attack, release, first))
+
+
+# ---- Derivatives ----------------------------------------------------------------------------------------------------
+
+
+class _Holt(autograd.Rules):
+    operators = {"holt": holt}
+
+    @staticmethod
+    def setup(family, ctx, inputs, output, needed=None, has_tangents=False):
+        *tensors, ctx.axis = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors, *output)
+
+    @staticmethod
+    def gradients(ctx, needed, grad_level, grad_trend):
+        if grad_level is None and grad_trend is None:
+            return (None,) * 4
+        return *_holt_backward(grad_level, grad_trend, *ctx.saved_tensors, ctx.axis), None, None
+
+
+class _HoltBackward(autograd.Rules):
+    operators = {"holt_backward": _holt_backward}
+
+    @staticmethod
+    def setup(family, ctx, inputs, output, needed=None, has_tangents=False):
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def gradients(ctx, needed, *cotangents):
+        raise NotImplementedError(say.holt_second())
+
+
+class _Follow(autograd.Rules):
+    operators = {"follow": follow}
+    setup = _Holt.setup
+
+    @staticmethod
+    def gradients(ctx, needed, g, g_last):
+        if g is None and g_last is None:
+            return (None,) * 5
+        *given, y, _ = ctx.saved_tensors
+        grads = _follow_backward(g, g_last, *given, y, ctx.axis)
+        return *(grad if need else None for grad, need in zip(grads, needed, strict=False)), None
+
+
+def _follow_adjoint(_family, g, g_last, x, attack, release, first, y, axis):
+    """Do what `follow_backward` does, such that all of it has derivatives.
+
+    Gradients are those of the recurrence whose gates are the branches taken, as told by the stored envelope.
+    """
+    g = torch.zeros_like(y) if g is None else g
+    start, g_last = (v if v is None else v.to(y.dtype) for v in (first, g_last))
+    rises = x > torch.cat([start.unsqueeze(axis), y], axis).narrow(axis, 0, x.shape[axis])
+    gate = torch.where(rises, attack.to(y.dtype), release.to(y.dtype))
+    options = None, axis, False, y.dtype, True, True, True
+    to_gate, to_x, to_first = ops.vjp(FORGET, g, gate, x, y, start, g_last, *options)
+    to_attack, to_release = (
+        torch.where(own, to_gate, 0).double().sum_to_size(v.shape).to(v.dtype)
+        for own, v in ((rises, attack), (~rises, release))
+    )
+    return to_x, to_attack, to_release, to_first.to(first.dtype)
+
+
+class _FollowBackward(autograd.Composed):
+    operators = {"follow_backward": _follow_backward}
+    composed = staticmethod(_follow_adjoint)
+
+
+# ---- vmap -----------------------------------------------------------------------------------------------------------
+
+
+def _vmapped(operator, places, to):
+    """Return the rule of an operator whose tensors have the batch at ``places``, its results at ``to``."""
+
+    def call(_family, info, dims, *arguments):
+        *tensors, axis = arguments
+        moved = (with_batch(v, dim, info.batch_size, at) for v, dim, at in zip(tensors, dims, places, strict=False))
+        return operator(*moved, axis + 1), to
+
+    return call
+
+
+for _name, _run, _fake in (
+    ("holt", _run_holt, _fake_holt),
+    ("holt_backward", _run_holt_backward, _fake_holt_backward),
+    ("follow", _run_follow, _fake_follow),
+    ("follow_backward", _run_follow_backward, _fake_follow_backward),
+):
+    library.impl(_name, _run, "CPU")
+    torch.library.register_fake(f"fastrecur::{_name}", _fake, lib=library)
+_Holt.register(_vmapped(holt, (0, 1, 0), (0, 0)))
+_HoltBackward.register(_vmapped(_holt_backward, (0, 0, 0, 1, 0, 0, 0), (0, 1)))
+_Follow.register(_vmapped(follow, (0, 0, 0, 0), (0, 0)))
+_FollowBackward.register(_vmapped(_follow_backward, (0,) * 7, (0,) * 4))
