@@ -281,12 +281,14 @@ def _window(gate, is_decay, length, chunks):
         kept = float(np.max(gate[0] if is_decay else 1 - gate[0]))
         least = int(math.log(FORGOTTEN) / math.log(kept)) if 0 < kept < 1 else 0 if kept == 0 else math.inf
         return WIDTH + 2 + 2 * least
-    least, edges = WIDTH, np.arange(1, chunks) * length
+    gate = gate[(slice(None), *(slice(None if stride else 1) for stride in gate.strides[1:]))]
+    least, edges, known, kept = WIDTH, np.arange(1, chunks) * length, 0, 1
     while 2 * least < length:
-        before = np.stack([gate[edge - least : edge] for edge in edges])
-        if (np.prod(before if is_decay else 1 - before, axis=1, dtype=_WIDE) <= FORGOTTEN).all():
+        before = np.stack([gate[edge - least : edge - known] for edge in edges])
+        kept = kept * np.prod(before if is_decay else 1 - before, axis=1, dtype=_WIDE)
+        if (kept <= FORGOTTEN).all():
             return WIDTH + 2 + 2 * least
-        least *= 2
+        known, least = least, 2 * least
     return math.inf
 
 
