@@ -55,7 +55,8 @@ def selective_scan(
         Where segments begin along time, and the end, for a batch of 1, as for `forget_mult`: each segment has states of
         its own, ``h0`` and ``state`` are (segments, D, N).
     resets : array_like of bool, optional
-        (B, L) in both layouts; an axis of 1 is broadcast. True where the state before a step is zero.
+        (B, L) in both layouts; an axis of 1 is broadcast. True where a step begins anew: no state
+        passes the border before it, in either direction.
     return_state : bool, default False
         Also return the last states.
     out : array, optional

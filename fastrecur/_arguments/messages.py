@@ -312,6 +312,9 @@ constant_domain = _message("`{name}` must satisfy: {rule}, got {came}")
 constant_type = _message("`{name}` must be a number, got {kind}")
 constant_or_array = _message("`{name}` must be a number, a list, an array or a tensor, got {kind}")
 halflife_type = _message("`halflife` must be a number, a timedelta, a string of one or an array, got {kind}")
+halflife_no_pandas = _message(
+    "`halflife` must be a number or a datetime.timedelta where pandas is not installed, got {halflife!r}"
+)
 halflife_string = _message("`halflife` must be a string that pandas.Timedelta takes, got {halflife!r}: {error}")
 halflife_without_times = _message("`halflife` can only be a timedelta where `times` are given, got {came!r}")
 times_without_halflife = _message("`halflife` must be given with `times`, got {came}")

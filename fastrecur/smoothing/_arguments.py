@@ -77,7 +77,9 @@ def _halflife(value):
             from pandas import Timedelta  # whoever writes pandas' strings has it
 
             value = Timedelta(value)
-        except (ImportError, ValueError) as error:
+        except ImportError:
+            raise ValueError(say.halflife_no_pandas(value)) from None
+        except ValueError as error:
             raise ValueError(say.halflife_string(value, error)) from None
     if _is_timedelta(value):
         if not is_array(value):

@@ -1,5 +1,7 @@
 """Decays from times: the kernel's against NumPy's, what it refuses, and long series in chunks."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -131,3 +133,9 @@ def test_factors_of_steps_in_chunks(rng, scanned):
         together = ewm_mean(np.repeat(x[:, None], 16, 1), alpha=alpha[:, None], adjust=adjust)[:, 3]
         np.testing.assert_allclose(ewm_mean(x, alpha=alpha, adjust=adjust), together, rtol=1e-10, atol=1e-13)
     assert len(scanned) == 2
+
+
+def test_a_string_where_pandas_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ValueError, match="must be a number or a datetime.timedelta where pandas is not installed, got"):
+        ewm_mean(np.ones(2), halflife="1h", times=np.array([0, 1], "M8[s]"))
