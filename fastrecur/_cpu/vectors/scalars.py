@@ -133,7 +133,7 @@ def copy_reversed(target, source):
 
 @primitive(first, lambda emitter, place, offset: moved(emitter.builder, place, offset))
 def shift(pointer, offset):
-    return Address(pointer.address + int(offset), pointer.dtype, pointer.keep)
+    return Address(pointer.address + int(offset), pointer.dtype, pointer.keep, pointer.lanes)
 
 
 # ---- What is known of pointers, and whole numbers -----------------------------------------------------------------
