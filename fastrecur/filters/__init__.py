@@ -40,7 +40,7 @@ def allpole(
 
     Notes
     -----
-    Tensors have gradients of every order. Coefficients are read where they stand, in float16 and bfloat16 too; those
+    Tensors have gradients of every order. Coefficients are read in place, in float16 and bfloat16 too; those
     that vary in time are of order 94 at most. torchlpc's
     ``sample_wise_lpc(x, A, zi)`` is ``allpole(A, x, zi=zi)``.
 
