@@ -3,7 +3,8 @@
     python tests/fuzz.py --minutes 60 --seed 7
 
 Arrays of random shape, dtype, layout and axis, with and without lengths, offsets, resets and states, forward and
-gradients; the same as tensors, under hooks of saved tensors, modes and transforms; weighted statistics against a loop.
+gradients; the same as tensors, under hooks of saved tensors, modes and transforms; weighted statistics and filters
+against a loop.
 A failure prints the case; the same seed gives the same cases.
 """
 
@@ -23,7 +24,7 @@ from compare import check_forward, check_vjp  # noqa: E402
 from repeated import numbers, same  # noqa: E402
 
 import fastrecur  # noqa: E402
-from fastrecur import reference, smoothing  # noqa: E402
+from fastrecur import filters, reference, smoothing  # noqa: E402
 
 FUNCTIONS = "forget_mult", "linear_recurrence"
 LAYOUTS = [layouts.c_order] * 4 + [layouts.fortran, layouts.negative_strides, layouts.unaligned, layouts.read_only]
@@ -150,6 +151,37 @@ def statistics(case):
             np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-9)
 
 
+def filtered(case):
+    """Poles of every kind against a loop, against `lfilter`, and their gradient against differences."""
+    rng, x, order = case.rng, np.array(case.value, np.float64), int(case.rng.integers(1, 5))
+    axis, options = case.axis % x.ndim, {"reverse": case.options["reverse"]}
+    x = x[(slice(None),) * axis + (slice(200),)]
+    own = [(), x.shape[:axis] + x.shape[axis + 1 :], x.shape][rng.integers(3)] if x.ndim > 1 else ()
+    a = rng.uniform(-1, 1, (*own, order)) / order
+    zi = rng.standard_normal((*x.shape[:axis], order, *x.shape[axis + 1 :]))
+    each = np.moveaxis(
+        np.broadcast_to(np.expand_dims(a, axis) if a.ndim == x.ndim > 1 else a, (*x.shape, order)), axis, 0
+    )
+    by_time, past, wanted = np.moveaxis(x, axis, 0), list(np.moveaxis(zi, axis, 0)), np.zeros(x.shape)
+    for t in range(len(by_time))[:: -1 if options["reverse"] else 1]:
+        past = [by_time[t] - sum(each[t, ..., k] * past[k] for k in range(order)), *past[:-1]]
+        np.moveaxis(wanted, axis, 0)[t] = past[0]
+    for _ in range(2):
+        y, zf = filters.allpole(a, x, axis, zi, **options)
+        for one, other in ((y, wanted), (np.moveaxis(zf, axis, 0), np.array(past))):
+            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
+        if a.ndim <= x.ndim:  # the same by sections
+            np.testing.assert_allclose(
+                filters.allpole(a, x, axis, **options),
+                filters.lfilter([1.0], np.concatenate([np.ones_like(a[..., :1]), a], -1), x, axis, **options),
+                rtol=1e-9, atol=1e-9,
+            )  # fmt: skip
+    way = rng.standard_normal(a.shape)
+    ends = [(filters.allpole(a + s * way, x, axis, zi, **options)[0]).sum() for s in (1e-6, -1e-6)]
+    grad = filters.allpole_vjp(np.ones_like(x), a, x, y, zi, axis=axis, **options)[0]
+    np.testing.assert_allclose((grad * way).sum(), (ends[0] - ends[1]) / 2e-6, rtol=1e-4, atol=1e-4 * (1 + x.size))
+
+
 def _weighted(x, alpha, power, adjust, ignore_na, min_periods):
     weights, result = np.zeros(0), np.full(len(x), np.nan)
     seen = np.isfinite(x)
@@ -178,7 +210,7 @@ def main():
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    checks = [arrays, arrays, statistics]
+    checks = [arrays, arrays, statistics, filtered]
     try:
         import torch  # noqa: F401
         from tqdm import tqdm

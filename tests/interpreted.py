@@ -16,6 +16,7 @@ import fastrecur
 from fastrecur import reference
 from fastrecur._cpu import weighted_run
 from fastrecur._plan import problem
+from fastrecur.filters import allpole, allpole_vjp, lfilter, sosfilt, sosfilt_vjp
 from fastrecur.returns import gae
 from fastrecur.smoothing import ewm_cov, ewm_mean, ewm_sum, ewm_var, kama
 from fastrecur.torch._rnn import pooling
@@ -69,6 +70,7 @@ def main():
     follow_and_return(rng)
     scan_selectively(rng)
     follow_levels(rng)
+    filter_both_ways(rng)
     lower_thresholds(setattr)
     lanes_apart(rng)
     for reverse in [False, True]:
@@ -102,6 +104,29 @@ def follow_levels(rng):
     test_holt.test_missing_values_are_predicted()
     test_holt.test_gradients(rng, "found")
     test_follow.test_gradients("series")
+
+
+def filter_both_ways(rng):
+    """One filter and coefficients that vary give the same, in every layout; poles alone are a filter."""
+    sos, poles, options = np.array([[1, 0, 0, 1, -0.6, 0.1]]), [-0.6, 0.1, 0.05], {"lengths": [36, 3, 0, *[36] * 14]}
+    for axis in (0, 1):
+        shape = (36, 17) if axis == 0 else (17, 36)
+        x = rng.standard_normal(shape)
+        for own, ends in itertools.product(((), (17,), shape), ({}, options)):
+            y = sosfilt(sos * np.ones((*own, 1, 1)), x, axis, **ends)
+            found = sosfilt_vjp(x, sos * np.ones((*own, 1, 1)), x, y, axis=axis, **ends)
+            for order in (2, 3):
+                a = poles[:order] * np.ones((*own, 1))
+                one = lfilter([1], [1, *poles[:order]], x, axis, **ends)
+                np.testing.assert_allclose(allpole(a, x, axis, **ends), one, atol=1e-12)
+                grads = allpole_vjp(x, a, x, one, axis=axis, **ends)
+                if order == 2:
+                    np.testing.assert_allclose(one, y, atol=1e-12)
+                    if own != shape:  # where they vary, the forms differ
+                        np.testing.assert_allclose(grads[0], found[0][..., 0, 4:], atol=1e-10)
+                    np.testing.assert_allclose(grads[1], found[1], atol=1e-10)
+    x = rng.standard_normal(40)
+    np.testing.assert_allclose(sosfilt(sos, x), lfilter([1], sos[0, 3:], x), atol=1e-12)
 
 
 def borders(rng, name, reverse):

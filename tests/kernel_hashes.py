@@ -22,7 +22,7 @@ import numpy as np  # noqa: E402
 from llvmlite import binding  # noqa: E402
 
 import fastrecur  # noqa: E402
-from fastrecur import smoothing  # noqa: E402
+from fastrecur import filters, smoothing  # noqa: E402
 from fastrecur._cpu.compiler import compile as _compile  # noqa: E402
 
 SECTIONS = b".text", b".ltext", b".rodata", b".lrodata"
@@ -116,6 +116,33 @@ def returns(rng):
     yield "advantages float32", lambda: fastrecur.returns.gae(*(k.astype("f4") for k in (r, v)), 0.9, 0.9, done, done)
 
 
+def of_filters(rng):
+    for (shape, axis), kind, order in itertools.product(
+        (((40, 20), 0), ((20, 40), 1), ((400,), 0)), ("", "varying"), (2, 3)
+    ):
+        x, own = rng.standard_normal(shape), shape if kind else ()
+        a, sos = 0.1 * rng.standard_normal((*own, order)), np.ones((*own, 1, 6)) * [1, 0.5, 0.2, 1, -0.5, 0.1]
+
+        def call(x=x, axis=axis, a=a, sos=sos):
+            filters.allpole_vjp(x, a, x, filters.allpole(a, x, axis), axis=axis)
+            if a.shape[-1] == 2:
+                filters.sosfilt_vjp(x, sos, x, filters.sosfilt(sos, x, axis), axis=axis)
+            else:
+                filters.lfilter(a, [1.0, 0.2], x, axis)
+
+        yield f"filters {shape} {kind} {order}", call
+
+
+def selective(rng):
+    u, B = rng.random((1, 9, 20)).astype("f4"), rng.random((1, 9, 4)).astype("f4")
+
+    def call():
+        y = fastrecur.selective_scan(u, u, -np.ones((20, 4), "f4"), B, B, layout="bld")
+        fastrecur.selective_scan_vjp(y, u, u, -np.ones((20, 4), "f4"), B, B, layout="bld")
+
+    yield "selective", call
+
+
 def of_tensors(rng):
     """Poolings of a QRNN's product; what stretches of time on several ranks do to a state."""
     import torch
@@ -146,7 +173,9 @@ def main():
     parser.add_argument("--against", type=pathlib.Path, metavar="FILE", help="what this printed before")
     before = parser.parse_args().against
     rng = np.random.default_rng(0)
-    calls = itertools.chain.from_iterable(f(rng) for f in (recurrences, segments, statistics, returns, of_tensors))
+    calls = itertools.chain.from_iterable(
+        f(rng) for f in (recurrences, segments, statistics, returns, of_filters, selective, of_tensors)
+    )
     lines = []
     for name, digest in codes(calls):
         lines.append(f"{name}: {digest}")

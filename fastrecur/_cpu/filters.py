@@ -14,7 +14,7 @@ from .._arguments.arrays import address, element
 from .._steps import sections as _steps
 from .compiler.compile import kernel
 from .kernels import sections, sections_back
-from .kernels.sections import FIELDS, GRADIENTS, HEAD, OPERANDS, STEPS, TABLES
+from .kernels.tiles import BLOCKS, BLOCKS_BACK, FIELDS, GRADIENTS, HEAD, OPERANDS, ROWS, SINGLE, STEPS, TABLES, Y
 from .machine import allocate, threads as _threads
 from .vectors.types import OCTET, WIDTH
 
@@ -24,6 +24,7 @@ FEW_SERIES = 1  # that are taken one after the other, 8 steps at once
 LONG_SERIES = 1 << 15  # steps of a series that is cut
 FORGOTTEN = 2.0**-80  # of a state, before a chunk that is warmed up
 LONGEST = 1 << 24  # steps, of a warm-up that is looked for
+LOOKED_AT = 64  # steps, for the sign of a section that varies in time
 NEAR = 0.5  # of a section's 1 + a1 + a2 (or 1 - a1 + a2), from which its poles are near neither 1 nor -1
 ALL_AT_ONCE = 1 << 62  # of a chunk of steps: series that are no rows go to their ends one after the other
 ROWS_AT_ONCE = 2 * STEPS
@@ -37,26 +38,32 @@ class Coefficients:
     ``kind`` is "" for one filter of all series, "own" for one a series, "varying" for one a step.
     """
 
-    def __init__(self, sos, kind, axis=None):
+    def __init__(self, sos, kind, axis=None, poles=False):
         """Take SciPy's array with its sections and fields last, and before them each series', or nothing.
 
-        Where they vary in time, ``axis`` is that of time.
+        Where they vary in time, ``axis`` is that of time. Of ``poles`` alone there are as many fields, from a1 on.
         """
-        self.kind, self.sections, self.given, self.order = kind, sos.shape[-2], sos, sos.shape[-1] // 2 - 1
-        self.divides = bool((sos[..., self.order + 1] == 1).all())  # whether a0 is as it should be
+        self.kind, self.poles, varies = kind, poles, kind == "varying"
+        if poles and not varies:
+            sos = _as_section(sos)
+        self.sections, self.given, self.order = sos.shape[-2], sos, sos.shape[-1] // 2 - 1
+        if poles and varies:
+            self.order = sos.shape[-1]
+        else:
+            self.divides = bool((sos[..., self.order + 1] == 1).all())  # whether a0 is as it should be
         if self.order != 2:
-            lead = sos.shape[: -2 - (kind == "varying")]
-            self.given, self.signs = np.ascontiguousarray(sos), np.zeros((self.sections, *(1,) * len(lead)))
-            self.table = (
-                self.signs if kind == "varying" else np.moveaxis(sos, (-2, -1), (0, 1)).astype(_WIDE, order="C")
-            )
+            self.signs = np.zeros((self.sections, *(1,) * (sos.ndim - 2 - varies)))
+        elif varies:  # the sign stays, so that a state means the same at all steps
+            some = sos[(*(slice(None),) * axis, slice(None, None, max(1, sos.shape[axis] // LOOKED_AT)))]
+            a1, a2 = np.moveaxis(some[..., -2:], (-1, -2), (0, 1)).astype(_WIDE)
+            self.signs = _signs(a1.mean(axis + 1), (a2 - abs(a1)).min(axis + 1, initial=np.inf))
+        if varies:
+            self.given, self.table = sos if poles else np.ascontiguousarray(sos), self.signs
             return
-        wide = np.float64 if kind == "varying" else np.longdouble
-        b0, b1, b2, _, a1, a2 = np.moveaxis(sos, (-1, -2), (0, 1)).astype(wide)
-        if kind == "varying":  # the sign stays, so that a state means the same at all steps
-            self.given = np.ascontiguousarray(sos)
-            self.table = self.signs = _signs(a1.mean(axis + 1), (a2 - abs(a1)).min(axis + 1))
+        if self.order != 2:
+            self.table = np.moveaxis(sos, (-2, -1), (0, 1)).astype(_WIDE, order="C")
             return
+        b0, b1, b2, _, a1, a2 = np.moveaxis(sos, (-1, -2), (0, 1)).astype(np.longdouble)
         self._a2, self._least = a2, a2 - abs(a1)
         self.signs = _signs(a1, self._least)
         self._formed = np.stack(np.broadcast_arrays(*_steps.form(b0, b1, b2, a1, a2, self.signs)), 1)
@@ -65,7 +72,13 @@ class Coefficients:
     @functools.cached_property
     def blocks(self):
         """Fields and what 8 steps at once come to, where one stable filter is that of all series; else None."""
-        if self.kind or self.order != 2 or not (1 + self._least >= 0).all() or not (abs(self._a2) <= 1).all():
+        if (
+            self.kind
+            or self.poles
+            or self.order != 2
+            or not (1 + self._least >= 0).all()
+            or not (abs(self._a2) <= 1).all()
+        ):
             return None
         each = [_blocks(_steps.Section(*fields)) for fields in self._formed]
         return np.concatenate([self.table.reshape(-1), *each]).astype(_WIDE)
@@ -101,19 +114,29 @@ def _blocks(k):
         found.append((np.concatenate(outputs), p, q))
     (first, *after), (second, *also), *inputs = found
     from_inputs = [np.concatenate([v[n] for v in inputs]) for n in (1, 2)]
-    return np.concatenate([first, second, *from_inputs, *(v[0] for v in inputs), after[0], also[0], after[1], also[1]])
+    kept = one * (
+        k.sign * k.sign
+    )  # of the second number, which near 1 and -1 changes little: the rest keeps its digits
+    powers = after[0], also[0], after[1], also[1] - kept, kept
+    return np.concatenate([first, second, *from_inputs, *(v[0] for v in inputs), *powers])
+
+
+def _as_section(a):
+    """Return poles, of the fields from a1 on, as a section."""
+    one, zeros = np.ones_like(a[..., :1]), np.zeros_like(a)
+    return np.concatenate([one, zeros, one, a], -1)
 
 
 @functools.lru_cache(256)
-def _shared(data, count):
-    return Coefficients(np.frombuffer(data).reshape(count, -1), "")
+def _shared(data, count, poles=False):
+    return Coefficients(np.frombuffer(data).reshape(count, -1), "", None, poles)
 
 
-def coefficients(sos, kind, axis):
+def coefficients(sos, kind, axis, poles=False):
     """Return the `Coefficients` of an array, which are remembered where all series have one filter."""
     if kind == "":
-        return _shared(sos.astype(_WIDE, copy=False).tobytes(), len(sos))
-    return Coefficients(sos, kind, axis)
+        return _shared(sos.astype(_WIDE, copy=False).tobytes(), len(sos), poles)
+    return Coefficients(sos, kind, axis, poles)
 
 
 def _forgotten_after(table):
@@ -187,15 +210,15 @@ class _Places:
             self.tables.append((offsets[:, None] + first * time).reshape(-1))
             self.steps.append(time)
         if window:
-            self.tables[sections.Y], self.steps[sections.Y] = np.arange(series * chunks) * window[1], 0
+            self.tables[Y], self.steps[Y] = np.arange(series * chunks) * window[1], 0
         self.tables.append(own.reshape(-1))
         self.series = series * chunks
 
-    def geometry(self, count, order, width, chunk):
+    def geometry(self, count, order, width, chunk, apart):
         """Return a geometry, and how many series there are with those that fill the last vector."""
         padded = -(-self.series // width) * width
         geometry = np.zeros(HEAD + TABLES * padded, np.int64)
-        geometry[:HEAD] = count, self.series, padded, chunk, order, *self.steps
+        geometry[:HEAD] = count, self.series, padded, chunk, order, apart, *self.steps
         fill = np.minimum(np.arange(padded), self.series - 1)  # the last one fills a vector
         filled = [table[fill] for table in self.tables]
         geometry[HEAD:] = np.concatenate([*filled, *map(self._way, self.steps, self.forms, filled, [width] * OPERANDS)])
@@ -205,9 +228,9 @@ class _Places:
     def _way(step, form, offsets, width):
         """Return how kernels read an operand, for each vector of series."""
         size = form[2]
-        other = sections.BLOCKS if step == size else sections.BLOCKS_BACK if step == -size else sections.SINGLE
+        other = BLOCKS if step == size else BLOCKS_BACK if step == -size else SINGLE
         are_neighbors = (np.diff(offsets.reshape(-1, width)) == size).all(1)
-        return np.repeat(np.where(are_neighbors, sections.ROWS, other if width > 1 else sections.SINGLE), width)
+        return np.repeat(np.where(are_neighbors, ROWS, other if width > 1 else SINGLE), width)
 
 
 @functools.lru_cache(512)
@@ -249,12 +272,13 @@ class Run:
             1 if lanes == 1 or by_blocks else OCTET if lanes <= OCTET or lanes < WIDTH * self.threads else WIDTH
         )
         if c.kind == "varying":
-            operands = operands | {"coefficients": np.broadcast_to(c.given, (*x.shape, *c.given.shape[-2:]))}
+            own = c.given[..., 0, 0] if c.poles else c.given
+            operands = operands | {"coefficients": np.broadcast_to(own, x.shape + own.shape[x.ndim :])}
         names = "x", "y", "g", "coefficients", "grads"
         forms = tuple([_form(operands[name], x.ndim) if name in operands else None for name in names])
         nearest = min((abs(x.strides[k]) for k in range(x.ndim) if k != axis), default=0)
         chunk = ROWS_AT_ONCE if chunks == 1 and nearest < abs(x.strides[axis]) else ALL_AT_ONCE
-        kind = c.sections, c.order, self.width, chunk
+        kind = c.sections, c.order, self.width, chunk, c.given.strides[-1]
         if lengths is None:
             self.places = _known_places(forms, axis, reverse, chunks, window)
             self.geometry, self.fill = _known_geometry(forms, axis, reverse, chunks, window, *kind)
@@ -264,7 +288,7 @@ class Run:
             self.geometry, self.fill = self.places.geometry(*kind)
         self.axes, self.chunks = [k - (k > axis) for k in self.places.axes], chunks
         words = [c.kind] * bool(c.kind) + {1: ["alone"], OCTET: ["octet"]}.get(self.width, []) + ["blocks"] * by_blocks
-        words += ["any_order"] * (c.order != 2)
+        words += ["any_order"] * (c.order != 2) + ["poles"] * c.poles
         self.rule, self.team = " ".join(words), team
 
     def lanes(self, array):
@@ -301,7 +325,8 @@ class Run:
         if words:
             elements["kept"] = "f8"
         call, parts = kernel(function, self.rule, "f8", **elements), self.parts()
-        places, room = [*map(address, arrays.values())], np.empty((len(parts), words))
+        places = [*map(address, arrays.values())]
+        room = allocate.aligned((len(parts), -(-words // OCTET) * OCTET), _WIDE)
         rooms = [[address(own)] if words else [] for own in room]
         calls = [(call, None, *places, *r, address(self.geometry), *part) for r, part in zip(rooms, parts, strict=True)]
         self.team.run(calls, min(self.threads, len(calls)))
@@ -387,38 +412,40 @@ def quick(x, sos, zi, axis, reverse, wants_state):
 # ---- Calls ----------------------------------------------------------------------------------------------------------
 
 
-def forward(x, sos, zi, axis, reverse, lengths, y):
+def forward(x, sos, zi, axis, reverse, lengths, y, poles=False):
     """Write the output of a cascade, 0 in the padding; return the states after all steps, (sections, ..., 2, ...).
 
-    ``lengths`` are one for each series, ``sos`` and ``zi`` broadcast; ``y`` may be ``x``.
+    ``lengths`` are one for each series, ``sos`` and ``zi`` broadcast; ``y`` may be ``x``. Of ``poles`` alone, ``sos``
+    has one section, of the fields from a1 on, and states are the last outputs, the newest first.
     """
     if y.dtype.kind == "c":
         sos = sos if sos.ndim == 2 else np.expand_dims(sos, x.ndim - (sos.ndim == x.ndim + 1))
         given = None if zi is None else _pairs(zi), axis, reverse, _of_pairs(lengths)
-        return _joined(forward(_pairs(x), sos, *given, _pairs(y)))
+        return _joined(forward(_pairs(x), sos, *given, _pairs(y), poles))
     zi = None if zi is None else np.moveaxis(zi, axis + 1, 1)
-    zf = cascade(x, y, coefficients(sos, kind_of(sos, x), axis), zi, axis, reverse, lengths)
+    zf = cascade(x, y, coefficients(sos, kind_of(sos, x), axis, poles), zi, axis, reverse, lengths)
     _clear_padding(y, axis, lengths)
     return np.moveaxis(zf, 1, axis + 1)
 
 
-def vjp(g, x, sos, zi, grad_zf, axis, reverse, lengths, grad_x):
-    """Write the input's gradient; return those of the coefficients, in their shape, and of the first states."""
+def vjp(g, x, sos, zi, grad_zf, axis, reverse, lengths, grad_x, poles=False):
+    """Write the input's gradient; return those of the coefficients, in their shape, and of the first states.
+
+    Of ``poles`` alone, ``x`` is the output.
+    """
     if x.dtype.kind == "c" or g.dtype.kind == "c":
         dtype = np.result_type(x, g)
         wide = sos if sos.ndim == 2 else np.expand_dims(sos, x.ndim - (sos.ndim == x.ndim + 1))
         g, x, (zi, grad_zf) = g.astype(dtype), x.astype(dtype), (v if v is None else _pairs(v) for v in (zi, grad_zf))
         given = zi, grad_zf, axis, reverse, _of_pairs(lengths)
-        grad_sos, grad_zi = vjp(_pairs(g), _pairs(x), wide, *given, _pairs(grad_x))
+        grad_sos, grad_zi = vjp(_pairs(g), _pairs(x), wide, *given, _pairs(grad_x), poles)
         return grad_sos.reshape(sos.shape), _joined(grad_zi)
     kind = kind_of(sos, x)
     zi, grad_zf = (v if v is None else np.moveaxis(v, axis + 1, 1) for v in (zi, grad_zf))
-    c = coefficients(sos, kind, axis)
+    c = coefficients(sos, kind, axis, poles)
     grads, grad_zi = cascade_vjp(g, x, grad_x, c, zi, grad_zf, axis, reverse, lengths)
     _clear_padding(grad_x, axis, lengths)
-    if kind == "varying" and c.order == 2:
-        grads = np.concatenate([grads[..., :3], np.zeros_like(grads[..., :1]), grads[..., 3:]], -1)
-    elif kind != "varying":
+    if kind != "varying":
         grads = np.moveaxis(grads, (0, 1), (-2, -1))
     return summed_to(grads, sos.shape), np.moveaxis(grad_zi, 1, axis + 1)
 
@@ -493,9 +520,9 @@ def cascade(x, y, c, zi, axis, reverse, lengths):
     """Write the output of a cascade; return the states after all steps."""
     shape, steps = x.shape[:axis] + x.shape[axis + 1 :], x.shape[axis]
     signs, full = _aligned_signs(c, len(shape)), (c.sections, c.order, *shape)
-    states = np.zeros(full) if zi is None else _inner(np.broadcast_to(zi, full), signs)
+    states = np.zeros(full) if zi is None else _inner(np.broadcast_to(zi, full), signs, c.poles)
     if x.size == 0:
-        return _outer(states, signs)
+        return _outer(states, signs, c.poles)
     chunks = _chunks(c, math.prod(shape), steps, lengths)
     run = Run({"x": x, "y": y}, c, axis, reverse, lengths, chunks)
     table, own_signs = run.tables()
@@ -503,7 +530,7 @@ def cascade(x, y, c, zi, axis, reverse, lengths):
     if chunks > 1:
         carry = _warmed_up(x, c, axis, reverse, chunks, carry, given)
     run.run(sections.walk, {"x": x, "y": y, **given, "carry": carry})
-    return _outer(run.back(carry), signs)
+    return _outer(run.back(carry), signs, c.poles)
 
 
 def _warmed_up(x, c, axis, reverse, chunks, carry, given):
@@ -523,29 +550,40 @@ def _by_fields(sums, signs):
     return np.stack([b0 + signs * b1, b1, d, np.zeros_like(d), -f - signs * c, -c], 1)
 
 
+def _gradients_of(c, x, count, lengths):
+    """Allocate gradients of coefficients that vary in time: of their dtype, unless they are summed."""
+    shape, own = (*x.shape, c.sections, count), c.given.dtype
+    dtype = own if own in _READABLE and c.given.shape == shape else _WIDE
+    return allocate.empty(shape, dtype, None) if lengths is None and c.poles else np.zeros(shape, dtype)
+
+
 def cascade_vjp(g, x, to_x, c, zi, grad_zf, axis, reverse, lengths):
     """Write the input's gradient; return those of the coefficients and of the states before all steps.
 
-    The former are (sections, 6, *series), or, where they vary in time, (*shape of x, sections, 5), without a0.
+    The former are (sections, fields, *series), or, where they vary in time, (*shape of x, sections, fields).
     """
     shape, steps = x.shape[:axis] + x.shape[axis + 1 :], x.shape[axis]
     signs, full = _aligned_signs(c, len(shape)), (c.sections, c.order, *shape)
-    states = np.zeros(full) if zi is None else _inner(np.broadcast_to(zi, full), signs)
-    adjoint = np.zeros(full) if grad_zf is None else _inner(np.broadcast_to(grad_zf, full), signs, adjoint=True)
-    fields = 2 * (c.order + 1)
-    each = GRADIENTS if c.order == 2 else fields  # gradients of a section
-    grads = np.zeros((*x.shape, c.sections, each) if c.kind == "varying" else (1,))
+    states = np.zeros(full) if zi is None else np.broadcast_to(zi, full)
+    states = states if c.poles else _inner(states, signs)  # of poles alone, no scan begins there
+    adjoint = np.zeros(full) if grad_zf is None else _inner(np.broadcast_to(grad_zf, full), signs, not c.poles)
+    varies, fields = c.kind == "varying", c.order if c.poles else 2 * (c.order + 1)
+    each = GRADIENTS if c.order == 2 and not c.poles and not varies else fields  # gradients of a section
+    grads = _gradients_of(c, x, each, lengths) if varies else np.zeros(1)
     if x.size == 0:
-        return (grads if c.kind == "varying" else np.zeros((c.sections, fields, *shape))), _outer(adjoint, signs, True)
-    operands = {"x": x, "y": to_x, "g": g} | ({"grads": grads} if c.kind == "varying" else {})
+        adjoint = _outer(adjoint, signs, not c.poles)
+        return (grads if varies else np.zeros((c.sections, fields, *shape))), adjoint
+    operands = {"x": x, "y": to_x, "g": g} | ({"grads": grads} if varies else {})
     run = Run(operands, c, axis, reverse, lengths)
     table, own_signs = run.tables()
     carry, adjoint = run.lanes(states), run.lanes(adjoint)
     sums = np.zeros((c.sections, each, carry.shape[-1]))
     given = {"coefficients": table, "signs": own_signs, "carry": carry, "adjoint": adjoint, "sums": sums}
     words = (-(-steps // STEPS) * c.order * c.sections + (c.sections + 2) * STEPS) * run.width
+    if c.poles:
+        words = (c.order + (2 + c.order) * STEPS) * run.width
     run.run(sections_back.walk, {"x": x, "y": to_x, "g": g, "grads": grads, **given}, words)
-    found = grads if c.kind == "varying" else run.back(sums)
-    if c.kind != "varying" and c.order == 2:
+    found = grads if varies else run.back(sums)
+    if each != fields:
         found = _by_fields(found, signs)
-    return found, _outer(run.back(adjoint), signs, adjoint=True)
+    return found, _outer(run.back(adjoint), signs, not c.poles)

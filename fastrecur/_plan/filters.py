@@ -9,8 +9,11 @@ FIELDS = 6  # of a section: b0, b1, b2, a0, a1, a2
 MOST_VARYING = 94  # the order of a filter whose coefficients vary in time, at most
 
 
-def take(name, value):
-    """Return an argument as an array of floats, or complex numbers, and its library; None as it is."""
+def take(name, value, halves=("x", "y", "grad_y")):
+    """Return an argument as an array of floats, or complex numbers, and its library; None as it is.
+
+    ``halves`` are arguments that may stay in half precision: signals are read as they are.
+    """
     if value is None and name in ("zi", "grad_zf"):
         return None, None
     array, owner = arrays.take(name, value)
@@ -19,7 +22,7 @@ def take(name, value):
     array = arrays.numbers(name, np.asarray(array))
     if name in ("sos", "a", "b") and array.dtype.kind == "c":
         raise TypeError(say.filter_real(name, array.dtype))
-    least = 2 if name in ("x", "y", "grad_y") else 4  # bytes: signals are read as they are
+    least = 2 if name in halves else 4  # bytes
     is_float = array.dtype.kind in "fc" or array.dtype.name == "bfloat16"
     return (array if is_float and array.dtype.itemsize >= least else array.astype(np.float64)), owner
 
@@ -45,13 +48,13 @@ def _shown(*sizes):
     return f"({', '.join(map(str, sizes))})"
 
 
-def state_shape(sos, shape, axis):
-    """Return the shape of SciPy's states of a cascade, given that of its coefficients."""
-    return (sos[-2], *shape[:axis], sos[-1] // 2 - 1, *shape[axis + 1 :])
+def state_shape(sos, shape, axis, poles=False):
+    """Return the shape of SciPy's states of a cascade, given that of its coefficients; or of the last outputs."""
+    return (sos[-2], *shape[:axis], sos[-1] if poles else sos[-1] // 2 - 1, *shape[axis + 1 :])
 
 
-def check_states(states, sos, shape, axis):
-    wanted = state_shape(sos, shape, axis)
+def check_states(states, sos, shape, axis, poles=False):
+    wanted = state_shape(sos, shape, axis, poles)
     for name, value in states.items():
         if value is not None and not (len(value.shape) == len(wanted) and problem.fits(tuple(value.shape), wanted)):
             raise ValueError(say.same_shape(name, tuple(value.shape), wanted))

@@ -37,3 +37,12 @@ def section_adjoint(g, p, q, k):
     """
     g = fma(k.f, p, fma(k.c, q, g))
     return g, fma(k.b0, g, fma(k.e, p, k.d * q)), g, fma(k.sign, q, p)
+
+
+def two_poles(v, p, q, k):
+    """Return ``y = v - a1*y1 - a2*y2``, of past outputs by ``p = y1 - sign*y2`` and ``q = y2``, and these after it.
+
+    The section has no zeros (b is 1, 0, 0): this is its adjoint, of which `section` is the adjoint, then.
+    """
+    q, p = fma(k.sign, q, p), fma(k.f, p, fma(k.c, q, v))
+    return fma(k.sign, q, p), p, q

@@ -23,7 +23,7 @@ def allpole(
         Real factors of the ``N`` last outputs, the newest first: ``(N,)``, ``(*series, N)`` for one filter a series, or
         the shape of ``x`` and ``(N,)`` for coefficients that vary in time; an axis of ``x`` may be 1 there.
     x : array_like
-        The signal, as for `sosfilt`, but no Dask array.
+        The signal, as for `sosfilt`.
     axis, reverse, lengths, return_state, out
         As for `sosfilt`.
     zi : array_like, optional
@@ -42,7 +42,8 @@ def allpole(
 
     Notes
     -----
-    Tensors have gradients as in `sosfilt`. Coefficients that vary in time are of order 94 at most. torchlpc's
+    Tensors have gradients of every order. Coefficients are read in place, in float16 and bfloat16 too; those
+    that vary in time are of order 94 at most. torchlpc's
     ``sample_wise_lpc(x, A, zi)`` is ``allpole(A, x, zi=zi)``.
 
     References
@@ -72,7 +73,7 @@ def allpole_vjp(
     a, x, zi, axis, reverse, lengths
         What `allpole` was called with.
     y : array_like
-        What it returned.
+        What it returned, which is read, not computed again.
     grad_zf : array_like, optional
         The cotangents of the last outputs.
 

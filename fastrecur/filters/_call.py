@@ -9,62 +9,68 @@ from .._cpu.machine import allocate
 from .._plan.filters import FIELDS, check_a0, check_sections, check_states, lengths_of, take
 
 
-def sosfilt(x, sos, zi, axis, reverse, lengths, return_state, out, fields=FIELDS):
-    """Return the output of a cascade, and the states after it where they are wanted."""
+def sosfilt(x, sos, zi, axis, reverse, lengths, return_state, out, fields=FIELDS, poles=False):
+    """Return the output of a cascade, and the states after it where they are wanted; `poles` may be alone."""
     axis, reverse = checks.axis(axis), checks.flag("reverse", reverse)
     wants_state = checks.flag("return_state", return_state) or zi is not None
-    if type(x) is np.ndarray and type(sos) is np.ndarray and lengths is None and out is None:
+    if type(x) is np.ndarray and type(sos) is np.ndarray and lengths is None and out is None and not poles:
         known = filters.quick(x, sos, zi, axis, reverse, wants_state)
         if known is not None:
             return known if wants_state else known[0]
     library = _library(x=x, sos=sos, zi=zi, out=out)
     if library is not None:
-        y, zf = library.sosfilt(x, sos, zi, axis, reverse, lengths, out, fields)
+        y, zf = library.sosfilt(x, sos, zi, axis, reverse, lengths, out, fields, poles)
         return (y, zf) if wants_state else y
-    (x, owner), sos, zi = take("x", x), take("sos", sos)[0], take("zi", zi)[0]
+    (x, owner), sos, zi = take("x", x), sos if poles else take("sos", sos)[0], take("zi", zi)[0]
     axis = shapes.axis_of(axis, x.shape, ("x",))
-    check_sections(sos.shape, x.shape, axis, fields)
-    check_a0(sos)
-    check_states({"zi": zi}, sos.shape, x.shape, axis)
+    if not poles:
+        check_sections(sos.shape, x.shape, axis, fields)
+        check_a0(sos)
+    check_states({"zi": zi}, sos.shape, x.shape, axis, poles)
     lengths = lengths_of(lengths, x.shape, axis)
     dtype = x.dtype if zi is None or zi.dtype.kind != "c" else np.result_type(x.dtype, np.complex64)
     if out is None:
         y = allocate.empty(x.shape, dtype, shapes.like(x.shape, dtype, (x.shape, x.strides)))
     else:
         y = check_out(out, x, dtype, (("x", x), ("sos", sos), ("zi", zi)))
-    zf = filters.forward(x, sos, zi, axis, reverse, lengths, y)
+    zf = filters.forward(x, sos, zi, axis, reverse, lengths, y, poles)
     y = owner.give(y) if out is None else out
     return (y, owner.give(zf)) if wants_state else y
 
 
-def sosfilt_vjp(g, sos, x, y, zi, axis, reverse, lengths, grad_zf, fields=FIELDS):
+def sosfilt_vjp(g, sos, x, y, zi, axis, reverse, lengths, grad_zf, fields=FIELDS, poles=False):
     """Return the gradients of the coefficients, the input and the first states; the last None where there are none."""
     axis, reverse = checks.axis(axis), checks.flag("reverse", reverse)
     library = _library(grad_y=g, sos=sos, x=x, y=y, zi=zi, grad_zf=grad_zf)
     if library is not None:
-        return library.sosfilt_vjp(g, sos, x, y, zi, axis, reverse, lengths, grad_zf)
+        return library.sosfilt_vjp(g, sos, x, y, zi, axis, reverse, lengths, grad_zf, poles)
     x, owner = take("x", x)
-    given = {"sos": sos, "zi": zi, "grad_zf": grad_zf, "grad_y": g, "y": y}
-    sos, zi, grad_zf, g, y = (take(name, value)[0] for name, value in given.items())
+    given = {"zi": zi, "grad_zf": grad_zf, "grad_y": g, "y": y}
+    zi, grad_zf, g, y = (take(name, value)[0] for name, value in given.items())
     axis = shapes.axis_of(axis, x.shape, ("x",))
-    check_sections(sos.shape, x.shape, axis, fields)
-    check_a0(sos)
+    if not poles:
+        sos = take("sos", sos)[0]
+        check_sections(sos.shape, x.shape, axis, fields)
+        check_a0(sos)
     for name, value in (("grad_y", g), ("y", y)):
         if value.shape != x.shape:
             raise ValueError(say.operand_shape(name, value.shape, x.shape))
-    check_states({"zi": zi, "grad_zf": grad_zf}, sos.shape, x.shape, axis)
+    check_states({"zi": zi, "grad_zf": grad_zf}, sos.shape, x.shape, axis, poles)
     lengths = lengths_of(lengths, x.shape, axis)
-    complex_ = any(v is not None and v.dtype.kind == "c" for v in (x, g, zi, grad_zf))
+    complex_ = any(v is not None and v.dtype.kind == "c" for v in (x, y, g, zi, grad_zf))
     dtype = np.result_type(x.dtype, np.complex64) if complex_ else x.dtype
     grad_x = allocate.empty(x.shape, dtype, shapes.like(x.shape, dtype, (x.shape, x.strides)))
-    grad_sos, grad_zi = filters.vjp(g, x, sos, zi, grad_zf, axis, reverse, lengths, grad_x)
+    grad_sos, grad_zi = filters.vjp(g, y if poles else x, sos, zi, grad_zf, axis, reverse, lengths, grad_x, poles)
     if x.dtype.kind != "c" and complex_:
         grad_x = np.ascontiguousarray(grad_x.real)
     if zi is not None:
         grad_zi = grad_zi.real if zi.dtype.kind != "c" else grad_zi
         grad_zi = filters.summed_to(grad_zi, zi.shape).astype(zi.dtype)
-    own = sos.dtype if sos.dtype.kind == "f" else np.dtype(np.float64)
-    return owner.give(grad_sos.astype(own)), owner.give(grad_x), None if zi is None else owner.give(grad_zi)
+    return (
+        owner.give(grad_sos.astype(sos.dtype, copy=False)),
+        owner.give(grad_x),
+        None if zi is None else owner.give(grad_zi),
+    )
 
 
 def _library(**given):

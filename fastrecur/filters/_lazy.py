@@ -15,17 +15,18 @@ from .._plan.filters import check_a0, check_sections, check_states, lengths_of, 
 _FIELDS = SEGMENTS - 1  # the axis of coefficients, which is none of the result's
 
 
-def sosfilt(x, sos, zi, axis, reverse, lengths, out, fields):
+def sosfilt(x, sos, zi, axis, reverse, lengths, out, fields, poles):
     """Return the graph of a cascade's output, and that of the states after it."""
     if out is not None:
         raise TypeError(say.out_lazy())
     x, sos, zi = (v if v is None else _taken(name, v) for name, v in (("x", x), ("sos", sos), ("zi", zi)))
     axis = shapes.axis_of(axis, x.shape, ("x",))
     form, every = sos.shape, tuple(range(x.ndim))
-    count, order = form[-2], form[-1] // 2 - 1
+    wanted = state_shape(form, x.shape, axis, poles)
+    count, order = wanted[0], wanted[axis + 1]
     check_sections(sos.shape, x.shape, axis, fields)
-    check_states({"zi": zi}, sos.shape, x.shape, axis)
-    if not isinstance(sos, da.Array):
+    check_states({"zi": zi}, sos.shape, x.shape, axis, poles)
+    if not isinstance(sos, da.Array) and not poles:
         check_a0(sos)
     if zi is not None and zi.dtype.kind == "c":
         x = x.astype(np.result_type(x.dtype, np.complex64))
@@ -34,12 +35,12 @@ def sosfilt(x, sos, zi, axis, reverse, lengths, out, fields):
     sos = Operand(sos.reshape(*sos.shape[:-2], -1), (*own, _FIELDS))
     if zi is not None:
         xp = da if isinstance(zi, da.Array) else np
-        zi = xp.broadcast_to(zi, state_shape(form, x.shape, axis))
+        zi = xp.broadcast_to(zi, wanted)
         zi = xp.moveaxis(zi, axis + 1, 1).reshape(count * order, *(x.shape[k] for k in lanes))
     first = Operand(zi, () if zi is None else (SEGMENTS, *lanes))
     lengths = Operand(lengths, () if lengths is None else lanes)
     chunks, given = _dask.align({"x": Operand(x, every), "sos": sos, "first": first, "lengths": lengths}, x.shape)
-    step = functools.partial(_chunk, axis=axis, reverse=reverse, count=count)
+    step = functools.partial(_chunk, axis=axis, reverse=reverse, count=count, poles=poles)
     blocks = [given[name] for name in ("x", "sos", "lengths")]
     walk = _dask.Walk("sosfilt", step, chunks, blocks, axis, reverse, given["first"], count * order)
     wide = np.result_type(x.dtype, np.float64)
@@ -63,13 +64,14 @@ def _taken(name, value):
     return value
 
 
-def _chunk(state, place, x, sos, lengths, *, axis, reverse, count):
+def _chunk(state, place, x, sos, lengths, *, axis, reverse, count, poles):
     lanes = x.shape[:axis] + x.shape[axis + 1 :]
     sos = sos.reshape(*sos.shape[:-1], count, -1)
-    check_a0(sos)
+    if not poles:
+        check_a0(sos)
     zi = None if state is None else np.moveaxis(state.reshape(count, -1, *lanes), 1, axis + 1)
     y = np.empty_like(x)
     lengths = None if lengths is None else (lengths - place[0]).clip(0, x.shape[axis])
     with threads.alone():
-        zf = filters.forward(x, sos, zi, axis, reverse, lengths, y)
+        zf = filters.forward(x, sos, zi, axis, reverse, lengths, y, poles)
     return y, np.moveaxis(zf, axis + 1, 1).reshape(-1, *lanes)

@@ -5,7 +5,7 @@ import pytest
 from repeated import check_again
 
 import fastrecur
-from fastrecur import returns, smoothing
+from fastrecur import filters, returns, smoothing
 
 STEPS = 1100  # as many as kernels read offsets of, and states of which are too many for the stack
 FORGET, LINEAR = fastrecur.forget_mult, fastrecur.linear_recurrence
@@ -198,6 +198,27 @@ RETURNS = {
 def test_returns(shape):
     after = (shape[0] + 1, *shape[1:])
     check_again(RETURNS, arrays_of(uniform(*shape), uniform(*after), flags(*shape), uniform(*shape)), fill)
+
+
+SOS = np.array([[0.5, 0.3, -0.2, 1, -0.6, 0.2]])
+FILTERED = {
+    "sections": lambda x, a, z: filters.sosfilt(SOS, x, 0, return_state=True),
+    "other sections, and states": lambda x, a, z: filters.sosfilt([[1, 0, 0, 1, -z[0, 0, 0] / 2, 0]], x, 0, z),
+    "in reverse": lambda x, a, z: filters.sosfilt(SOS, x, 0, reverse=True),
+    "gradients": lambda x, a, z: filters.sosfilt_vjp(x, SOS, x, x, z, axis=0),
+    "poles that vary": lambda x, a, z: filters.allpole(a, x, 0, z[0]),
+    "gradients of poles": lambda x, a, z: filters.allpole_vjp(x, a, x, x, axis=0),
+}
+SCANNED = {
+    "scan": lambda u, B: fastrecur.selective_scan(u, u, -np.ones((20, 4), "f4"), B, B, layout="bld"),
+    "gradients": lambda u, B: fastrecur.selective_scan_vjp(u, u, u, -np.ones((20, 4), "f4"), B, B, layout="bld"),
+}
+
+
+@pytest.mark.exhaustive
+def test_filters_and_selective_scans():
+    check_again(FILTERED, arrays_of(uniform(40, 3), uniform(40, 3, 2), uniform(1, 2, 3)), fill)
+    check_again(SCANNED, arrays_of(uniform(1, 9, 20, dtype=np.float32), uniform(1, 9, 4, dtype=np.float32)), fill)
 
 
 @pytest.mark.exhaustive

@@ -4,9 +4,20 @@ import numpy as np
 import pytest
 
 import fastrecur
-from fastrecur import returns, smoothing
+from fastrecur import filters, returns, smoothing
 from fastrecur._cpu import weighted_run
-from fastrecur._cpu.kernels import advantages, decays, kaufman, pool, rows, selective, weighted
+from fastrecur._cpu.kernels import (
+    advantages,
+    decays,
+    kaufman,
+    poles,
+    pool,
+    rows,
+    sections,
+    sections_back,
+    selective,
+    weighted,
+)
 from fastrecur._plan import problem
 from fastrecur.smoothing import _kaufman as kaufman_run
 
@@ -122,3 +133,31 @@ def test_selective_scan(rng):
     got = fastrecur.selective_scan(*given, delta_softplus=True, layout="bld", return_state=True)
     for actual, wanted in zip(got, (y, state), strict=True):
         np.testing.assert_allclose(actual[0], wanted, rtol=1e-5, atol=1e-6)
+
+
+def assert_all_close(got, *wanted):
+    for one, other in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(one, other, **CLOSE)
+
+
+def test_sections(rng):
+    sos = np.array([[0.5, 0.3, -0.2, 1, -0.6, 0.2], [1, 0.2, 0, 1, 0.4, 0.1]])
+    (x, g), z, adjoint = rng.standard_normal((2, 40, 3)), *rng.standard_normal((2, 2, 2, 3))
+    zi, y, to_x, sums = z.copy(), np.empty_like(x), np.empty_like(x), np.zeros((5, 3))
+    sections.plain(x, sos, z, y)
+    assert_all_close(filters.sosfilt(sos, x, 0, zi), y, z)
+    got = filters.sosfilt_vjp(g, sos[:1], x, x, zi[:1], axis=0, grad_zf=adjoint[:1])
+    sections_back.plain(g, x, zi[0], sos[0], adjoint[0], to_x, sums)
+    assert_all_close(got, np.insert(sums.sum(1), 3, 0)[None], to_x, adjoint[:1])
+
+
+@pytest.mark.parametrize("order", [2, pytest.param(3, marks=pytest.mark.exhaustive)])
+def test_poles(rng, order):
+    (x, g), a = rng.standard_normal((2, 9, 3)), 0.3 * rng.standard_normal((9, order, 3))
+    past, adjoint = rng.standard_normal((2, order, 3))
+    zi, y, to_x, to_a, series_last = past.copy(), np.empty_like(x), np.empty_like(x), np.empty_like(a), a.swapaxes(1, 2)
+    poles.plain(x, a, past, y)
+    assert_all_close(filters.allpole(series_last, x, 0, zi), y, past)
+    got = filters.allpole_vjp(g, series_last, x, y, zi, axis=0, grad_zf=adjoint)
+    poles.plain_vjp(g, a, y, zi, adjoint, to_x, to_a)
+    assert_all_close(got, to_a.swapaxes(1, 2), to_x, adjoint)

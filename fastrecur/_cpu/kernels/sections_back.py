@@ -6,15 +6,19 @@ all sections with each one's output kept, and back through them.
 
 from collections import namedtuple
 
+from ..._steps import sections
 from ..._steps.recurrence import fma
-from ..compiler.numba_internals import helper
+from ..compiler.numba_internals import helper, inlined
 from ..vectors.scalars import alone, itemsize, load, load_int, maximum, minimum, shift, stack, store, width
 from ..vectors.types import WIDTH
 from ..vectors.vectors import load_vector, store_vector
 from .operands import ZERO
+from .poles import back_poles
 from .rules import choice
-from .sections import (
+from .sections import bring, run_all, sized
+from .tiles import (
     ALL_FIELDS,
+    FIELDS,
     GRADIENTS,
     GRADS,
     N_SECTIONS,
@@ -26,21 +30,19 @@ from .sections import (
     X,
     Y,
     any_coefficient,
-    bring,
     counts_at,
     drain,
     fill,
     fill_fields,
     least_of,
     operand,
-    run_all,
-    section_adjoint,
     section_at,
     series_at,
-    sized,
     steady_of,
     varies,
 )  # fmt: skip
+
+section_adjoint = inlined(sections.section_adjoint)
 
 # Pointers: the input and its cotangents, the output's, gradients of coefficients that vary in time; these, and the
 # signs; states before all steps, and cotangents of those after them, which become those of the former; sums of a
@@ -60,7 +62,7 @@ def plain(g, x, z, sos, adjoint, grad_x, sums):
         y[t] = b0 * x[t] + z[0]
         z[0], z[1] = b1 * x[t] - a1 * y[t] + z[1], b2 * x[t] - a2 * y[t]
     for t in range(len(x) - 1, -1, -1):
-        first, second = adjoint
+        first, second = adjoint.copy()
         now = g[t] - a1 * first - a2 * second
         grad_x[t] = b0 * now + b1 * first + b2 * second
         for k, product in enumerate((now * x[t], first * x[t], second * x[t], -first * y[t], -second * y[t])):
@@ -81,7 +83,7 @@ def write_fields(grads, lanes, t, s, field, value, room):
     store_vector(room, 0, value)
     for j in range(lanes):
         place = shift(grads.at, load_int(grads.offsets, j) + t * grads.step)
-        store(place, s * GRADIENTS + field, load(room, j, room))
+        store(place, s * FIELDS + field, load(room, j, room))
 
 
 @helper
@@ -142,8 +144,8 @@ def back_second(rule, inputs, g, fields, sums, adjoint, here, grads, geometry, s
             write_fields(grads, row, t + k, s, 0, (now + form.sign * first) * v, room)
             write_fields(grads, row, t + k, s, 1, first * v, room)
             write_fields(grads, row, t + k, s, 2, q * v, room)
-            write_fields(grads, row, t + k, s, 3, -(first * y), room)
-            write_fields(grads, row, t + k, s, 4, -(q * y), room)
+            write_fields(grads, row, t + k, s, 4, -(first * y), room)
+            write_fields(grads, row, t + k, s, 5, -(q * y), room)
         else:
             in_b0, in_e, in_d = fma(now, v, in_b0), fma(p, v, in_e), fma(q, v, in_d)
             in_f, in_c = fma(p, y, in_f), fma(q, y, in_c)
@@ -162,7 +164,7 @@ back_section = choice("any_order", back_any, back_second)
 
 
 @helper
-def back_vector(rule, kept, fields, at, geometry, lane):
+def back_cascade(rule, kept, fields, at, geometry, lane):
     """Take a vector of series, or one, forward and back."""
     row, padded, count = width(kept), load_int(geometry, PADDED), load_int(geometry, N_SECTIONS)
     xs, ys = operand(at.x, geometry, X, lane, row), operand(at.y, geometry, Y, lane, row)
@@ -177,20 +179,23 @@ def back_vector(rule, kept, fields, at, geometry, lane):
     for n in range(tiles):
         move_states(shift(kept, n * planes * row * size), row, states, padded, planes)
         if n + 1 < tiles:
-            fill(inputs, xs, n * STEPS, STEPS)
+            fill(inputs, xs, n * STEPS, STEPS, STEPS)
             run_all(rule, inputs, ZERO, fields, here, geometry, n * STEPS, STEPS)
     for n in range(tiles - 1, -1, -1):
         t, last = n * STEPS, minimum(STEPS, steps - n * STEPS)
         for s in range(planes):
             before = load_vector(kept, (n * planes + s) * row, kept)
             store_vector(states, s * padded, before)
-        fill(inputs, xs, t, last)
+        fill(inputs, xs, t, last, -STEPS)
         run_all(rule, inputs, outputs, fields, here, geometry, t, last)
-        fill(tile, gs, t, last)
+        fill(tile, gs, t, last, -STEPS)
         for s in range(count - 1, -1, -1):
             before = shift(inputs, s * outputs)
             back_section(rule, before, tile, fields, at.sums, at.adjoint, here, to, geometry, s, t, last)
         drain(ys, tile, t, last)
+
+
+back_vector = choice("poles", back_poles, back_cascade)
 
 
 def walk(rule, at: Operands, geometry, first, last):

@@ -7,17 +7,18 @@ from ..._arguments import messages as say, shapes
 from ..._cpu import filters as _host
 from ..._cpu.machine import threads as _threads
 from ..._plan.filters import FIELDS, check_a0, check_sections, check_states, lengths_of, state_shape
-from . import arguments, autograd
+from . import arguments, autograd, tensors as _tensors
 from .ops import library
 from .team import team
 
 library.define(
-    "sosfilt(Tensor x, Tensor sos, Tensor? zi, Tensor? lengths, int axis, bool reverse) -> (Tensor, Tensor)",
+    "sosfilt(Tensor x, Tensor sos, Tensor? zi, Tensor? lengths, int axis, bool reverse, "
+    "bool poles) -> (Tensor, Tensor)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 library.define(
     "sosfilt_backward(Tensor grad_y, Tensor? grad_zf, Tensor x, Tensor sos, Tensor? zi, Tensor? lengths, int axis, "
-    "bool reverse) -> (Tensor, Tensor, Tensor)",
+    "bool reverse, bool poles) -> (Tensor, Tensor, Tensor)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 _forward, _backward = torch.ops.fastrecur.sosfilt.default, torch.ops.fastrecur.sosfilt_backward.default
@@ -26,34 +27,36 @@ _forward, _backward = torch.ops.fastrecur.sosfilt.default, torch.ops.fastrecur.s
 # ---- Calls ----------------------------------------------------------------------------------------------------------
 
 
-def sosfilt(x, sos, zi, axis, reverse, lengths, out, fields):
+def sosfilt(x, sos, zi, axis, reverse, lengths, out, fields, poles):
     """Return the output of a cascade, and the states after it."""
-    x, sos, zi, axis, lengths = _taken(fields, x, sos, {"zi": zi}, axis, lengths)
+    x, sos, zi, axis, lengths = _taken(fields, poles, x, sos, {"zi": zi}, axis, lengths)
     if out is not None:
         check_out(out, x, (x, sos, zi))
-    y, zf = _forward(x, sos, zi, lengths, axis, reverse)
+    y, zf = _forward(x, sos, zi, lengths, axis, reverse, poles)
     return (y if out is None else out.copy_(y)), zf
 
 
-def sosfilt_vjp(g, sos, x, y, zi, axis, reverse, lengths, grad_zf):
+def sosfilt_vjp(g, sos, x, y, zi, axis, reverse, lengths, grad_zf, poles):
     """Return the gradients of the coefficients, the input and the first states."""
-    x, sos, zi, axis, lengths, g, grad_zf = _taken(FIELDS, x, sos, {"zi": zi, "grad_zf": grad_zf}, axis, lengths, g)
-    grad_x, grad_sos, grad_zi = _backward(g, grad_zf, x, sos, zi, lengths, axis, reverse)
+    fields, states, given = sos.shape[-1] if poles else FIELDS, {"zi": zi, "grad_zf": grad_zf}, (g, y)[: 1 + poles]
+    x, sos, zi, axis, lengths, g, *y, grad_zf = _taken(fields, poles, x, sos, states, axis, lengths, *given)
+    grad_x, grad_sos, grad_zi = _backward(g, grad_zf, *(y or [x]), sos, zi, lengths, axis, reverse, poles)
+    grad_x = grad_x.real if poles and grad_x.is_complex() and not x.is_complex() else grad_x
     return grad_sos, grad_x, None if zi is None else grad_zi
 
 
-def _taken(fields, x, sos, states, axis, lengths, *others):
-    x = tensor_of("x", x, None)
-    sos, *others = (tensor_of(name, v, x) for name, v in zip(("sos", "grad_y"), (sos, *others), strict=False))
+def _taken(fields, poles, x, sos, states, axis, lengths, *others):
+    x, names = tensor_of("x", x, None), ("a" if poles else "sos", "grad_y", "y")
+    sos, *others = (tensor_of(name, v, x) for name, v in zip(names, (sos, *others), strict=False))
     states = {name: None if v is None else tensor_of(name, v, x) for name, v in states.items()}
     if sos.is_complex():
-        raise TypeError(say.filter_real("sos", sos.dtype))
+        raise TypeError(say.filter_real(names[0], sos.dtype))
     axis = shapes.axis_of(axis, tuple(x.shape), ("x",))
     check_sections(tuple(sos.shape), tuple(x.shape), axis, fields)
-    check_states(states, sos.shape, tuple(x.shape), axis)
-    for other in others:
+    check_states(states, sos.shape, tuple(x.shape), axis, poles)
+    for name, other in zip(names[1:], others, strict=False):
         if other.shape != x.shape:
-            raise ValueError(say.operand_shape("grad_y", tuple(other.shape), tuple(x.shape)))
+            raise ValueError(say.operand_shape(name, tuple(other.shape), tuple(x.shape)))
     if lengths is not None and not isinstance(lengths, torch.Tensor):
         lengths = torch.from_numpy(np.array(lengths_of(lengths, tuple(x.shape), axis)))
     zi, *grad_zf = states.values()
@@ -73,8 +76,8 @@ def tensor_of(name, value, like):
         raise TypeError(say.filter_gpu(name, type(value)))
     if value.is_floating_point() or value.is_complex():
         is_half = value.dtype in (torch.float16, torch.bfloat16)
-        return value.float() if is_half and name not in ("x", "grad_y") else value
-    return value.to(torch.get_default_dtype() if name in ("x", "grad_y") else torch.float64)
+        return value.float() if is_half and name not in ("x", "y", "grad_y", "a") else value
+    return value.to(torch.get_default_dtype() if name in ("x", "y", "grad_y") else torch.float64)
 
 
 def check_out(out, x, operands):
@@ -104,27 +107,33 @@ def numpy_of(tensor):
     return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
-def _sections(sos):
+def _sections(sos, poles):
     sos = numpy_of(sos)
-    check_a0(sos)
+    if not poles:
+        check_a0(sos)
     return sos
 
 
-def _run_forward(x, sos, zi, lengths, axis, reverse):
-    y, coefficients = torch.empty_like(x, dtype=_signal(x, zi)), _sections(sos)
+def _result(x, dtype):
+    """Allocate what has the strides of ``empty_like``."""
+    return _tensors.empty(x.shape, torch.empty_like(x, device="meta").stride(), dtype)
+
+
+def _run_forward(x, sos, zi, lengths, axis, reverse, poles):
+    y, coefficients = _result(x, _signal(x, zi)), _sections(sos, poles)
     lengths = None if lengths is None else lengths_of(lengths, tuple(x.shape), axis)
     with _threads.lent(team()):
-        zf = _host.forward(numpy_of(x), coefficients, numpy_of(zi), axis, reverse, lengths, numpy_of(y))
+        zf = _host.forward(numpy_of(x), coefficients, numpy_of(zi), axis, reverse, lengths, numpy_of(y), poles)
     return y, torch.from_numpy(np.ascontiguousarray(zf))
 
 
-def _run_backward(g, grad_zf, x, sos, zi, lengths, axis, reverse):
+def _run_backward(g, grad_zf, x, sos, zi, lengths, axis, reverse, poles):
     given = [numpy_of(v) for v in (g, x)]
-    grad_x = torch.empty_like(x, dtype=_signal(x, g, zi, grad_zf))
+    grad_x = _result(x, _signal(x, g, zi, grad_zf))
     lengths = None if lengths is None else lengths_of(lengths, tuple(x.shape), axis)
     with _threads.lent(team()):
-        rest = numpy_of(zi), numpy_of(grad_zf), axis, reverse, lengths, numpy_of(grad_x)
-        grad_sos, grad_zi = _host.vjp(*given, _sections(sos), *rest)
+        rest = numpy_of(zi), numpy_of(grad_zf), axis, reverse, lengths, numpy_of(grad_x), poles
+        grad_sos, grad_zi = _host.vjp(*given, _sections(sos, poles), *rest)
     grad_x = grad_x if x.is_complex() or not grad_x.is_complex() else grad_x.real.clone()
     grad_zi = torch.from_numpy(np.ascontiguousarray(grad_zi))
     if zi is not None:
@@ -138,13 +147,13 @@ def _like(grad, operand):
     return grad.sum_to_size(operand.shape).to(operand.dtype).clone()
 
 
-def _fake_forward(x, sos, zi, lengths, axis, reverse):
-    shape = state_shape(sos.shape, x.shape, axis)
+def _fake_forward(x, sos, zi, lengths, axis, reverse, poles):
+    shape = state_shape(sos.shape, x.shape, axis, poles)
     return torch.empty_like(x, dtype=_signal(x, zi)), x.new_empty(shape, dtype=_wide(x, zi))
 
 
-def _fake_backward(g, grad_zf, x, sos, zi, lengths, axis, reverse):
-    shape = state_shape(sos.shape, x.shape, axis)
+def _fake_backward(g, grad_zf, x, sos, zi, lengths, axis, reverse, poles):
+    shape = state_shape(sos.shape, x.shape, axis, poles)
     grad_zi = x.new_empty(shape, dtype=_wide(x, g, zi, grad_zf)) if zi is None else zi.new_empty(zi.shape)
     return torch.empty_like(x), sos.new_empty(sos.shape), grad_zi
 
@@ -157,19 +166,23 @@ class _Sosfilt(autograd.Rules):
 
     @staticmethod
     def setup(family, ctx, inputs, output, needed=None, has_tangents=False):
-        *tensors, ctx.axis, ctx.reverse = inputs
+        *tensors, ctx.axis, ctx.reverse, ctx.poles = inputs
+        ctx.is_complex = tensors[0].is_complex()
         ctx.set_materialize_grads(False)
+        if ctx.poles and len(tensors) == 4:  # the gradient of these reads the output in place of the input
+            tensors[0] = output[0]
         ctx.save_for_backward(*tensors)
 
     @staticmethod
     def gradients(ctx, needed, g, grad_zf):
         x, sos, zi, lengths = ctx.saved_tensors
         if g is None and grad_zf is None:
-            return (None,) * 6
+            return (None,) * 7
         if g is None:
             g = torch.zeros_like(x, dtype=_signal(x, zi))
-        grads = _backward(g, grad_zf, x, sos, zi, lengths, ctx.axis, ctx.reverse)
-        return *(grad if need else None for grad, need in zip(grads, needed, strict=False)), None, None, None
+        grad_x, *grads = _backward(g, grad_zf, x, sos, zi, lengths, ctx.axis, ctx.reverse, ctx.poles)
+        grads = grad_x.real if grad_x.is_complex() and not ctx.is_complex else grad_x, *grads
+        return *(grad if need else None for grad, need in zip(grads, needed, strict=False)), *[None] * 4
 
 
 class _SosfiltBackward(autograd.Rules):
@@ -180,12 +193,12 @@ class _SosfiltBackward(autograd.Rules):
     def gradients(ctx, needed, *cotangents):
         tensors = ctx.saved_tensors
         sos, x = tensors[3], tensors[2]
-        if sos.dim() == x.dim() + 2:
+        if sos.dim() == x.dim() + 2 and not ctx.poles:
             raise NotImplementedError(say.filter_second())
-        grads = autograd.gradients_of(
-            lambda *operands: _composed(*operands, ctx.axis, ctx.reverse), tensors, needed[: len(tensors)], cotangents
-        )
-        return *grads, None, None
+        composed, scan = _composed_poles if ctx.poles else _composed, (ctx.axis, ctx.reverse)
+        wanted = needed[: len(tensors)]
+        grads = autograd.gradients_of(lambda *operands: composed(*operands, *scan), tensors, wanted, cotangents)
+        return *grads, None, None, None
 
 
 def _composed(*operands):
@@ -197,7 +210,7 @@ def _composed(*operands):
     if lengths is None:
         lengths = torch.tensor(x.shape[axis])
     lengths = lengths.reshape(lengths.shape + (1,) * (len(series) - lengths.dim())).expand(series)
-    scan, coefficients, signals = (lengths, axis, reverse), sos.double(), [x.to(wide)]
+    scan, coefficients, signals = (lengths, axis, reverse, False), sos.double(), [x.to(wide)]
     for s in range(count):
         signals.append(_forward(signals[s], coefficients[..., s : s + 1, :], first[s : s + 1], *scan)[0])
     g, grads, firsts = g.to(wide), [], []
@@ -212,7 +225,7 @@ def _composed(*operands):
     return grad_x.to(x.dtype), grad_sos.to(sos.dtype), grad_zi if zi is None else _like(grad_zi, zi)
 
 
-def _section_back(g, last, v, y, k, lengths, axis, reverse):
+def _section_back(g, last, v, y, k, lengths, axis, reverse, _):
     """Return the cotangents of a section's input, of its coefficients for each series, and of its first state.
 
     Those of its output, with all that comes of it, are the output of its poles against time; those of its states are
@@ -225,7 +238,7 @@ def _section_back(g, last, v, y, k, lengths, axis, reverse):
     zero, one = torch.zeros_like(k[..., 0]), torch.ones_like(k[..., 0])
     poles = torch.stack([one, *[zero] * order, one, *k[..., order + 2 :].unbind(-1)], -1).unsqueeze(-2)
     zi = torch.cat([-sum(a[j] * ends[j - n] for j in range(n, order + 1)) for n in range(1, order + 1)], axis)
-    e = _forward(g, poles, zi.unsqueeze(0), lengths, axis, not reverse)[0]
+    e = _forward(g, poles, zi.unsqueeze(0), lengths, axis, not reverse, False)[0]
     if reverse:  # the scan ends at the first step, and each series has begun at its own last one
         e = torch.cat([*ends[::-1], e], axis)
         before = e.gather(axis, torch.cat([place + n for n in range(order - 1, -1, -1)], axis))
@@ -243,6 +256,53 @@ def _section_back(g, last, v, y, k, lengths, axis, reverse):
     of_b, of_a = [product(own, v) for own in later], [-product(own, y) for own in later[1:]]
     grads = torch.stack([*of_b, torch.zeros_like(of_b[0]), *of_a], -1)
     return sum(c * own for c, own in zip(b, later, strict=True)), grads, before
+
+
+def _composed_poles(g, grad_zf, y, sos, zi, lengths, axis, reverse):
+    """Do what `_composed` does of poles alone, whose output is ``y``: in the order of the scan."""
+    order, wide, steps = sos.shape[-1], _wide(y, g, zi, grad_zf), y.shape[axis]
+    full = state_shape(sos.shape, tuple(y.shape), axis, poles=True)
+    past, last = (
+        y.new_zeros(full[1:], dtype=wide) if v is None else v[0].to(wide).expand(full[1:]) for v in (zi, grad_zf)
+    )
+    series = y.shape[:axis] + y.shape[axis + 1 :]
+    count = (
+        torch.tensor(steps)
+        if lengths is None
+        else lengths.reshape(lengths.shape + (1,) * (len(series) - lengths.dim()))
+    )
+    place, varies = count.expand(series).unsqueeze(axis), sos.dim() == y.dim() + 2
+    step = torch.arange(steps).reshape(-1, *(1,) * (y.dim() - 1 - axis))
+
+    def turned(v):
+        v = v.expand(y.shape)
+        v = v.gather(axis, (place - 1 - step).clip(0)) if reverse else v
+        return torch.where(step < place, v, 0)
+
+    def with_zeros(before, v, behind):
+        parts = (v.new_zeros(*v.shape[:axis], n, *v.shape[axis + 1 :]) for n in (before, behind))
+        return torch.cat([next(parts), v, *parts], axis)
+
+    each = [
+        c if sos.dim() == 2 else turned(c) if varies else c.unsqueeze(axis) for c in sos[..., 0, :].double().unbind(-1)
+    ]
+    g, outputs = with_zeros(order, turned(g.to(wide)), 0), torch.cat([past.flip(axis), turned(y.to(wide))], axis)
+    g = g.scatter_add(axis, torch.cat([place + n for n in range(order - 1, -1, -1)], axis), last)
+    later = sos
+    if varies:  # the adjoint multiplies by those of later steps
+        later = [with_zeros(0, c, k).narrow(axis, k, steps) for k, c in enumerate(each, 1)]
+        later = torch.stack(later, -1).unsqueeze(-2)
+    e = _forward(g.narrow(axis, order, steps), later, None, lengths, axis, True, True)[0]
+    grads = []
+    for k, c in enumerate(each, 1):
+        grad = -(e * outputs.narrow(axis, order - k, steps).conj())
+        grads.append(grad.real if grad.is_complex() else grad)
+        g = g - with_zeros(order - k, c * e, k)
+    grads = torch.stack([turned(grad) for grad in grads] if varies else [grad.sum(axis) for grad in grads], -1)
+    grad_sos = grads.sum_to_size(sos.shape[:-2] + sos.shape[-1:]).unsqueeze(-2)
+    grad_zi = g.narrow(axis, 0, order).flip(axis).unsqueeze(0)
+    grad_y = turned(e)
+    return grad_y.to(_signal(y, g)), grad_sos.to(sos.dtype), grad_zi if zi is None else _like(grad_zi, zi)
 
 
 # ---- vmap -----------------------------------------------------------------------------------------------------------
@@ -272,16 +332,16 @@ def _batched(info, dims, x, sos, zi, lengths, axis, own):
     return x, sos, zi, lengths, axis + 1
 
 
-def _vmap_forward(_family, info, dims, x, sos, zi, lengths, axis, reverse):
+def _vmap_forward(_family, info, dims, x, sos, zi, lengths, axis, *scan):
     *operands, axis = _batched(info, dims, x, sos, zi, lengths, axis, own=False)
-    return _forward(*operands, axis, reverse), (0, 1)
+    return _forward(*operands, axis, *scan), (0, 1)
 
 
-def _vmap_backward(_family, info, dims, g, grad_zf, x, sos, zi, lengths, axis, reverse):
+def _vmap_backward(_family, info, dims, g, grad_zf, x, sos, zi, lengths, axis, *scan):
     had = sos.shape if dims[3] is None else sos.movedim(dims[3], 0).shape[1:]
     *operands, axis = _batched(info, dims[2:6], x, sos, zi, lengths, axis, own=True)
     g, grad_zf = with_batch(g, dims[0], info.batch_size), with_batch(grad_zf, dims[1], info.batch_size, at=1)
-    grad_x, grad_sos, grad_zi = _backward(g, grad_zf, *operands, axis, reverse)
+    grad_x, grad_sos, grad_zi = _backward(g, grad_zf, *operands, axis, *scan)
     return (grad_x, grad_sos.reshape(info.batch_size, *had), grad_zi), (0, 0, 1)
 
 
