@@ -9,7 +9,7 @@ from .kernels import levels
 from .kernels.levels import ATTACK, LEFT, LEVEL, PLANES, RELEASE, TO_LEVEL, TO_PHI
 
 # What a run of a filter asks of its coefficients: one section, none that are read.
-_NONE = SimpleNamespace(sections=1, order=2, kind="", blocks=None)
+_NONE = SimpleNamespace(sections=1, order=2, kind="", blocks=None, poles=False, given=np.zeros(1))
 
 
 def holt(x, k, waits, axis, level, trend):

@@ -14,7 +14,8 @@ from ..compiler.numba_internals import INLINE, helper, inlined
 from ..vectors.scalars import itemsize, load_int, maximum, minimum, shift, stack, width
 from ..vectors.vectors import load_vector, store_vector
 from .operands import ZERO
-from .sections import (
+from .sections import sized
+from .tiles import (
     CHUNK,
     COEFFICIENTS,
     GRADS,
@@ -28,7 +29,6 @@ from .sections import (
     drain,
     fill,
     operand,
-    sized,
     varies,
 )  # fmt: skip
 
@@ -99,7 +99,7 @@ def walk_holt(rule, x, level, trend, carry, geometry, first, last):
             end = minimum(begin + chunk, steps)
             for t in range(begin, end, STEPS):
                 count = minimum(STEPS, end - t)
-                fill(tile, xs, t, count)
+                fill(tile, xs, t, count, STEPS)
                 holt_tile(tile, trends, here, padded, count)
                 drain(ys, tile, t, count)
                 drain(slopes, trends, t, count)
@@ -109,9 +109,9 @@ def walk_holt(rule, x, level, trend, carry, geometry, first, last):
 def fill_before(tile, y, t, steps):
     """Bring what there was before each of some steps, before the first one anything."""
     if t > 0:
-        fill(tile, y, t - 1, steps)
+        fill(tile, y, t - 1, steps, -STEPS)
     else:
-        fill(shift(tile, width(tile) * itemsize(tile)), y, ZERO, steps - 1)
+        fill(shift(tile, width(tile) * itemsize(tile)), y, ZERO, steps - 1, -STEPS)
 
 
 @helper
@@ -158,11 +158,11 @@ def walk_holt_back(rule, x, to_x, g_level, level, trend, g_trend, carry, geometr
             here, low = shift(carry, lane * itemsize(carry)), maximum(end - chunk, ZERO)
             for t in range(low + (end - low - 1) // STEPS * STEPS, low - 1, -STEPS):
                 count = minimum(STEPS, end - t)
-                fill(tile, xs, t, count)
+                fill(tile, xs, t, count, -STEPS)
                 fill_before(before, ys, t, count)
                 fill_before(slopes, zs, t, count)
-                fill(of_level, gs, t, count)
-                fill(of_trend, hs, t, count)
+                fill(of_level, gs, t, count, -STEPS)
+                fill(of_trend, hs, t, count, -STEPS)
                 back_tile(tile, before, slopes, of_level, of_trend, here, padded, count)
                 drain(to, tile, t, count)
 
@@ -202,10 +202,10 @@ def walk_follow(rule, x, y, attack, release, carry, geometry, first, last):
             end = minimum(begin + chunk, steps)
             for t in range(begin, end, STEPS):
                 count = minimum(STEPS, end - t)
-                fill(tile, xs, t, count)
+                fill(tile, xs, t, count, STEPS)
                 if varies(rule):
-                    fill(attacks, rises, t, count)
-                    fill(releases, falls, t, count)
+                    fill(attacks, rises, t, count, STEPS)
+                    fill(releases, falls, t, count, STEPS)
                 follow_tile(rule, tile, attacks, releases, shift(carry, lane * itemsize(carry)), padded, count)
                 drain(ys, tile, t, count)
 
@@ -242,8 +242,8 @@ def walk_follow_back(rule, x, to_x, g, y, carry, geometry, first, last):
             low = maximum(end - chunk, ZERO)
             for t in range(low + (end - low - 1) // STEPS * STEPS, low - 1, -STEPS):
                 count = minimum(STEPS, end - t)
-                fill(tile, xs, t, count)
+                fill(tile, xs, t, count, -STEPS)
                 fill_before(before, ys, t, count)
-                fill(of_y, gs, t, count)
+                fill(of_y, gs, t, count, -STEPS)
                 follow_back_tile(tile, before, of_y, shift(carry, lane * itemsize(carry)), padded, count)
                 drain(to, tile, t, count)
