@@ -182,7 +182,7 @@ class QRNNLayer(nn.Module):
             states = states.index_select(1, input.sorted_indices)
 
         packed, keeps, kept = input if isinstance(input, PackedSequence) else None, saves or given is not None, []
-        look = functools.partial(windows, packed=packed) if cut is None else cut.windows
+        look = functools.partial(windows, packed=packed, batch=batch) if cut is None else cut.windows
 
         def see(direction: str) -> Tensor:
             # No inputs are known beyond the end: the other direction begins anew there.
@@ -191,7 +191,9 @@ class QRNNLayer(nn.Module):
             kept.append(last)
             return source  # type: ignore[no-any-return]
 
-        output, last = self._scan(see, states, may_be_wide=given is not None, batch_sizes=batch_sizes, cut=cut)
+        output, last = self._scan(
+            see, states, may_be_wide=given is not None, batch_sizes=batch_sizes, batch=batch, cut=cut
+        )
         if isinstance(input, PackedSequence) and input.unsorted_indices is not None:
             last = last.index_select(1, input.unsorted_indices)
         if saves:

@@ -7,6 +7,7 @@ import torch
 from functorch.compile import make_boxed_func
 from torch import nn
 from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import functional_call, grad, vmap
 from torch.nn.utils import parametrizations, parametrize, prune
 from torch.nn.utils.rnn import pack_sequence
@@ -83,6 +84,26 @@ def test_pooling_is_one_operator(cut):
     torch.testing.assert_close(*results)
     names = "qrnn_pool", "qrnn_pool_backward", "qrnn_layer"
     assert graphs == [{f"fastrecur.{name}.default"} for name in names]
+
+
+@pytest.mark.sample(told=["nothing"], fullgraph=[False])
+@pytest.mark.parametrize("fullgraph", [False, True])
+@pytest.mark.parametrize("told", ["nothing", "order", "state"])
+def test_packed_sequences_are_one_graph(told, fullgraph):
+    """Whether a shape tells the compiler how many they are, that of their order or of a state, or none does."""
+    model, counter = QRNN(3, 4, 2, window=2), CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(model, fullgraph=fullgraph, backend=counter)
+    for lengths in [(6, 4), (5, 3, 2)]:
+        packed = pack_sequence([torch.randn(n, 3) for n in lengths], enforce_sorted=told != "order")
+        state = model.initial_state(len(lengths)) if told == "state" else None
+        results = []
+        for function in (model, compiled):
+            output, last = function(packed, state)
+            tensors = output.data, last if state is None else last.hidden
+            grads = torch.autograd.grad(sum(v.square().sum() for v in tensors), list(model.parameters()))
+            results.append([*tensors, *grads, *(() if state is None else last.inputs)])
+        torch.testing.assert_close(*results)
+    assert counter.frame_count == 2  # one for the first sizes, and one for any
 
 
 @pytest.mark.exhaustive

@@ -69,6 +69,17 @@ def give_devices_alone():
     return all(type(function_mode(k)) is DeviceContext for k in range(function_modes()))
 
 
+def open_size():
+    """Return a size of a fake result that a run will tell, also in a graph that may break."""
+    context: Any = torch.library.get_ctx()
+    shapes = getattr(context, "_shape_env", None)
+    if shapes is None:
+        return context.new_dynamic_size()  # which breaks it there
+    size = shapes.create_unbacked_symint()
+    torch._check(size >= 0)
+    return size
+
+
 def is_profiled():
     return _profiler._is_profiler_enabled
 
