@@ -61,8 +61,8 @@ class QRNNLayer(nn.Module):
     linear : Module
         The product, whose weight has ``3H`` rows, for z, f and o in this order, and ``window*input_size`` columns, the
         present input's first. It is called as a module, so that it may be hooked, pruned, quantized or replaced, by a
-        `WeightDrop` for example. Without gradients on the CPU, a plain one's product is made in blocks, in float32 by
-        oneDNN on AMD's processors from Zen 5 on: last digits may differ from training's.
+        `WeightDrop` for example. On the CPU a plain one's product is made without the call: in blocks where no gradient
+        is wanted, and in float32 by oneDNN on AMD's processors from Zen 5 on. Last digits may differ from `linear`'s.
 
     References
     ----------
@@ -243,7 +243,7 @@ class QRNNLayer(nn.Module):
         if may_fuse and pooling.is_inference(source, linear, c0, options.get("cut")):
             self._check_product(direction, linear.weight.shape[0])
             return pooling.layer_inference(source, linear.weight, linear.bias, c0, keep=self._keep(None), **options)
-        product = linear(source)
+        product = pooling.product_of(linear, source)
         self._check_product(direction, product.shape[-1])
         keep = self._keep(product)
         # The product's dtype was chosen for the whole layer, by autocast for example.

@@ -9,7 +9,7 @@ import torch
 
 from ...recurrence import forget_mult
 from .._operator import internals, modes, tensors as _tensors
-from . import ops, pool as _pool
+from . import ops, pool as _pool, products
 
 
 def pool(
@@ -60,6 +60,14 @@ def is_wide(dtype, beside):
 def is_unhooked_linear(linear):
     """Return whether a module is a `torch.nn.Linear` and nothing else: its call may be left out."""
     return type(linear) is torch.nn.Linear and internals.is_unhooked(linear)
+
+
+def product_of(linear, source):
+    """Return a layer's product: what its linear module returns, by the library that is quickest at it."""
+    if is_unhooked_linear(linear) and products.takes(source, linear.weight, linear.bias):
+        product = products.OPERATOR if modes.compiling() else products.Product.apply
+        return product(source, linear.weight, linear.bias)
+    return linear(source)
 
 
 def is_inference(source, linear, c0, cut):
