@@ -61,8 +61,8 @@ class QRNNLayer(nn.Module):
     linear : Module
         The product, whose weight has ``3H`` rows, for z, f and o in this order, and ``window*input_size`` columns, the
         present input's first. It is called as a module, so that it may be hooked, pruned, quantized or replaced, by a
-        `WeightDrop` for example. On the CPU a plain one's product is made without the call: in blocks where no gradient
-        is wanted, and in float32 by oneDNN on AMD's processors from Zen 5 on. Last digits may differ from `linear`'s.
+        `WeightDrop` for example. On the CPU a plain one's product is made without the call: in blocks if there are no
+        gradients, and in float32 by oneDNN on AMD's processors from Zen 5 on. Last digits may differ from `linear`'s.
 
     References
     ----------
