@@ -185,7 +185,11 @@ class QRNN(nn.Module):
         rows, batch_sizes, is_batched, batch, hidden, cut = arguments.open_call(
             self, input, hidden, hx, offsets, resets, []
         )
-        states = _state.of_network(self, hidden, rows, batch, is_batched)
+        if hidden is None and batch_sizes is not None and torch.compiler.is_dynamo_compiling():
+            # By them layers know how many sequences there are.
+            states: list[Any] = [rows.new_zeros(1 + self.bidirectional, batch, v.hidden_size) for v in self.layers]
+        else:
+            states = _state.of_network(self, hidden, rows, batch, is_batched)
         is_given = batch_sizes is not None or offsets is not None  # layers take the input as it is
         step, lasts = self._through(input if is_given else rows, states, **cut._asdict() if cut else {})
         output = step if is_given else arguments.repack_output(self, step, input)

@@ -61,8 +61,8 @@ class QRNNLayer(nn.Module):
     linear : Module
         The product, whose weight has ``3H`` rows, for z, f and o in this order, and ``window*input_size`` columns, the
         present input's first. It is called as a module, so that it may be hooked, pruned, quantized or replaced, by a
-        `WeightDrop` for example. Without gradients on the CPU, a plain one's product is made in blocks, in float32 by
-        oneDNN on AMD's processors from Zen 5 on: last digits may differ from training's.
+        `WeightDrop` for example. On the CPU a plain one's product is made without the call: in blocks if there are no
+        gradients, and in float32 by oneDNN on AMD's processors from Zen 5 on. Last digits may differ from `linear`'s.
 
     References
     ----------
@@ -182,7 +182,7 @@ class QRNNLayer(nn.Module):
             states = states.index_select(1, input.sorted_indices)
 
         packed, keeps, kept = input if isinstance(input, PackedSequence) else None, saves or given is not None, []
-        look = functools.partial(windows, packed=packed) if cut is None else cut.windows
+        look = functools.partial(windows, packed=packed, batch=batch) if cut is None else cut.windows
 
         def see(direction: str) -> Tensor:
             # No inputs are known beyond the end: the other direction begins anew there.
@@ -191,7 +191,9 @@ class QRNNLayer(nn.Module):
             kept.append(last)
             return source  # type: ignore[no-any-return]
 
-        output, last = self._scan(see, states, may_be_wide=given is not None, batch_sizes=batch_sizes, cut=cut)
+        output, last = self._scan(
+            see, states, may_be_wide=given is not None, batch_sizes=batch_sizes, batch=batch, cut=cut
+        )
         if isinstance(input, PackedSequence) and input.unsorted_indices is not None:
             last = last.index_select(1, input.unsorted_indices)
         if saves:
@@ -241,7 +243,7 @@ class QRNNLayer(nn.Module):
         if may_fuse and pooling.is_inference(source, linear, c0, options.get("cut")):
             self._check_product(direction, linear.weight.shape[0])
             return pooling.layer_inference(source, linear.weight, linear.bias, c0, keep=self._keep(None), **options)
-        product = linear(source)
+        product = pooling.product_of(linear, source)
         self._check_product(direction, product.shape[-1])
         keep = self._keep(product)
         # The product's dtype was chosen for the whole layer, by autocast for example.

@@ -7,12 +7,14 @@ import torch
 from functorch.compile import make_boxed_func
 from torch import nn
 from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import functional_call, grad, vmap
 from torch.nn.utils import parametrizations, parametrize, prune
 from torch.nn.utils.rnn import pack_sequence
 
 import fastrecur.torch
 from fastrecur.torch import QRNN, QRNNLayer, WeightDrop
+from fastrecur.torch._rnn import pooling, products
 from fastrecur.torch._rnn.pooling import is_unhooked_linear
 
 X = torch.randn(6, 2, 3, generator=torch.Generator().manual_seed(1))
@@ -83,6 +85,26 @@ def test_pooling_is_one_operator(cut):
     torch.testing.assert_close(*results)
     names = "qrnn_pool", "qrnn_pool_backward", "qrnn_layer"
     assert graphs == [{f"fastrecur.{name}.default"} for name in names]
+
+
+@pytest.mark.sample(told=["nothing"], fullgraph=[False])
+@pytest.mark.parametrize("fullgraph", [False, True])
+@pytest.mark.parametrize("told", ["nothing", "order", "state"])
+def test_packed_sequences_are_one_graph(told, fullgraph):
+    """Whether a shape tells the compiler how many they are, that of their order or of a state, or none does."""
+    model, counter = QRNN(3, 4, 2, window=2), CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(model, fullgraph=fullgraph, backend=counter)
+    for lengths in [(6, 4), (5, 3, 2)]:
+        packed = pack_sequence([torch.randn(n, 3) for n in lengths], enforce_sorted=told != "order")
+        state = model.initial_state(len(lengths)) if told == "state" else None
+        results = []
+        for function in (model, compiled):
+            output, last = function(packed, state)
+            tensors = output.data, last if state is None else last.hidden
+            grads = torch.autograd.grad(sum(v.square().sum() for v in tensors), list(model.parameters()))
+            results.append([*tensors, *grads, *(() if state is None else last.inputs)])
+        torch.testing.assert_close(*results)
+    assert counter.frame_count == 2  # one for the first sizes, and one for any
 
 
 @pytest.mark.exhaustive
@@ -369,6 +391,33 @@ def test_inference_reads_a_bias_where_it_stands(bias):
     with torch.no_grad():
         actual = layer(X)
     torch.testing.assert_close(actual, tuple(v.detach() for v in layer(X)))
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs oneDNN")
+@pytest.mark.sample(bias=[True])
+@pytest.mark.parametrize("bias", [True, False])
+def test_products_of_training_by_onednn(bias, monkeypatch):
+    """Gradients are those of torch's own product, also their gradients and those of a batch."""
+    monkeypatch.setattr(products, "prefers_onednn", lambda: True)
+    linear, results = nn.Linear(5, 12, bias), []
+    source = torch.randn(products.FEW_ROWS, 2, 5).transpose(0, 1).requires_grad_()
+    for product_of in (pooling.product_of, nn.Linear.__call__):
+        product = product_of(linear, source)
+        tensors = [source, *linear.parameters()]
+        grads = torch.autograd.grad(product, tensors, product.detach().cos(), retain_graph=True)
+        each = torch.autograd.grad(
+            product, tensors, torch.stack([product, -product]).detach(), True, is_grads_batched=True
+        )
+        slope = torch.autograd.grad(product.square().sum(), source, create_graph=True)[0]
+        results.append([product, *grads, *each, *torch.autograd.grad(slope.square().sum(), tensors[:2])])
+        assert (type(product.grad_fn).__name__ == "ProductBackward") == (product_of is pooling.product_of)
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert pooling.product_of(linear, source).dtype == torch.bfloat16
+    compiled = torch.compile(lambda v: pooling.product_of(linear, v), fullgraph=True, backend="aot_eager")(source)
+    actual = torch.autograd.grad(compiled, tensors, compiled.detach().cos())
+    torch.testing.assert_close([compiled, *actual], results[1][: 2 + len(tensors[1:])], rtol=1e-4, atol=1e-4)
+    torch.library.opcheck(products.OPERATOR, (*tensors[:2], linear.bias))
 
 
 def test_inference_refuses_what_training_refuses():

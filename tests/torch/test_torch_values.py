@@ -1,5 +1,6 @@
 """Tensors in, tensors out: values, dtypes, layouts, `out=`, threads."""
 
+import contextlib
 import copy
 import io
 
@@ -188,7 +189,12 @@ def test_results_are_ordinary_tensors(shape):
     file.seek(0)
     assert torch.equal(torch.load(file), h)
     assert torch.equal(copy.deepcopy(h), h)
-    assert h.untyped_storage().resizable() is (h.nbytes < tensors.KEPT or not memory_pool.keeps(h.nbytes))
+    is_kept = h.nbytes >= tensors.KEPT and memory_pool.keeps(h.nbytes)
+    assert h.untyped_storage().resizable() is not is_kept
+    larger = torch.ones(4, shape[1])
+    for enlarge in (lambda v: v.resize_(larger.shape), lambda v: torch.neg(larger, out=v.resize_(0))):
+        with pytest.raises(RuntimeError, match="not resizable") if is_kept else contextlib.nullcontext():
+            assert enlarge(forget_mult(0.5, torch.ones(shape))).shape == larger.shape
     h.add_(1)
     h.share_memory_()
     assert h.is_shared()

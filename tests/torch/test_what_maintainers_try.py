@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils import prune
-from torch.nn.utils.rnn import pack_sequence
 
 import fastrecur
 from fastrecur import forget_mult, forget_mult_vjp, linear_recurrence
@@ -142,19 +141,6 @@ def test_compiled_autograd(options, compiles_forward):
     with one_graph:
         loss.backward()
     torch.testing.assert_close((f.grad, x.grad), gradient(function, F, X))
-    torch._dynamo.reset()
-
-
-@pytest.mark.exhaustive
-@LOOKS
-def test_a_compiled_network_takes_packed_sequences():
-    """Torch breaks the graph at the lengths, which are numbers of the CPU; the result is the same."""
-    torch._dynamo.reset()
-    rnn = QRNN(3, 4, 2, window=2)
-    packed = pack_sequence([X, X[:2]], enforce_sorted=False)
-    expected, last = rnn(packed)
-    output, h_n = torch.compile(rnn, backend="aot_eager")(packed)
-    torch.testing.assert_close((output.data, h_n), (expected.data, last))
     torch._dynamo.reset()
 
 

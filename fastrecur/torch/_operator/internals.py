@@ -40,6 +40,7 @@ DeviceContext = _find("torch.utils._device.DeviceContext")
 backward_pass = _find("torch._C._current_graph_task_id") or (lambda: -1)
 # Lets a named tuple be part of a program that torch.export saves.
 register_namedtuple = _find("torch.utils._pytree._register_namedtuple") or (lambda kind, **name: None)
+onednn_linear = _find(lambda: torch.ops.mkldnn._linear_pointwise.default)  # of tensors in torch's own layout
 raw_stream = _find("torch._C._cuda_getCurrentRawStream")  # only where torch has CUDA
 
 TELLS_MODES = _all(interpreter, dispatch_modes, function_modes, tracing)  # what torch has in play
@@ -67,6 +68,17 @@ def give_devices_alone():
     if function_mode is None or DeviceContext is None or function_modes() is True:
         return False
     return all(type(function_mode(k)) is DeviceContext for k in range(function_modes()))
+
+
+def open_size():
+    """Return a size of a fake result that a run will tell, also in a graph that may break."""
+    context: Any = torch.library.get_ctx()
+    shapes = getattr(context, "_shape_env", None)
+    if shapes is None:
+        return context.new_dynamic_size()  # which breaks it there
+    size = shapes.create_unbacked_symint()
+    torch._check(size >= 0)
+    return size
 
 
 def is_profiled():

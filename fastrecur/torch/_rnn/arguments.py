@@ -8,7 +8,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ..._arguments import messages as say
 from .._operator import modes
-from . import segments
+from . import ops, segments
 
 
 def open_call(module, input, hidden, hx, offsets, resets, weights):
@@ -18,8 +18,23 @@ def open_call(module, input, hidden, hx, offsets, resets, weights):
     rows, batch_sizes, is_batched = unpack_input(module, input)
     cut = segments.cut(module, input, rows, offsets, resets)
     check_input(rows, module.input_size, weights)
-    batch = cut.n_series(rows) if cut else rows.shape[1] if batch_sizes is None else int(batch_sizes[0])
-    return rows, batch_sizes, is_batched or offsets is not None, batch, hx if hidden is None else hidden, cut
+    hidden = hx if hidden is None else hidden
+    if batch_sizes is not None:
+        batch = _n_packed(input, getattr(hidden, "hidden", hidden))
+    else:
+        batch = cut.n_series(rows) if cut else rows.shape[1]
+    return rows, batch_sizes, is_batched or offsets is not None, batch, hidden, cut
+
+
+def _n_packed(packed, hidden):
+    """Return how many sequences are packed: to a compiler, which knows no numbers, by a shape where one tells."""
+    if not modes.compiling():
+        return int(packed.batch_sizes[0])
+    states = hidden if isinstance(hidden, (list, tuple)) else [hidden]
+    known = next((v for v in states if isinstance(v, Tensor) and v.dim() > 1), None)
+    if packed.sorted_indices is not None:
+        return packed.sorted_indices.shape[0]
+    return ops.BATCH(packed.batch_sizes).shape[0] if known is None else known.shape[-2]
 
 
 def unpack_input(module, input, least=1):

@@ -10,7 +10,7 @@ from torch.nn.functional import linear
 
 from ..._arguments import messages as say
 from ...recurrence import forget_mult
-from .._operator import autograd, modes, ops, tensors as _tensors
+from .._operator import autograd, internals, modes, ops, tensors as _tensors
 from . import pool as _pool
 from .products import product_with
 from .segments import Cut
@@ -24,17 +24,20 @@ for _schema in (
     f"qrnn_pool_backward(Tensor? grad_h, Tensor? grad_last, Tensor product, Tensor states, {_OPTIONS})"
     " -> (Tensor, Tensor)",
     f"qrnn_layer(Tensor source, Tensor weight, Tensor? bias, {_OPTIONS}) -> (Tensor, Tensor)",
+    "packed_batch(Tensor batch_sizes) -> Tensor",
 ):
     ops.library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
-FORWARD, VJP, LAYER = (
-    getattr(torch.ops.fastrecur, name).default for name in ("qrnn_pool", "qrnn_pool_backward", "qrnn_layer")
+FORWARD, VJP, LAYER, BATCH = (
+    getattr(torch.ops.fastrecur, name).default
+    for name in ("qrnn_pool", "qrnn_pool_backward", "qrnn_layer", "packed_batch")
 )
 
 
-def options_of(rows, batch_sizes, cut, output_gate, keep, reverse):
+def options_of(rows, batch_sizes, cut, output_gate, keep, reverse, batch=None):
     """Return an operator's arguments behind ``c0``, the last three of which are batch, output_gate and reverse."""
     mask, scale = (keep, 1.0) if isinstance(keep, torch.Tensor) else (None, 1.0 if keep is None else float(keep))
-    batch = int(batch_sizes[0]) if batch_sizes is not None else rows.shape[1] if cut is None else cut.n_series(rows)
+    if batch is None:
+        batch = int(batch_sizes[0]) if batch_sizes is not None else cut.n_series(rows) if cut else rows.shape[1]
     return mask, scale, batch_sizes, *(cut or (None, None)), batch, output_gate, reverse
 
 
@@ -201,6 +204,15 @@ def _layer_fake(source, weight, bias, *options):
     return _forward_fake(source.new_empty(*source.shape[:-1], weight.shape[0]), *options)[:2]
 
 
+def _batch(batch_sizes):
+    """Return a tensor without elements whose length is the number of packed sequences."""
+    return batch_sizes.new_empty(int(batch_sizes[0]), 0)
+
+
+def _batch_fake(batch_sizes):
+    return batch_sizes.new_empty(internals.open_size(), 0)
+
+
 class Pool(autograd.Rules):
     operators = {None: FORWARD}
 
@@ -310,3 +322,5 @@ for _rules, _rule, _fake, _run in (
         ops.library.impl(_rules.operators[None], _run, _key)
     torch.library.register_fake(_rules.operators[None].name().partition(".")[0], _fake, lib=ops.library)
     _rules.register(_rule)
+ops.library.impl(BATCH, _batch, "CPU")
+torch.library.register_fake("fastrecur::packed_batch", _batch_fake, lib=ops.library)

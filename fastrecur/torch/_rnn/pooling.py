@@ -9,22 +9,25 @@ import torch
 
 from ...recurrence import forget_mult
 from .._operator import internals, modes, tensors as _tensors
-from . import ops, pool as _pool
+from . import ops, pool as _pool, products
 
 
-def pool(product, c0=None, *, batch_sizes=None, cut=None, output_gate=True, keep=None, reverse=False, recurrence=None):
+def pool(
+    product, c0=None, *, batch_sizes=None, batch=None, cut=None, output_gate=True, keep=None, reverse=False,
+    recurrence=None,
+):  # fmt: skip
     """Pool a product of Z, F and O blocks, (T, B, 3H), or of Z and F, (T, B, 2H), without `output_gate`.
 
     ``c = forget_mult(sigmoid(F)*keep, tanh(Z), c0)``, ``h = sigmoid(O)*c``. ``keep`` is None, a number, or (T, B, H).
     Return h, (T, B, H), and the last state c, (B, H), in the dtype of ``c0`` if there is one: the product's, or
-    float32 where that is in half precision. Rows that are packed, (N, ...), come with their ``batch_sizes``,
-    as a `PackedSequence` has them: only valid steps are touched. ``cut``, a `Cut`, says where series begin anew.
-    Another ``recurrence`` than this process's may take the place of `forget_mult`.
+    float32 where that is in half precision. Rows that are packed, (N, ...), come with their ``batch_sizes``, as a
+    `PackedSequence` has them, and perhaps with their number ``batch``: only valid steps are touched. ``cut``, a `Cut`,
+    says where series begin anew. Another ``recurrence`` than this process's may take the place of `forget_mult`.
     """
     is_plain = recurrence is None and ops.is_plain(product, c0, keep, cut=cut)
     if is_plain and not (torch.is_grad_enabled() and (product.requires_grad or (c0 is not None and c0.requires_grad))):
         return ops.run(product, c0, keep, _pool.layout(product, batch_sizes, reverse, cut), output_gate, False)[:2]
-    mask, *rest = ops.options_of(product, batch_sizes, cut, output_gate, keep, reverse)
+    mask, *rest = ops.options_of(product, batch_sizes, cut, output_gate, keep, reverse, batch)
     if is_plain:
         return ops.Pool.apply(_pool.layout(product, batch_sizes, reverse, cut), product, c0, mask, rest)[:2]
     tensors = [v for v in (product, c0, mask, *(cut or ())) if v is not None]
@@ -59,6 +62,14 @@ def is_unhooked_linear(linear):
     return type(linear) is torch.nn.Linear and internals.is_unhooked(linear)
 
 
+def product_of(linear, source):
+    """Return a layer's product: what its linear module returns, by the library that is quickest at it."""
+    if is_unhooked_linear(linear) and products.takes(source, linear.weight, linear.bias):
+        product = products.OPERATOR if modes.compiling() else products.Product.apply
+        return product(source, linear.weight, linear.bias)
+    return linear(source)
+
+
 def is_inference(source, linear, c0, cut):
     """Return whether torch has nothing in play but numbers in CPU memory: no gradient, transform, mode or autocast.
 
@@ -80,10 +91,11 @@ def is_inference(source, linear, c0, cut):
 
 
 def layer_inference(
-    source, weight, bias, c0=None, *, batch_sizes=None, cut=None, output_gate=True, keep=None, reverse=False
-):
+    source, weight, bias, c0=None, *, batch_sizes=None, batch=None, cut=None, output_gate=True, keep=None,
+    reverse=False,
+):  # fmt: skip
     """Return `pool` of the product of a layer's input with a plain weight, where no gradient is wanted."""
     if modes.compiling():
-        options = ops.options_of(source, batch_sizes, cut, output_gate, keep, reverse)
+        options = ops.options_of(source, batch_sizes, cut, output_gate, keep, reverse, batch)
         return ops.LAYER(source, weight, bias, c0, *options)
     return ops.run_layer(source, weight, bias, c0, keep, _pool.layout(source, batch_sizes, reverse, cut), output_gate)

@@ -5,8 +5,9 @@ import functools
 import torch
 from llvmlite import binding
 
-from .._operator import tensors as _tensors
+from .._operator import internals, modes, ops, tensors as _tensors
 
+_linear = torch.nn.functional.linear
 FEW_ROWS = 64  # for fewer, bringing the weight into oneDNN's hands costs more than its product saves
 
 
@@ -19,11 +20,16 @@ def prefers_onednn():
     return is_zen5 and torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
 
 
+@torch.compiler.assume_constant_result
+def _prefers_onednn():
+    return prefers_onednn()
+
+
 def product_with(weight, rows, most):
     """Return a function from some rows, ``most`` at once of so many, to their product, kept until its next call."""
     if rows >= FEW_ROWS and prefers_onednn() and weight.dtype == torch.float32 and torch.backends.mkldnn.enabled:
         packed = weight.detach().contiguous().to_mkldnn()
-        return lambda part: torch.nn.functional.linear(part.contiguous().to_mkldnn(), packed).to_dense()
+        return lambda part: _linear(part.contiguous().to_mkldnn(), packed).to_dense()
     buffer, turned = _tensors.empty((most, weight.shape[0]), None, weight.dtype), weight.t()
 
     def product(part):
@@ -31,3 +37,66 @@ def product_with(weight, rows, most):
         return torch.mm(part, turned, out=buffer if n == most else buffer[:n])
 
     return product
+
+
+def takes(source, weight, bias):
+    """Return whether a product that may be differentiated is one for `Product`."""
+    given, is_compiled = [v for v in (source, weight, bias) if v is not None], modes.compiles_for_cpu(source)
+    can_read = modes.is_on_cpu if is_compiled else modes.kernel_can_read
+    return (
+        (is_compiled or modes.no_modes_active())
+        and internals.onednn_linear is not None
+        and _prefers_onednn()
+        and source.shape[:-1].numel() >= FEW_ROWS
+        and torch.backends.mkldnn.enabled
+        and all(v.dtype == torch.float32 for v in given)
+        and not torch.is_autocast_enabled("cpu")
+        and all(map(can_read, given))
+    )
+
+
+def _by_onednn(rows, weight, bias=None):
+    flat = rows.reshape(-1, rows.shape[-1]).contiguous()
+    return internals.onednn_linear(flat, weight.contiguous(), bias, "none", [], "").view(*rows.shape[:-1], -1)
+
+
+def _gradients(product, saved, grad, needed):
+    source, weight = saved
+    rows, grads = (v.reshape(-1, v.shape[-1]) for v in (source, grad))
+    return (
+        product(grad, weight.t(), None) if needed[0] else None,
+        grads.t() @ rows if needed[1] else None,  # for oneDNN both would be copied first
+        grads.sum(0) if needed[2] else None,
+    )
+
+
+class Product(torch.autograd.Function):
+    """A layer's product and its input's gradient by oneDNN; what is differentiated again is made of torch's own."""
+
+    @staticmethod
+    def forward(ctx, source, weight, bias):
+        ctx.save_for_backward(source, weight)
+        return _by_onednn(source, weight, bias)
+
+    @staticmethod
+    def backward(ctx, grad):
+        saved = ctx.saved_tensors
+        can_read = all(map(modes.kernel_can_read, (*saved, grad)))
+        is_plain = not torch.is_grad_enabled() and modes.no_modes_active() and can_read
+        return _gradients(_by_onednn if is_plain else _linear, saved, grad, ctx.needs_input_grad)
+
+
+# The same for the compiler: inductor cannot call oneDNN with a weight that changes, and warns of a Function.
+_SCHEMA = "onednn_linear(Tensor source, Tensor weight, Tensor? bias) -> Tensor"
+ops.library.define(_SCHEMA, tags=(torch.Tag.pt2_compliant_tag,))
+ops.library.impl("onednn_linear", _by_onednn, "CPU")
+OPERATOR = torch.ops.fastrecur.onednn_linear.default
+torch.library.register_fake(
+    "fastrecur::onednn_linear", lambda v, weight, _: v.new_empty(*v.shape[:-1], weight.shape[0]), lib=ops.library
+)
+torch.library.register_autograd(
+    "fastrecur::onednn_linear",
+    lambda ctx, grad: _gradients(OPERATOR, ctx.saved_tensors, grad, ctx.needs_input_grad),
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[:2]),
+    lib=ops.library,
+)
