@@ -11,7 +11,7 @@ import sys
 import numpy as np
 
 from ._cpu.compiler import cache
-from ._cpu.machine import memory_pool
+from ._cpu.machine import memory_pool, workers
 from ._cpu.machine.threads import get_num_threads
 from ._version import __version__
 from .recurrence import forget_mult
@@ -51,13 +51,19 @@ def _lines():
     for package in _PACKAGES:
         yield package, _version(package)
     yield "processor", _attempt(_processor, "unknown")
-    yield "threads", f"{get_num_threads()} of {os.cpu_count()} processors"
+    yield "threads", _threads()
     yield "CPU kernels", _attempt(_cpu)
     yield "GPU kernels", _attempt(_gpu, "do not work, which matters only to arrays on a GPU")
     yield "memory", _attempt(memory_pool.describe, "large results cannot be made")
     yield "cache", _attempt(cache.describe, "unknown")
     set_here = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(_VARIABLES)]
     yield "environment", ", ".join(set_here) or "nothing is set that matters here"
+
+
+def _threads():
+    most = f"{get_num_threads()} of {os.cpu_count()} processors"
+    missing = "" if workers.can_hire() else "; calls on arrays take one: this system lacks what workers are made with"
+    return most + missing
 
 
 def _version(package):

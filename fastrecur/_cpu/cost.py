@@ -3,9 +3,13 @@
 No bit of a result depends on it: partial sums are cut by the shape alone.
 """
 
+import contextlib
+import ctypes
 import functools
+import glob
 import math
 import os
+import sys
 from typing import NamedTuple
 
 from .._plan.layout import A_IS_BROADCAST, SUMS_A, H
@@ -45,8 +49,9 @@ STREAMED_ROW_BYTES, STREAMED_NUMBERS = 512, 128
 # Without prefetches rows on an EPYC take 0.83 to 1.39 of the time: less for gradients that are streamed, else more.
 PREFETCH_BYTES = 16 << 10  # prefetch distance: of all operands' rows together,
 PREFETCH_WITHIN_BYTES = 1 << 10  # or within a long row
-CACHE = "/sys/devices/system/cpu/cpu0/cache/index3/size"  # where the system tells the size of the last-level cache
-USUAL_CACHE_BYTES = 32 << 20
+CACHES = "/sys/devices/system/cpu/cpu0/cache"  # where Linux tells the sizes of a processor's caches,
+CACHE_NAMES = b"hw.l3cachesize", b"hw.perflevel0.l2cachesize", b"hw.l2cachesize"  # and their names on macOS
+USUAL_CACHE_BYTES = 32 << 20  # where neither does, as on Windows and on many virtual machines with ARM processors
 
 
 class Way(NamedTuple):
@@ -108,11 +113,22 @@ def items(nbytes, threads, most):
 
 @functools.cache
 def _cache_bytes():
-    try:
-        with open(CACHE) as file:
-            return int(file.read().strip().removesuffix("K")) << 10
-    except (OSError, ValueError):
-        return USUAL_CACHE_BYTES
+    """Return the size of the last-level cache, which is the second of some processors and the third of others."""
+    return max(_linux_caches(), default=0) or max(_mac_caches(), default=0) or USUAL_CACHE_BYTES
+
+
+def _linux_caches():
+    for path in glob.glob(f"{CACHES}/index*/size"):
+        with contextlib.suppress(OSError, ValueError, IndexError), open(path) as file:
+            text = file.read().strip()
+            yield int(text.rstrip("KM")) << {"K": 10, "M": 20}.get(text[-1], 0)
+
+
+def _mac_caches():
+    for name in CACHE_NAMES if sys.platform == "darwin" else ():
+        value, size = ctypes.c_int64(), ctypes.c_size_t(8)
+        ctypes.CDLL(None).sysctlbyname(name, ctypes.byref(value), ctypes.byref(size), None, ctypes.c_size_t(0))
+        yield value.value
 
 
 def _cached_bytes(limits):

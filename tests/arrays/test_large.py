@@ -1,6 +1,7 @@
 """What only large problems meet: several threads, results that are streamed."""
 
 import itertools
+import types
 
 import numpy as np
 import pytest
@@ -220,12 +221,25 @@ def test_long_rows_that_threads_share_stay_in_the_cache(rng, monkeypatch, set_th
     assert ways[-1].streaming
 
 
-@pytest.mark.parametrize(("size", "mb"), [("32768K", 32), ("8192K", 8), ("", 32), (None, 32)])
-def test_what_the_system_says_of_the_cache(monkeypatch, tmp_path, size, mb):
-    if size is not None:
-        (tmp_path / "size").write_text(size + "\n")
-    monkeypatch.setattr(cost, "CACHE", str(tmp_path / "size"))
+@pytest.mark.parametrize(
+    ("sizes", "mb"), [(["48K", "32768K"], 32), (["64K", "8192K"], 8), (["64K", "1M"], 1), (["", "x"], 32), ([], 32)]
+)
+def test_what_the_system_says_of_the_caches(monkeypatch, tmp_path, sizes, mb):
+    for index, size in enumerate(sizes):
+        (tmp_path / f"index{index}").mkdir()
+        (tmp_path / f"index{index}" / "size").write_text(size + "\n")
+    monkeypatch.setattr(cost, "CACHES", str(tmp_path))
     assert cost._cache_bytes.__wrapped__() == mb << 20
+
+
+def test_what_macos_says_of_the_caches(monkeypatch):
+    def sysctlbyname(name, value, size, *_):
+        value._obj.value = {b"hw.perflevel0.l2cachesize": 12 << 20, b"hw.l2cachesize": 4 << 20}.get(name, 0)
+
+    monkeypatch.setattr(cost, "CACHES", "nowhere")
+    monkeypatch.setattr(cost.sys, "platform", "darwin")
+    monkeypatch.setattr(cost.ctypes, "CDLL", lambda name: types.SimpleNamespace(sysctlbyname=sysctlbyname))
+    assert cost._cache_bytes.__wrapped__() == 12 << 20
 
 
 @pytest.mark.sample(shape=[(5, 200), (200, 5)])

@@ -397,6 +397,12 @@ def test_cupy_is_found_under_the_name_of_its_wheels(monkeypatch):
     assert lines["numpy"] == "not installed"
 
 
+def test_a_report_says_that_there_can_be_no_workers(monkeypatch):
+    assert "take one" not in _config._threads()
+    monkeypatch.setattr("fastrecur._cpu.machine.workers.can_hire", lambda: False)
+    assert "arrays take one" in _config._threads()
+
+
 def test_a_kernel_is_made_once_for_all_threads(monkeypatch):
     made = []
 
