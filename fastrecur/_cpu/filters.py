@@ -399,7 +399,7 @@ def _short(dtype, shape, strides, axis, reverse, data, count, threads):
 
 def quick(x, sos, zi, axis, reverse, wants_state):
     """Return the output of one filter and its last states, or None where a call must be looked at."""
-    if sos.ndim != 2 or sos.shape[1] != FIELDS or sos.dtype not in _READABLE:
+    if sos.ndim != 2 or not len(sos) or sos.shape[1] != FIELDS or sos.dtype not in _READABLE:
         return None
     data = (sos if sos.dtype == _WIDE else sos.astype(_WIDE)).tobytes()
     short = _short(x.dtype, x.shape, x.strides, axis, reverse, data, len(sos), _threads.team().size)

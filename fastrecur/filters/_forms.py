@@ -47,10 +47,11 @@ def _in_memory(xp, x):
 def _polynomial(xp, name, value, x, axis, halves=()):
     """Return a filter's polynomial, (coefficients,), or with the shape of x, or of its series, in front."""
     value = _floats(xp, name, value, x, halves)
+    value = value if value.ndim else value.reshape(1)  # SciPy's way to write a filter without poles
     shape, series = tuple(x.shape), tuple(x.shape[:axis]) + tuple(x.shape[axis + 1 :])
     lead = tuple(value.shape[:-1])
     ranks = {0: (), len(series): series, len(shape): shape}
-    if not value.ndim or not value.shape[-1] or len(lead) not in ranks or not problem.fits(lead, ranks[len(lead)]):
+    if not value.shape[-1] or len(lead) not in ranks or not problem.fits(lead, ranks[len(lead)]):
         forms = [f"({', '.join(map(str, (*own, 'coefficients')))})" for own in ((), series, shape)]
         raise ValueError(say.filter_coefficients(name, tuple(value.shape), *forms))
     return value

@@ -6,7 +6,7 @@ import pytest
 import scipy.signal
 import torch
 
-from fastrecur.filters import allpole, allpole_vjp, lfilter, sosfiltfilt
+from fastrecur.filters import allpole, allpole_vjp, lfilter, sosfilt, sosfiltfilt
 
 
 def noise(*shape, seed=0):
@@ -37,7 +37,8 @@ def test_lfilter_as_scipy(order, shape, axis):
 
 def test_lfilter_without_poles_and_of_no_order():
     x, b = noise(50), noise(20)
-    assert_close(lfilter(b, [2.0], x), scipy.signal.lfilter(b, [2.0], x))
+    for a in ([2.0], 2):
+        assert_close(lfilter(b, a, x), scipy.signal.lfilter(b, a, x))
     y, zf = lfilter([3.0], [2.0], x, return_state=True)
     assert_close(y, 1.5 * x)
     assert zf.shape == (0,)
@@ -129,6 +130,7 @@ def test_gradients_of_tensors(kind):
         (lambda x: allpole(np.ones((9, 99)), x), ValueError, "order 94"),
         (lambda x: sosfiltfilt([[1, 0, 0, 1, 0.5, 0]], x, padtype="none"), ValueError, "`padtype`"),
         (lambda x: sosfiltfilt([[1, 0, 0, 1, 0.5, 0]], x, padlen=9), ValueError, "`padlen`"),
+        (lambda x: sosfilt(np.ones((0, 6)), x), ValueError, "`sos`"),
         (lambda x: sosfiltfilt(np.ones((9, 1, 6)), x), ValueError, "must not vary in time"),
     ],
 )
