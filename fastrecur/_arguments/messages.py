@@ -213,9 +213,10 @@ transformers_moved = _message(
     "fastrecur.torch.mamba in your model; versions 5.24 and some around it have it"
 )
 scan_library = _message(
-    "all operands of selective_scan must be in CPU memory, as it has no kernels for {kind} yet: pass NumPy's arrays or "
-    "tensors on the CPU"
+    "all operands of {function} must be in CPU memory, as it has no kernels for {kind} yet: pass NumPy's arrays or "
+    "tensors"
 )
+scan_states = _message("`A` must have at most {most} states a channel on a GPU, got {came}")
 
 
 # ---- Networks -------------------------------------------------------------------------------------------------------
