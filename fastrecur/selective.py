@@ -88,8 +88,9 @@ def selective_scan(
     bit. NaN stays in its channel. An infinite ``A`` or step counts as 1e18 in the exponent. The same input gives the
     same bits for any number of threads.
 
-    On an NVIDIA GPU, for up to 256 states a channel, a kernel computes it that was checked without a GPU and not
-    measured. It does not cut time: few channels of one long sequence leave most of a card without work.
+    On an NVIDIA GPU a kernel computes it, not for float64 and for up to 256 states a channel: other arrays are refused,
+    other tensors scanned by torch's operators. It was checked without a GPU, and not measured. It does not cut time:
+    few channels of one long sequence leave most of a card without work.
 
     Complex states, and Mamba-2's products of chunks, which matrix multiplication does better, are not computed here.
 

@@ -38,6 +38,8 @@ def forward(operands, options, return_state, out):
     if sizes.states > _kernel.MOST_STATES:
         raise ValueError(say.scan_states(sizes.states, _kernel.MOST_STATES))
     dtype = np.dtype(np.float64) if views.u.dtype.kind in "biu" else views.u.dtype
+    if dtype == np.float64:
+        raise TypeError(say.scan_wide(views.u.dtype))
     if to is not None:
         _check_out(to, dtype, views, ends)
     y, state = scan(views, sizes, options, ends, work, dtype, (out, to))

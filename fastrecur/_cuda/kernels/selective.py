@@ -31,7 +31,8 @@ def lanes_of(states, channels, wanted):
 
 def chunk_of(states, lanes, size):
     """Return how many steps a chunk has, of numbers of so many bytes."""
-    chunk = 32
+    # Of a chunk a thread reads four numbers at most: more, with softplus, are not unrolled and end in local memory.
+    chunk = min(32, 4 * lanes)
     while chunk > 1 and chunk * size * (3 * (THREADS // lanes + 1) + 2 * (states + 1)) > _SHARED:
         chunk //= 2
     return chunk

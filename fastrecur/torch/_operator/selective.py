@@ -170,7 +170,7 @@ def _on_gpu(*arguments):
     from ..._cuda import selective as device
     from ..._cuda.kernels.selective import MOST_STATES
 
-    if arguments[2].shape[1] > MOST_STATES:
+    if arguments[2].shape[1] > MOST_STATES or wide(arguments[0]) is torch.float64:
         return _anywhere(composed, _fake)(*arguments)
     u = arguments[0]
     y = u.new_empty_strided(u.shape, _tensors.layout(u.shape, u))
