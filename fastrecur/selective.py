@@ -90,7 +90,7 @@ def selective_scan(
 
     On an NVIDIA GPU a kernel computes it, not for float64 and for up to 256 states a channel: other arrays are refused,
     other tensors scanned by torch's operators. It was checked without a GPU, and not measured. It does not cut time:
-    few channels of one long sequence leave most of a card without work.
+    few channels of one long sequence leave most of a GPU without work.
 
     Complex states, and Mamba-2's products of chunks, which matrix multiplication does better, are not computed here.
 
