@@ -64,15 +64,19 @@ def _adapter(operands: tuple[Any, ...], lengths: Any) -> ModuleType:
     return host
 
 
-def selective(values: tuple[Any, ...]) -> ModuleType:
-    """Return the adapter of a selective scan, of all its arrays."""
+def selective(values: tuple[Any, ...], is_vjp: bool = False) -> ModuleType:
+    """Return the adapter of a selective scan, or of its gradient, of all its arrays."""
     if arrays.any_tensor(*values):
         from .torch._operator import selective_call
 
         return selective_call
     for value in values:
-        if arrays.any_on_device(value) or arrays.any_lazy(value):
-            raise TypeError(say.scan_library(f"{type(value).__module__}.{type(value).__qualname__}"))
+        is_on_gpu = arrays.any_on_device(value)
+        if is_on_gpu and not is_vjp:
+            return _selective_gpu()
+        if is_on_gpu or arrays.any_lazy(value):
+            kind = f"{type(value).__module__}.{type(value).__qualname__}"
+            raise TypeError(say.scan_library("selective_scan_vjp" if is_vjp else "selective_scan", kind))
     return _selective_host()
 
 
@@ -101,6 +105,14 @@ def tensor_levels() -> ModuleType:
 def _selective_host() -> ModuleType:
     with cache.making:
         from ._cpu import selective as _selective
+
+    return _selective
+
+
+@functools.cache
+def _selective_gpu() -> ModuleType:
+    with cache.making:
+        from ._cuda import selective as _selective
 
     return _selective
 

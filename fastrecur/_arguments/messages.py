@@ -219,9 +219,11 @@ transformers_moved = _message(
     "fastrecur.torch.mamba in your model; versions 5.24 and some around it have it"
 )
 scan_library = _message(
-    "all operands of selective_scan must be in CPU memory, as it has no kernels for {kind} yet: pass NumPy's arrays or "
-    "tensors on the CPU"
+    "all operands of {function} must be in CPU memory, as it has no kernels for {kind} yet: pass NumPy's arrays or "
+    "tensors"
 )
+scan_wide = _message("`u` must hold float32, float16 or bfloat16 on a GPU, got dtype {came}")
+scan_states = _message("`A` must have at most {most} states a channel on a GPU, got {came}")
 
 
 # ---- Networks -------------------------------------------------------------------------------------------------------

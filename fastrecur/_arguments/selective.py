@@ -52,6 +52,22 @@ def check(
     shapes: Operands, softplus: Any, layout: Any, reverse: Any, lengths: Any, offsets: Any, resets: Any
 ) -> tuple[Sizes, Options]:
     """Return the sizes and the options of a call; raise for what does not go with operands of these shapes."""
+    given = zip(("lengths", "offsets", "resets"), (lengths, offsets, resets), strict=True)
+    lengths, offsets, resets = (None if v is None else checks.on_host(name, v) for name, v in given)
+    sizes, (softplus, layout, reverse) = check_shapes(shapes, softplus, layout, reverse, lengths, offsets, resets)
+    if offsets is not None:
+        offsets = checks.offsets_in_range(offsets, sizes.steps)
+    if lengths is not None:
+        lengths = checks.lengths_in_range(lengths, sizes.steps)
+    if resets is not None:
+        resets = np.broadcast_to(resets, (sizes.batch, sizes.steps))
+    return sizes, Options(softplus, layout, reverse, lengths, offsets, resets)
+
+
+def check_shapes(
+    shapes: Operands, softplus: Any, layout: Any, reverse: Any, lengths: Any, offsets: Any, resets: Any
+) -> tuple[Sizes, tuple[bool, str, bool]]:
+    """Return the sizes and three options of a call, of whose lengths, offsets and resets no number is looked at."""
     softplus, reverse = checks.flag("delta_softplus", softplus), checks.flag("reverse", reverse)
     if layout not in ("bdl", "bld"):
         raise ValueError(say.scan_layout(layout))
@@ -66,17 +82,12 @@ def check(
             raise ValueError(say.offsets_and_lengths())
         if batch != 1:
             raise ValueError(say.scan_offsets_batch(batch))
-        offsets = checks.offsets_in_range(checks.on_host("offsets", offsets), steps)
-        rows = len(offsets) - 1
+        rows = offsets.shape[0] - 1
     if lengths is not None:
-        lengths = checks.on_host("lengths", lengths)
         _same("lengths", lengths.shape, (batch,))
-        lengths = checks.lengths_in_range(lengths, steps)
     if resets is not None:
-        resets = checks.on_host("resets", resets)
-        if resets.ndim != 2 or any(n not in (1, m) for n, m in zip(resets.shape, (batch, steps), strict=True)):
+        if len(resets.shape) != 2 or any(n not in (1, m) for n, m in zip(resets.shape, (batch, steps), strict=True)):
             raise ValueError(say.exact_shape("resets", resets.shape, (batch, steps)))
-        resets = np.broadcast_to(resets, (batch, steps))
     wanted = {"delta": shapes.u, "z": shapes.u, "A": (channels, states), "h0": (rows, channels, states)}
     wanted |= {"D": (channels,), "delta_bias": (channels,)}
     for name, shape in wanted.items():
@@ -85,7 +96,7 @@ def check(
     groups = [_groups(name, getattr(shapes, name), layout, (batch, steps, channels, states)) for name in MAPS]
     if 1 not in groups and groups[0] != groups[1]:
         raise ValueError(say.scan_two_groups(*groups))
-    return Sizes(batch, steps, channels, states, rows), Options(softplus, layout, reverse, lengths, offsets, resets)
+    return Sizes(batch, steps, channels, states, rows), (softplus, layout, reverse)
 
 
 def _dimensions(name, shape, count, rule):

@@ -20,8 +20,19 @@ import greenlet
 import ml_dtypes
 import numpy as np
 
-from fastrecur._cuda.kernels import chunks, device, lanes, look_back, operands, pool, scan, series, summaries
-from fastrecur._steps import pooling, recurrence
+from fastrecur._cuda.kernels import (
+    chunks,
+    device,
+    lanes,
+    look_back,
+    operands,
+    pool,
+    scan,
+    selective,
+    series,
+    summaries,
+)  # fmt: skip
+from fastrecur._steps import pooling, recurrence, selective as selective_steps
 
 CARRIES = {"f4": np.float32, "f8": np.float64, "c8": np.complex64, "c16": np.complex128}
 RESIDENT = 3  # blocks that run at a time
@@ -71,7 +82,8 @@ def like_compiled_code(setattr):
     for name, meaning in MEANINGS.items():
         setattr(device, name, meaning)
     stubs = {"fma": fma, "select": lambda condition, yes, no: yes if condition else no, "all_finite": lambda _: False}
-    for module in (recurrence, pooling, chunks, lanes, look_back, pool, scan, series, summaries):
+    stepping = recurrence, pooling, selective_steps
+    for module in (*stepping, chunks, lanes, look_back, pool, scan, selective, series, summaries):
         for name in stubs.keys() & vars(module).keys():
             setattr(module, name, stubs[name])
 

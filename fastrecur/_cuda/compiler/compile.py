@@ -11,7 +11,8 @@ from numba.cuda import types
 from numba.cuda.extending import models, register_model
 
 from ..._cpu.compiler import cache
-from ..._steps import pooling, recurrence
+from ..._steps import pooling, recurrence, selective
+from ..._steps.recurrence import constant, is_single, power_of_two, select
 from ..kernels import device, operands
 from .numba_cuda_internals import KNOWN, means, overload
 
@@ -373,7 +374,17 @@ def _is_single(value):
 
 
 overload(recurrence.is_single, _is_single)
+
+
+def _scaled(value, n):
+    least = constant(-126.0, n) if is_single(n) else constant(-1022.0, n)
+    most = constant(128.0, n) if is_single(n) else constant(1024.0, n)
+    n = select(n < least, least, select(most < n, most, n))
+    return (value + value) * power_of_two(n - constant(1.0, n))
+
+
 _MEANINGS = {
+    recurrence.scaled: _scaled,
     recurrence.all_finite: lambda value: False,  # two more instructions are cheaper than a branch at every step
     recurrence.magnitude: lambda value: abs(value),
     device.thread: lambda: cuda.threadIdx.x,
@@ -395,7 +406,7 @@ def _consider(function, meaning=None):
 
 for _function, _meaning in _MEANINGS.items():
     _consider(_function, _meaning)
-for _module in (recurrence, pooling):
+for _module in (recurrence, pooling, selective):
     for _function in vars(_module).values():
         if inspect.isfunction(_function):
             _consider(_function)

@@ -6,7 +6,7 @@ from collections import namedtuple
 import numpy as np
 
 from ..._steps import recurrence
-from . import lanes, look_back, operands, pool, scan, series, sums
+from . import lanes, look_back, operands, pool, scan, selective, series, sums
 
 # A recurrence: its step; that of deviations from an origin, and of weights, of which small ones need no care with
 # 1 - f; its adjoint; what a step multiplies the state by; the first operand's value that leaves the state as it is,
@@ -35,6 +35,7 @@ MAKERS = {
     "sums": sums.sums,
     "pool": pool.forward,
     "pool_vjp": pool.vjp,
+    "selective": selective.forward,
 }
 THREADS = {"sums": sums.THREADS, "scan": look_back.THREADS, "scan_vjp": look_back.THREADS}
 MOST_THREADS = 128
@@ -56,7 +57,7 @@ def blocks(name, rule, carry, options, elements, capability):
         return 4 if "offsets" in cuts else 6 if carry == "f4" else 5
     if name == "lanes":
         return 6 if carry == "f4" else 4
-    return 4 if name in ("lanes_vjp", "pool", "pool_vjp") else 2
+    return 4 if name in ("lanes_vjp", "pool", "pool_vjp", "selective") else 2
 
 
 def make(cuda, name, rule, carry, options, elements=()):

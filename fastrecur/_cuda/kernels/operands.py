@@ -24,8 +24,8 @@ Target = namedtuple("Target", "at kept slice")
 Sizes = namedtuple("Sizes", "results middles inners summands summed_middles summed_inners slice_size across")
 
 
-_STATES = ("h0", "last", "first", "lengths")
-_OPERANDS = ("g", "a", "b", "h", "to_a", "to_b", "product", "keep", "states", "to_product")
+_STATES = ("h0", "last", "first", "lengths", "skip", "bias")
+_OPERANDS = ("g", "a", "b", "h", "to_a", "to_b", "product", "keep", "states", "to_product", "u", "delta", "c", "z", "y")
 _CUTS = "offsets offsets_next outers h0_next last_next first_next resets resets_time resets_lane"
 _GROUPS = {
     "geometry": (Geometry, Geometry._fields),

@@ -166,6 +166,17 @@ def _on_cpu(*arguments):
     return y, torch.from_numpy(state)
 
 
+def _on_gpu(*arguments):
+    from ..._cuda import selective as device
+    from ..._cuda.kernels.selective import MOST_STATES
+
+    if arguments[2].shape[1] > MOST_STATES or wide(arguments[0]) is torch.float64:
+        return _anywhere(composed, _fake)(*arguments)
+    u = arguments[0]
+    y = u.new_empty_strided(u.shape, _tensors.layout(u.shape, u))
+    return y, device.from_tensors(arguments, y)
+
+
 def _vjp_on_cpu(grad_y, grad_state, *arguments):
     *arguments, wanted = arguments
     given = _arrays({"grad_y": grad_y, "grad_state": grad_state}, wide(grad_y))
@@ -276,3 +287,4 @@ for _name, (_fake_of, _composed, _kernel) in _RUNS.items():
     ops.library.impl("selective_scan" + _name, _kernel, "CPU")
     ops.library.impl("selective_scan" + _name, _anywhere(_composed, _fake_of), "CompositeExplicitAutograd")
     torch.library.register_fake("fastrecur::selective_scan" + _name, _fake_of, lib=ops.library)
+ops.library.impl("selective_scan", _on_gpu, "CUDA")
