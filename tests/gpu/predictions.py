@@ -37,7 +37,7 @@ def predicted(shape, axis, dtype, gradient):
     plan.choose = recorded
     try:
         if gradient:
-            plan.vjp.__wrapped__("forget", ("g", "f", "x", "h"), *[full] * 4, None, None, axis, False, None)
+            plan.vjp.__wrapped__("forget", ("g", "f", "x", "h"), (*[full] * 4, None, None), axis, False, None)
         else:
             plan.forward.__wrapped__("forget", ("f", "x", "h0"), full, full, None, None, axis, False, None)
     finally:

@@ -18,6 +18,7 @@ import pytest
 import simulator
 import torch
 from compare import assert_same_bits
+from predictions import predicted
 from problems import FORGET, LINEAR
 
 import fastrecur
@@ -535,6 +536,13 @@ def test_all_descriptors_are_cleared(dtype, family):
 
 def test_complex_states_are_not_cut():
     assert _plan.choose(1, 1 << 20, 1, True, 24, 8, by_lanes=True) == (LANES, 1)
+
+
+def test_predictions_are_of_what_is_chosen():
+    for gradient, bytes_moved in ((False, 12), (True, 24)):
+        estimate, least = predicted((64, 1 << 20), 1, "f4", gradient)
+        assert estimate.choice[0] == SERIES and estimate.choice[1] > 1  # of several tiles: the scan
+        assert least == (bytes_moved << 26) / _plan.BYTES_PER_US
 
 
 @pytest.mark.parametrize("segments", [1, 1000])
