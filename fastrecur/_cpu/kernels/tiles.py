@@ -187,8 +187,13 @@ def section_of(rule, here, s, padded, tile):
 def fill_fields(fields, here, s, t, steps):
     """Bring the coefficients of a section and some steps, which vary in time, to a buffer (steps, fields, series)."""
     lanes, x = width(fields), here.coefficients
+    apart = itemsize(x.at)
+    at = shift(x.at, s * FIELDS * apart)
+    if x.step == FIELDS * apart:  # one section: all its numbers are steps of a signal
+        fill(fields, Operand(at, x.offsets, apart, BLOCKS if lanes > 1 else SINGLE), t * FIELDS, steps * FIELDS, STEPS)
+        return
     for j in range(lanes):
-        series = shift(x.at, load_int(x.offsets, j) + t * x.step + s * FIELDS * itemsize(x.at))
+        series = shift(at, load_int(x.offsets, j) + t * x.step)
         for k in range(steps):
             for field in range(FIELDS):
                 store(fields, (k * FIELDS + field) * lanes + j, load(shift(series, k * x.step), field, fields))
