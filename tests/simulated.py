@@ -8,10 +8,12 @@ import ml_dtypes
 import numpy as np
 import simulator
 import tensors
+import test_selective
 import torch
 from compare import assert_same_bits, check_forward, check_vjp
 
 import fastrecur
+from fastrecur import reference
 from fastrecur._cuda import call, launch, plan
 from fastrecur._cuda.kernels import catalog, descriptors
 from fastrecur.torch._rnn import pooling as _pooling
@@ -63,6 +65,22 @@ def pooling(driver):
         driver.seed += 1
         launched.update(entry[1] for entry in driver.log if entry[0] == "launch")
         driver.forget()
+    return launched
+
+
+def scan_selectively(cupy, rng):
+    """A selective scan in both layouts, with and without groups, in both directions."""
+    launched = set()
+    for layout, maps, reverse in [("bdl", "groups", False), ("bld", "constant", True)]:
+        given = test_selective.operands(rng, 1, 9, 18, 5, layout=layout, maps=maps)
+        options = {"layout": layout, "reverse": reverse, "delta_softplus": True, "return_state": True}
+        resets = np.array([[False] * 6 + [True, False, False]])
+        found = fastrecur.selective_scan(*map(cupy.place, given), **options, resets=cupy.place(resets))
+        expected = reference.selective_scan(*given, **options, resets=resets)
+        for own, other in zip(found, expected, strict=True):
+            test_selective.check(own.host, other, np.float32)
+        launched.update(entry[1] for entry in cupy.driver.log if entry[0] == "launch")
+        cupy.driver.forget()
     return launched
 
 
@@ -180,7 +198,7 @@ def main():
             f[20], x[:], f[21:31] = 1, 0, 1e25
             check_forward("forget_mult", *(array.swapaxes(0, axis).copy() for array in (f, x)), axis=axis)
     a_wait_without_end()
-    launched |= pooling(driver)
+    launched |= pooling(driver) | scan_selectively(cupy, rng)
     assert launched == {plan.CLEAR, *catalog.MAKERS}, set(catalog.MAKERS) - launched
     print("done")
 
