@@ -20,9 +20,12 @@ def prefers_onednn():
     return is_zen5 and torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
 
 
-@torch.compiler.assume_constant_result
 def _prefers_onednn():
     return prefers_onednn()
+
+
+# To compilers it is a number: what `torch.compiler.assume_constant_result` does, which would import them here.
+_prefers_onednn._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def product_with(weight, rows, most):
@@ -47,7 +50,7 @@ def takes(source, weight, bias):
         (is_compiled or modes.no_modes_active())
         and internals.onednn_linear is not None
         and _prefers_onednn()
-        and source.shape[:-1].numel() >= FEW_ROWS
+        and (is_compiled or source.shape[:-1].numel() >= FEW_ROWS)  # a graph is for all sizes
         and torch.backends.mkldnn.enabled
         and all(v.dtype == torch.float32 for v in given)
         and not torch.is_autocast_enabled("cpu")
