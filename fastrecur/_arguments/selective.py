@@ -99,6 +99,13 @@ def check_shapes(
     return Sizes(batch, steps, channels, states, rows), (softplus, layout, reverse)
 
 
+def check_out(out: np.ndarray, dtype: np.dtype, operands: Operands, ends: Any) -> None:
+    """Raise unless an array may be written to; it may be what has a number for each of its own. ``ends`` are named."""
+    named = operands._asdict()
+    timed = [(name, named.pop(name)) for name in TIMED]
+    checks.out_array(out, operands.u.shape, dtype, timed, [*named.items(), *ends])
+
+
 def _dimensions(name, shape, count, rule):
     if len(shape) != count:
         raise ValueError(say.exact_shape(name, shape, rule))

@@ -46,11 +46,8 @@ class Coefficients:
         self.kind, self.poles, varies = kind, poles, kind == "varying"
         if poles and not varies:
             sos = _as_section(sos)
-        self.sections, self.given, self.order = sos.shape[-2], sos, sos.shape[-1] // 2 - 1
-        if poles and varies:
-            self.order = sos.shape[-1]
-        else:
-            self.divides = bool((sos[..., self.order + 1] == 1).all())  # whether a0 is as it should be
+        self.sections, self.given = sos.shape[-2], sos
+        self.order = sos.shape[-1] if poles and varies else sos.shape[-1] // 2 - 1
         if self.order != 2:
             self.signs = np.zeros((self.sections, *(1,) * (sos.ndim - 2 - varies)))
         elif varies:  # the sign stays, so that a state means the same at all steps
@@ -68,6 +65,11 @@ class Coefficients:
         self.signs = _signs(a1, self._least)
         self._formed = np.stack(np.broadcast_arrays(*_steps.form(b0, b1, b2, a1, a2, self.signs)), 1)
         self.table = self._formed.astype(_WIDE)  # (sections, fields, *series)
+
+    @functools.cached_property
+    def divides(self):
+        """Whether a0 of all sections is as it should be."""
+        return bool((self.given[..., self.order + 1] == 1).all())
 
     @functools.cached_property
     def blocks(self):
@@ -114,9 +116,7 @@ def _blocks(k):
         found.append((np.concatenate(outputs), p, q))
     (first, *after), (second, *also), *inputs = found
     from_inputs = [np.concatenate([v[n] for v in inputs]) for n in (1, 2)]
-    kept = one * (
-        k.sign * k.sign
-    )  # of the second number, which near 1 and -1 changes little: the rest keeps its digits
+    kept = one * k.sign * k.sign  # of the second number, which near 1 and -1 changes little: the rest keeps its digits
     powers = after[0], also[0], after[1], also[1] - kept, kept
     return np.concatenate([first, second, *from_inputs, *(v[0] for v in inputs), *powers])
 

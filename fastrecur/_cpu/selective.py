@@ -7,7 +7,7 @@ import numpy as np
 
 from .._arguments import arrays as _arrays, checks, messages as say, shapes as _shapes
 from .._arguments.arrays import address
-from .._arguments.selective import MAPS, TIMED, Operands, by_time, check
+from .._arguments.selective import MAPS, TIMED, Operands, by_time, check, check_out
 from .._plan import selective as _plan
 from .compiler.compile import kernel
 from .kernels import selective as _kernels
@@ -25,7 +25,7 @@ def forward(operands, options, return_state, out):
     operands = Operands(**arrays)
     sizes, options = check(_shapes_of(operands), *options)
     if out is not None:
-        _check_out(out, operands, options)
+        check_out(out, operands.u.dtype, operands, (("offsets", options.offsets), ("resets", options.resets)))
     y, state, _ = scan(_in_bits(operands), sizes, options, None if out is None else _bits(out))
     result = owner.give(y.view(operands.u.dtype)) if given is None else given
     return (result, owner.give(state)) if return_state else result
@@ -93,14 +93,6 @@ def _floats(name, array):
 
 def _shapes_of(operands):
     return Operands(*[None if array is None else array.shape for array in operands])
-
-
-def _check_out(out, operands, options):
-    """Raise unless ``out`` may be written to; it may be what has a number for each of its own."""
-    u, named = operands.u, operands._asdict()
-    timed = [(name, named.pop(name)) for name in TIMED]
-    ends = *named.items(), ("offsets", options.offsets), ("resets", options.resets)
-    checks.out_array(out, u.shape, u.dtype, timed, ends)
 
 
 # ---- Run ------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import numpy as np
 
 from .._arguments import checks, messages as say, shapes as _shapes
 from .._arguments.arrays import element
-from .._arguments.selective import TIMED, Operands, check_shapes
+from .._arguments.selective import Operands, check_out, check_shapes
 from . import plan as _plan
 from .call import _ghost, _is_view, _signature, _take
 from .kernels import selective as _kernel
@@ -47,13 +47,12 @@ def forward(operands, options, return_state, out):
 
 
 def _check_out(out, dtype, views, ends):
-    """Raise unless ``out`` may be written to; it may be what has a number for each of its own."""
+    """Raise unless ``out`` may be written to."""
     if out.dtype != dtype:
         raise TypeError(say.out_dtype(out.dtype, dtype))
-    ghost, named = _ghost(out), {name: _ghost(view) for name, view in views._asdict().items()}
-    timed = [(name, named.pop(name)) for name in TIMED]
+    ghost = _ghost(out)
     rest = [(name, _ghost(view)) for name, view in ends._asdict().items() if _is_view(view)]
-    checks.out_array(ghost, views.u.shape, ghost.dtype, timed, [*named.items(), *rest])
+    check_out(ghost, ghost.dtype, Operands(*map(_ghost, views)), rest)
 
 
 def scan(views, sizes, options, ends, work, dtype, given=(None, None)):

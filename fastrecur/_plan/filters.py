@@ -27,6 +27,16 @@ def take(name, value, halves=("x", "y", "grad_y")):
     return (array if is_float and array.dtype.itemsize >= least else array.astype(np.float64)), owner
 
 
+def take_in_memory(x, given):
+    """Return a signal as `take` does, its library, and other arguments by name; raise for what has no kernels yet."""
+    for name, value in {"x": x, **given}.items():
+        if arrays.any_on_device(value):
+            raise TypeError(say.filter_gpu(name, type(value)))
+        if arrays.any_lazy(value):
+            raise TypeError(say.filter_in_memory())
+    return *take("x", x), {name: take(name, value)[0] for name, value in given.items()}
+
+
 def check_a0(sos):
     if not (sos[..., sos.shape[-1] // 2] == 1).all():
         raise ValueError(say.filter_a0())

@@ -8,7 +8,7 @@ from .. import _dispatch
 from .._arguments import arrays, checks, messages as say, shapes
 from .._cpu import levels
 from .._cpu.machine import allocate
-from .._plan.filters import take
+from .._plan.filters import take_in_memory
 from .._plan.problem import fits
 from . import _call
 
@@ -36,13 +36,7 @@ def _checked(x, given, axis):
 
 
 def _of_arrays(x, given, axis, out):
-    for name, value in {"x": x, **given}.items():
-        if arrays.any_on_device(value):
-            raise TypeError(say.filter_gpu(name, type(value)))
-        if arrays.any_lazy(value):
-            raise TypeError(say.filter_in_memory())
-    x, owner = take("x", x)
-    given = {name: take(name, value)[0] for name, value in given.items()}
+    x, owner, given = take_in_memory(x, given)
     axis, one, series = _checked(x, given, axis)
     if out is None:
         y = allocate.empty(x.shape, x.dtype, shapes.like(x.shape, x.dtype, (x.shape, x.strides)))

@@ -135,7 +135,7 @@ def allpole_vjp(g, a, x, y, zi, axis, reverse, lengths, grad_zf):
     return grads[0][..., 0, :], grads[1], None if zi is None else grads[2][0]
 
 
-# ---- In both directions- --------------------------------------------------------------------------------------------
+# ---- In both directions ---------------------------------------------------------------------------------------------
 
 
 def _settled(xp, sos):

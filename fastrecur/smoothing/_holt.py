@@ -11,7 +11,7 @@ from .._arguments.arrays import at
 from .._arguments.names import suggesting
 from .._cpu import levels
 from .._cpu.machine import allocate
-from .._plan.filters import take
+from .._plan.filters import take_in_memory
 from .._plan.problem import fits
 from ._frames import aligned, unwrap
 
@@ -88,13 +88,7 @@ def _of_tensors(x: Any, given: dict[str, Any], axis: Any) -> tuple[Any, Any]:
 
 
 def _of_arrays(x: Any, given: dict[str, Any], axis: Any) -> tuple[Any, Any]:
-    for name, value in {"x": x, **given}.items():
-        if arrays.any_on_device(value):
-            raise TypeError(say.filter_gpu(name, type(value)))
-        if arrays.any_lazy(value):
-            raise TypeError(say.filter_in_memory())
-    x, owner = take("x", x)
-    given = {name: take(name, v)[0] for name, v in given.items()}
+    x, owner, given = take_in_memory(x, given)
     k, waits, axis = _states(np, x, given, axis)
     strides = shapes.like(x.shape, x.dtype, (x.shape, x.strides))
     level, trend = (allocate.empty(x.shape, x.dtype, strides) for _ in range(2))

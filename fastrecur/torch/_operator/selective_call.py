@@ -3,7 +3,7 @@
 import torch
 
 from ..._arguments import adapters, arrays, checks, messages as say
-from ..._arguments.selective import Operands, check
+from ..._arguments.selective import Operands, check_shapes
 from . import arguments, selective
 from .modes import is_overridden
 
@@ -74,7 +74,7 @@ def _checked(operands, options):
     """Return lengths, offsets and resets as tensors, the other options, and the shape of the states."""
     *options, lengths, offsets, resets = options
     shapes = Operands(*[None if v is None else v.shape for v in operands])
-    sizes, checked = check(shapes._replace(h0=None), *options, None, None, None)
+    sizes, options = check_shapes(shapes._replace(h0=None), *options, None, None, None)
     batch, states = sizes.batch, (sizes.batch, sizes.channels, sizes.states)
     for name, v, wanted in (("lengths", lengths, (batch,)), ("resets", resets, (batch, sizes.steps))):
         came = wanted if v is None else _shape(v)
@@ -90,7 +90,7 @@ def _checked(operands, options):
         states = ends.offsets.shape[0] - 1, *states[1:]
     if operands.h0 is not None and operands.h0.shape != states:
         raise ValueError(say.exact_shape("h0", operands.h0.shape, states))
-    return ends, checked[:3], states
+    return ends, options, states
 
 
 def _shape(value):
