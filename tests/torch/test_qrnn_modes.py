@@ -72,7 +72,8 @@ def test_pooling_is_one_operator(cut):
     given = given if cut else {}
 
     def keep(graph, _):
-        graphs.append({str(node.target) for node in graph.graph.nodes if "fastrecur" in str(node.target)})
+        ours = {str(node.target) for node in graph.graph.nodes if "fastrecur" in str(node.target)}
+        graphs.append(ours - {"fastrecur.onednn_linear.default"})  # the product: this machine's choice
         return make_boxed_func(graph.forward)
 
     compiled = torch.compile(model, fullgraph=True, backend=aot_autograd(fw_compiler=keep, bw_compiler=keep))
