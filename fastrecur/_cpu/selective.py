@@ -14,7 +14,7 @@ from .kernels import selective as _kernels, selective_back as _back
 from .machine import allocate, threads as _threads
 
 _BITS = np.dtype(np.uint16)  # of bfloat16
-SERIAL = 1 << 17  # states of all steps from which a second thread pays
+SERIAL = 1 << 18  # states of all steps from which a second thread pays
 
 
 def forward(operands, options, return_state, out):

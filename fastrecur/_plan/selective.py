@@ -12,8 +12,8 @@ from .._arguments.selective import Options, Sizes
 
 CHUNK = 32  # steps of which a tile of channels is in the nearest cache, and after which a gradient has a checkpoint
 LANES = 16  # channels of a vector
-GROUP = 8  # vectors of channels, at most, for which a chunk of B and C is read once
-FEW, UNITS = 16, 64  # parts of the work that there are at least and at most, where there are so many vectors and rows
+LEAST, GROUP = 2, 8  # vectors of channels for which a chunk of B and C is read once, and its gradients are added up
+FEW, UNITS = 8, 64  # parts of the work: at least, if none has fewer vectors; and at most, for each of these vectors
 
 # Columns of tables: of rows, the sequence and their chunks; of chunks, their first step in memory, how many there are
 # and the number of the checkpoint before them, -1 where the state before them is zero.
@@ -112,6 +112,6 @@ def units(sizes: Sizes, groups: int) -> Units:
     """Return the units of a call with so many groups: whatever the number of threads, as sums are over units."""
     per_group = sizes.channels // groups
     vectors = -(-per_group // LANES)
-    subs = -(-vectors // min(GROUP, max(1, sizes.rows * groups * vectors // FEW)))
+    subs = -(-vectors // min(GROUP, max(LEAST, sizes.rows * groups * vectors // FEW)))
     parts = min(sizes.rows, -(-UNITS // max(1, groups * subs)))
     return Units(parts, groups, subs, per_group, vectors, -(-vectors // max(1, subs)))

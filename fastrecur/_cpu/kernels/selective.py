@@ -31,8 +31,9 @@ from ..vectors.scalars import (
 )
 from ..vectors.transposes import load_octet, store_octet
 from ..vectors.types import OCTET, WIDTH
-from ..vectors.vectors import add_products, broadcast, copies, load_each, load_half_vector, load_vector, store_vector
+from ..vectors.vectors import add_products, broadcast, copies, load_each, load_vector, store_vector
 from .rules import trait
+from .tiles import ONE, put_rows, rows_of
 
 TILE = CHUNK * WIDTH
 
@@ -104,32 +105,6 @@ def lanes_from(table, lane, first):
         store(table, k, (first + k) * lane)
 
 
-@inlined
-def write_octet(tile, t, octet):
-    store_vector(tile, t * WIDTH, octet[0])
-    store_vector(tile, (t + 1) * WIDTH, octet[1])
-    store_vector(tile, (t + 2) * WIDTH, octet[2])
-    store_vector(tile, (t + 3) * WIDTH, octet[3])
-    store_vector(tile, (t + 4) * WIDTH, octet[4])
-    store_vector(tile, (t + 5) * WIDTH, octet[5])
-    store_vector(tile, (t + 6) * WIDTH, octet[6])
-    store_vector(tile, (t + 7) * WIDTH, octet[7])
-
-
-@inlined
-def half_row(tile, t, half):
-    return load_half_vector(tile, t * WIDTH + half, tile)
-
-
-@inlined
-def octet_of(tile, t, half):
-    return (
-        half_row(tile, t, half), half_row(tile, t + 1, half), half_row(tile, t + 2, half), half_row(tile, t + 3, half),
-        half_row(tile, t + 4, half), half_row(tile, t + 5, half), half_row(tile, t + 6, half),
-        half_row(tile, t + 7, half),
-    )  # fmt: skip
-
-
 @helper
 def read_tile(tile, place, time, lane, steps, lanes):
     """Read a chunk of up to WIDTH neighboring series."""
@@ -143,7 +118,7 @@ def read_tile(tile, place, time, lane, steps, lanes):
         for half in range(0, WIDTH, OCTET):
             lanes_from(table, lane, half)
             for t in range(0, whole, OCTET):
-                write_octet(later(tile, half), t, load_octet(shift(place, t * size), table, tile))
+                put_rows(tile, t, half, ONE, load_octet(shift(place, t * size), table, tile))
     elif lanes < WIDTH:
         fill(tile, steps * WIDTH)
     for t in range(whole, steps):
@@ -164,7 +139,7 @@ def write_tile(place, time, lane, tile, steps, lanes):
         for half in range(0, WIDTH, OCTET):
             lanes_from(table, lane, half)
             for t in range(0, whole, OCTET):
-                store_octet(shift(place, t * size), table, octet_of(tile, t, half))
+                store_octet(shift(place, t * size), table, rows_of(tile, t, half, ONE))
     for t in range(whole, steps):
         for k in range(lanes):
             store(shift(place, t * time + k * lane), 0, load(tile, t * WIDTH + k, tile))
@@ -211,7 +186,7 @@ def count_units(geometry):
 
 
 @inlined
-def rows_of(geometry, part):
+def rows_of_part(geometry, part):
     rows, parts = load_int(geometry, ROWS), load_int(geometry, PARTS)
     return rows * part // parts, rows * (part + 1) // parts
 
@@ -447,7 +422,7 @@ def scan_chunk(rule, at, geometry, unit, scratch, batch, chunk):
 def scan_unit(rule, at, geometry, unit):
     """Scan all rows of a unit."""
     states = load_int(geometry, STATES)
-    scratch, (first, stop) = scratch_of(at.carry, states), rows_of(geometry, unit.part)
+    scratch, (first, stop) = scratch_of(at.carry, states), rows_of_part(geometry, unit.part)
     read_parameters(rule, at, geometry, unit, scratch)
     for row in range(first, stop):
         read_states(scratch.states, states_of(at, geometry, unit, row), states, unit)

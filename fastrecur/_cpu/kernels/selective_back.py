@@ -43,7 +43,7 @@ from .selective import (
     read_maps,
     read_parameters,
     read_states,
-    rows_of,
+    rows_of_part,
     scan_states,
     scratch_of,
     silu,
@@ -232,7 +232,7 @@ def retreat_chunk(rule, at, geometry, unit, scratch, back, batch, chunk):
 def retreat_unit(rule, at, geometry, unit):
     """Take all rows of a unit against time, and write its share of the gradients of what all steps have."""
     states = load_int(geometry, STATES)
-    scratch, (first, stop) = scratch_of(at.carry, states), rows_of(geometry, unit.part)
+    scratch, (first, stop) = scratch_of(at.carry, states), rows_of_part(geometry, unit.part)
     back, channel = scratch_back_of(scratch, states), unit.part * load_int(geometry, CHANNELS) + unit.channel
     read_parameters(rule, at, geometry, unit, scratch)
     fill(back.a, 3 * GROUP * WIDTH * states)

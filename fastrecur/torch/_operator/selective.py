@@ -46,7 +46,8 @@ def _keeps(lengths, offsets, resets, keep):
     return keep and lengths is None and offsets is None and resets is None
 
 
-def _fake(u, delta, A, B, C, D, z, delta_bias, h0, lengths, offsets, resets, is_soft, layout, reverse, keep):
+def _fake(u, delta, A, B, C, *rest):
+    lengths, offsets, resets, _, layout, _, keep = rest[-7:]
     batch, kept = u.shape[0] if offsets is None else offsets.shape[0] - 1, 0
     if _keeps(lengths, offsets, resets, keep) and u.device.type == "cpu":
         steps, groups = u.shape[2 if layout == "bdl" else 1], plan.groups_of(B.shape, C.shape, layout)
