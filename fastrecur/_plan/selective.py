@@ -13,7 +13,7 @@ from .._arguments.selective import Options, Sizes
 CHUNK = 32  # steps of which a tile of channels is in the nearest cache, and after which a gradient has a checkpoint
 LANES = 16  # channels of a vector
 LEAST, GROUP = 2, 8  # vectors of channels for which a chunk of B and C is read once, and its gradients are added up
-FEW, UNITS = 8, 64  # parts of the work: at least, if none has fewer vectors; and at most, for each of these vectors
+FEW, UNITS = 4, 64  # parts of the work: at least, if none has fewer vectors; and about as many at most
 
 # Columns of tables: of rows, the sequence and their chunks; of chunks, their first step in memory, how many there are
 # and the number of the checkpoint before them, -1 where the state before them is zero.
@@ -113,5 +113,7 @@ def units(sizes: Sizes, groups: int) -> Units:
     per_group = sizes.channels // groups
     vectors = -(-per_group // LANES)
     subs = -(-vectors // min(GROUP, max(LEAST, sizes.rows * groups * vectors // FEW)))
+    of_unit = -(-vectors // max(1, subs + subs % 2 * (subs > 1)))  # an even number of units, all of about one size
+    subs = -(-vectors // max(1, of_unit))
     parts = min(sizes.rows, -(-UNITS // max(1, groups * subs)))
-    return Units(parts, groups, subs, per_group, vectors, -(-vectors // max(1, subs)))
+    return Units(parts, groups, subs, per_group, vectors, of_unit)
