@@ -8,7 +8,7 @@ from llvmlite import binding
 from .._operator import internals, modes, ops, tensors as _tensors
 
 _linear = torch.nn.functional.linear
-FEW_ROWS = 64  # for fewer, bringing the weight into oneDNN's hands costs more than its product saves
+FEW_ROWS = 64  # for fewer, oneDNN's order of the weight costs more than its product saves
 
 
 @functools.cache
@@ -26,20 +26,6 @@ def _prefers_onednn():
 
 # To compilers it is a number: what `torch.compiler.assume_constant_result` does, which would import them here.
 _prefers_onednn._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
-def product_with(weight, rows, most):
-    """Return a function from some rows, ``most`` at once of so many, to their product, kept until its next call."""
-    if rows >= FEW_ROWS and prefers_onednn() and weight.dtype == torch.float32 and torch.backends.mkldnn.enabled:
-        packed = weight.detach().contiguous().to_mkldnn()
-        return lambda part: _linear(part.contiguous().to_mkldnn(), packed).to_dense()
-    buffer, turned = _tensors.empty((most, weight.shape[0]), None, weight.dtype), weight.t()
-
-    def product(part):
-        n = part.shape[0]
-        return torch.mm(part, turned, out=buffer if n == most else buffer[:n])
-
-    return product
 
 
 def takes(source, weight, bias):
@@ -61,6 +47,21 @@ def takes(source, weight, bias):
 def _by_onednn(rows, weight, bias=None):
     flat = rows.reshape(-1, rows.shape[-1]).contiguous()
     return internals.onednn_linear(flat, weight.contiguous(), bias, "none", [], "").view(*rows.shape[:-1], -1)
+
+
+def product_with(weight, rows, most):
+    """Return a function from some rows, ``most`` at once of so many, to their product, kept until its next call."""
+    is_wanted = rows >= FEW_ROWS and internals.onednn_linear is not None and prefers_onednn()
+    if is_wanted and weight.dtype == torch.float32 and torch.backends.mkldnn.enabled:
+        weight = weight.detach().contiguous()
+        return lambda part: _by_onednn(part, weight)
+    buffer, turned = _tensors.empty((most, weight.shape[0]), None, weight.dtype), weight.t()
+
+    def product(part):
+        n = part.shape[0]
+        return torch.mm(part, turned, out=buffer if n == most else buffer[:n])
+
+    return product
 
 
 def _gradients(product, saved, grad, needed):
