@@ -12,10 +12,25 @@ from numpy.lib.stride_tricks import as_strided
 from .._arguments import shapes
 from .._arguments.arrays import address, element
 from .._steps import sections as _steps
+from . import cost
 from .compiler.compile import kernel
 from .kernels import sections, sections_back
-from .kernels.tiles import BLOCKS, BLOCKS_BACK, FIELDS, GRADIENTS, HEAD, OPERANDS, ROWS, SINGLE, STEPS, TABLES, Y
+from .kernels.tiles import (
+    BLOCKS,
+    BLOCKS_BACK,
+    FIELDS,
+    GRADIENTS,
+    HEAD,
+    OPERANDS,
+    ROWS,
+    SINGLE,
+    STEPS,
+    STREAMED,
+    TABLES,
+    Y,
+)  # fmt: skip
 from .machine import allocate, threads as _threads
+from .machine.memory_pool import LINE
 from .vectors.types import OCTET, WIDTH
 
 SERIAL = 1 << 14  # samples, times sections, up to which one thread does it all
@@ -211,6 +226,7 @@ class _Places:
             self.steps.append(time)
         if window:
             self.tables[Y], self.steps[Y] = np.arange(series * chunks) * window[1], 0
+        self.streams = not window and cost.is_streamed(math.prod(shape) * (self.forms[0][2] + self.forms[Y][2]))
         self.tables.append(own.reshape(-1))
         self.series = series * chunks
 
@@ -221,7 +237,12 @@ class _Places:
         geometry[:HEAD] = count, self.series, padded, chunk, order, apart, *self.steps
         fill = np.minimum(np.arange(padded), self.series - 1)  # the last one fills a vector
         filled = [table[fill] for table in self.tables]
-        geometry[HEAD:] = np.concatenate([*filled, *map(self._way, self.steps, self.forms, filled, [width] * OPERANDS)])
+        ways = [*map(self._way, self.steps, self.forms, filled, [width] * OPERANDS)]
+        if self.streams:
+            size = self.forms[Y][2]
+            in_lines = (width * size) % LINE == self.steps[Y] % LINE == 0
+            ways[Y] += STREAMED * ((ways[Y] == BLOCKS) | (in_lines & (ways[Y] == ROWS)))
+        geometry[HEAD:] = np.concatenate([*filled, *ways])
         return geometry, fill
 
     @staticmethod
@@ -277,7 +298,8 @@ class Run:
         names = "x", "y", "g", "coefficients", "grads"
         forms = tuple([_form(operands[name], x.ndim) if name in operands else None for name in names])
         nearest = min((abs(x.strides[k]) for k in range(x.ndim) if k != axis), default=0)
-        chunk = ROWS_AT_ONCE if chunks == 1 and nearest < abs(x.strides[axis]) else ALL_AT_ONCE
+        self.by_rows, self.row_bytes = chunks == 1 and nearest < abs(x.strides[axis]), lanes * x.itemsize
+        chunk = ROWS_AT_ONCE if self.by_rows else ALL_AT_ONCE
         kind = c.sections, c.order, self.width, chunk, c.given.strides[-1]
         if lengths is None:
             self.places = _known_places(forms, axis, reverse, chunks, window)
@@ -316,7 +338,10 @@ class Run:
 
     def parts(self):
         vectors = len(self.fill) // self.width
-        parts = _threads.ranges(vectors, self.threads if self.threads == 1 else min(vectors, 4 * self.threads))
+        most = cost.ITEMS_A_THREAD * self.threads
+        if self.by_rows:  # each cut costs
+            most = max(self.threads, min(most, self.row_bytes // cost.PART_BYTES))
+        parts = _threads.ranges(vectors, 1 if self.threads == 1 else min(vectors, most))
         return [(low * self.width, high * self.width) for low, high in parts]
 
     def run(self, function, arrays, words=0):

@@ -9,6 +9,7 @@ from ..._steps.recurrence import all_finite, constant, fma
 from ..compiler.numba_internals import helper, inlined
 from ..vectors.scalars import (
     alone,
+    fence,
     itemsize,
     load,
     load_int,
@@ -215,3 +216,4 @@ def walk(rule, x, y, coefficients, signs, carry, geometry, first, last):
         if least < end:
             one, own = alone(tile), alone(fields)
             walk_vector(rule, one, own, x, y, coefficients, signs, carry, geometry, lane, least, end)
+    fence()

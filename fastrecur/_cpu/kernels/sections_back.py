@@ -9,7 +9,7 @@ from collections import namedtuple
 from ..._steps import sections
 from ..._steps.recurrence import fma
 from ..compiler.numba_internals import helper, inlined
-from ..vectors.scalars import alone, itemsize, load, load_int, maximum, minimum, shift, stack, store, width
+from ..vectors.scalars import alone, fence, itemsize, load, load_int, maximum, minimum, shift, stack, store, width
 from ..vectors.types import WIDTH
 from ..vectors.vectors import load_vector, store_vector
 from .operands import ZERO
@@ -215,3 +215,4 @@ def walk(rule, at: Operands, geometry, first, last):
         else:
             for j in range(lane, minimum(lane + lanes, load_int(geometry, N_SERIES))):
                 back_vector(rule, alone(own), alone(fields), at, geometry, j)
+    fence()

@@ -15,16 +15,18 @@ from ..vectors.scalars import (
     itemsize,
     load,
     load_int,
+    maximum,
     minimum,
+    misalignment,
     prefetch,
     prefetch_for_write,
     shift,
     store,
     width,
 )  # fmt: skip
-from ..vectors.transposes import load_octet, store_octet
-from ..vectors.types import OCTET, WIDTH
-from ..vectors.vectors import load_half_vector, load_vector, store_vector
+from ..vectors.transposes import collect_octet, load_octet, stack_lines, store_octet, stream_lines
+from ..vectors.types import LINE, OCTET, WIDTH
+from ..vectors.vectors import load_half_vector, load_vector, store_vector, stream_vector
 from .operands import ONE, ZERO
 from .rules import trait
 
@@ -48,6 +50,9 @@ Operand = namedtuple("Operand", "at offsets step way")
 # Of a vector of series: the coefficients, the signs of the difference form, the states, and the first of the series.
 Series = namedtuple("Series", "coefficients signs carry lane")
 ROWS, BLOCKS, BLOCKS_BACK, SINGLE = np.arange(4, dtype=np.int64)
+# What is written so goes past the cache, where all series of a tile begin with a line.
+STREAMED = 4
+STREAMED_ROWS, STREAMED_BLOCKS = ROWS + STREAMED, BLOCKS + STREAMED
 
 form, section = inlined(sections.form), inlined(sections.section)
 varies, has_own = trait("varying"), trait("own")  # coefficients in time; or from series to series
@@ -136,7 +141,7 @@ def drain_blocks(y, tile, t, steps):
     for j in range(0, width(tile), OCTET):
         offsets = shift(y.offsets, 8 * j)
         for k in range(0, whole, OCTET):
-            if y.way == BLOCKS:
+            if y.way != BLOCKS_BACK:
                 store_octet(shift(y.at, (t + k) * y.step), offsets, rows_of(tile, k, j, ONE))
             else:
                 last = k + OCTET - 1
@@ -145,14 +150,43 @@ def drain_blocks(y, tile, t, steps):
 
 
 @helper
+def stream_blocks(y, tile, t):
+    """Write a whole tile past the cache, line by line."""
+    lines, size = stack_lines(y.at), itemsize(y.at)
+    for j in range(0, width(tile), OCTET):
+        offsets = shift(y.offsets, 8 * j)
+        for k in range(0, STEPS, OCTET):
+            place, at = shift(y.at, (t + k) * size), k * size & (LINE - 1)
+            collect_octet(lines, at, rows_of(tile, k, j, ONE))
+            if at == LINE - OCTET * size:
+                stream_lines(lines, shift(place, -at), offsets)
+
+
+@helper
+def begin_lines(y, t, lanes):
+    """Return whether a step of all series begins a cache line."""
+    rest = ZERO
+    for j in range(lanes):
+        rest = maximum(rest, misalignment(shift(y.at, load_int(y.offsets, j) + t * y.step)))
+    return rest == 0
+
+
+@helper
 def drain(y, tile, t, steps):
     """Write a tile."""
     lanes, done = width(tile), ZERO
-    if y.way == ROWS:
+    if y.way == STREAMED_ROWS or y.way == ROWS:
         row = shift(y.at, load_int(y.offsets, 0) + t * y.step)
+        if y.way == STREAMED_ROWS and misalignment(row) == 0:
+            for k in range(steps):
+                stream_vector(shift(row, k * y.step), 0, load_vector(tile, k * lanes, tile))
+            return
         for k in range(steps):
             prefetch_for_write(row, 0, (k + STEPS) * y.step)
             store_vector(shift(row, k * y.step), 0, load_vector(tile, k * lanes, tile))
+        return
+    if y.way == STREAMED_BLOCKS and steps == STEPS and begin_lines(y, t, lanes):
+        stream_blocks(y, tile, t)
         return
     if y.way != SINGLE:
         done = drain_blocks(y, tile, t, steps)
