@@ -10,7 +10,8 @@ import torch
 
 import fastrecur
 from fastrecur._cpu import cost
-from fastrecur._cpu.filters import FEW_SERIES, LONG_SERIES
+from fastrecur._cpu.filter_run import FEW_SERIES
+from fastrecur._cpu.filters import LONG_SERIES
 from fastrecur._cpu.machine import allocate
 from fastrecur.filters import sosfilt, sosfilt_vjp
 
@@ -90,8 +91,12 @@ def test_coefficients_of_series_and_of_steps(kind):
     zi = state_like(x, sos[0] if kind == "own" else sos[0, 0], 0)
     for ours, theirs in zip(sosfilt(sos, x, 0, zi), loop(sos, x, zi), strict=True):
         assert_close(ours, theirs)
-    wide = np.moveaxis(sos, 0, 1) if kind == "varying" else sos
-    assert_close(sosfilt(wide, x.T, zi=np.moveaxis(zi, 1, 2))[0].T, loop(sos, x, zi)[0])
+    wide, y = np.moveaxis(sos, 0, 1) if kind == "varying" else sos, loop(sos, x, zi)[0]
+    assert_close(sosfilt(wide, x.T, zi=np.moveaxis(zi, 1, 2))[0].T, y)
+    turned = np.flip(wide, 1) if kind == "varying" else wide
+    assert_close(sosfilt(turned, np.flip(x.T, 1), zi=np.moveaxis(zi, 1, 2), reverse=True)[0].T, y[::-1])
+    many = np.repeat(sos, 20, -2)  # whose coefficients of one step are more than a buffer holds
+    assert_close(sosfilt(many, x, 0), loop(many, x, np.zeros((40, 2, 5)))[0], 1e-9)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
