@@ -133,11 +133,11 @@ def shared(data, count, poles=False):
     return Coefficients(np.frombuffer(data).reshape(count, -1), "", None, poles)
 
 
-def coefficients(sos, kind, axis, poles=False):
-    """Return the `Coefficients` of an array, which are remembered where all series have one filter."""
-    if kind == "":
+def coefficients(sos, x, axis, poles=False):
+    """Return the `Coefficients` of an array for a signal, which are remembered where all series have one filter."""
+    if sos.ndim == 2:
         return shared(sos.astype(_WIDE, copy=False).tobytes(), len(sos), poles)
-    return Coefficients(sos, kind, axis, poles)
+    return Coefficients(sos, "varying" if sos.ndim == x.ndim + 2 else "own", axis, poles)
 
 
 def _forgotten_after(table):

@@ -114,7 +114,7 @@ def forward(x, sos, zi, axis, reverse, lengths, y, poles=False):
         given = None if zi is None else _pairs(zi), axis, reverse, _of_pairs(lengths)
         return _joined(forward(_pairs(x), sos, *given, _pairs(y), poles))
     zi = None if zi is None else np.moveaxis(zi, axis + 1, 1)
-    zf = cascade(x, y, coefficients(sos, kind_of(sos, x), axis, poles), zi, axis, reverse, lengths)
+    zf = cascade(x, y, coefficients(sos, x, axis, poles), zi, axis, reverse, lengths)
     _clear_padding(y, axis, lengths)
     return np.moveaxis(zf, 1, axis + 1)
 
@@ -131,19 +131,13 @@ def vjp(g, x, sos, zi, grad_zf, axis, reverse, lengths, grad_x, poles=False):
         given = zi, grad_zf, axis, reverse, _of_pairs(lengths)
         grad_sos, grad_zi = vjp(_pairs(g), _pairs(x), wide, *given, _pairs(grad_x), poles)
         return grad_sos.reshape(sos.shape), _joined(grad_zi)
-    kind = kind_of(sos, x)
     zi, grad_zf = (v if v is None else np.moveaxis(v, axis + 1, 1) for v in (zi, grad_zf))
-    c = coefficients(sos, kind, axis, poles)
+    c = coefficients(sos, x, axis, poles)
     grads, grad_zi = cascade_vjp(g, x, grad_x, c, zi, grad_zf, axis, reverse, lengths)
     _clear_padding(grad_x, axis, lengths)
-    if kind != "varying":
+    if c.kind != "varying":
         grads = np.moveaxis(grads, (0, 1), (-2, -1))
     return summed_to(grads, sos.shape), np.moveaxis(grad_zi, 1, axis + 1)
-
-
-def kind_of(sos, x):
-    """Return how coefficients of a shape that fits are read: see `Coefficients`."""
-    return "" if sos.ndim == 2 else "varying" if sos.ndim == x.ndim + 2 else "own"
 
 
 def summed_to(array, shape):
@@ -175,21 +169,12 @@ def _clear_padding(y, axis, lengths):
         y[steps >= np.expand_dims(lengths, axis)] = 0
 
 
-def _inner(states, signs, adjoint=False):
-    """Return SciPy's states in the difference form, (2, sections, ...); or the cotangents of such."""
+def _turned(states, signs, adjoint=False):
+    """Return SciPy's states, or their cotangents, in the difference form, (sections, 2, ...); by ``-signs``, back."""
     if states.shape[1] != 2:  # sections of other orders have SciPy's form
         return states
     first, second = states[:, 0], states[:, 1]
-    both = (first - signs * second, second) if adjoint else (first, signs * first + second)
-    return np.stack(both, 1)
-
-
-def _outer(states, signs, adjoint=False):
-    if states.shape[1] != 2:
-        return states
-    first, second = states[:, 0], states[:, 1]
-    both = (first + signs * second, second) if adjoint else (first, second - signs * first)
-    return np.stack(both, 1)
+    return np.stack((first - signs * second, second) if adjoint else (first, signs * first + second), 1)
 
 
 def _aligned_signs(c, dims):
@@ -211,9 +196,9 @@ def cascade(x, y, c, zi, axis, reverse, lengths):
     """Write the output of a cascade; return the states after all steps."""
     shape, steps = x.shape[:axis] + x.shape[axis + 1 :], x.shape[axis]
     signs, full = _aligned_signs(c, len(shape)), (c.sections, c.order, *shape)
-    states = np.zeros(full) if zi is None else _inner(np.broadcast_to(zi, full), signs, c.poles)
+    states = np.zeros(full) if zi is None else _turned(np.broadcast_to(zi, full), signs, c.poles)
     if x.size == 0:
-        return _outer(states, signs, c.poles)
+        return _turned(states, -signs, c.poles)
     chunks = _chunks(c, math.prod(shape), steps, lengths)
     run = Run({"x": x, "y": y, **c.places(x)}, axis, reverse, lengths, c, chunks)
     table, own_signs = c.tables(run)
@@ -221,7 +206,7 @@ def cascade(x, y, c, zi, axis, reverse, lengths):
     if chunks > 1:
         carry = _warmed_up(x, c, axis, reverse, chunks, carry, given)
     run.run(sections.walk, {"x": x, "y": y, **given, "carry": carry})
-    return _outer(run.back(carry), signs, c.poles)
+    return _turned(run.back(carry), -signs, c.poles)
 
 
 def _warmed_up(x, c, axis, reverse, chunks, carry, given):
@@ -256,13 +241,13 @@ def cascade_vjp(g, x, to_x, c, zi, grad_zf, axis, reverse, lengths):
     shape, steps = x.shape[:axis] + x.shape[axis + 1 :], x.shape[axis]
     signs, full = _aligned_signs(c, len(shape)), (c.sections, c.order, *shape)
     states = np.zeros(full) if zi is None else np.broadcast_to(zi, full)
-    states = states if c.poles else _inner(states, signs)  # of poles alone, no scan begins there
-    adjoint = np.zeros(full) if grad_zf is None else _inner(np.broadcast_to(grad_zf, full), signs, not c.poles)
+    states = states if c.poles else _turned(states, signs)  # of poles alone, no scan begins there
+    adjoint = np.zeros(full) if grad_zf is None else _turned(np.broadcast_to(grad_zf, full), signs, not c.poles)
     varies, fields = c.kind == "varying", c.order if c.poles else 2 * (c.order + 1)
     each = GRADIENTS if c.order == 2 and not c.poles and not varies else fields  # gradients of a section
     grads = _gradients_of(c, x, each, lengths) if varies else np.zeros(1)
     if x.size == 0:
-        adjoint = _outer(adjoint, signs, not c.poles)
+        adjoint = _turned(adjoint, -signs, not c.poles)
         return (grads if varies else np.zeros((c.sections, fields, *shape))), adjoint
     operands = {"x": x, "y": to_x, "g": g, **c.places(x)} | ({"grads": grads[..., 0, 0]} if varies else {})
     run = Run(operands, axis, reverse, lengths, c)
@@ -277,4 +262,4 @@ def cascade_vjp(g, x, to_x, c, zi, grad_zf, axis, reverse, lengths):
     found = grads if varies else run.back(sums)
     if each != fields:
         found = _by_fields(found, signs)
-    return found, _outer(run.back(adjoint), signs, not c.poles)
+    return found, _turned(run.back(adjoint), -signs, not c.poles)

@@ -37,6 +37,7 @@ from .tiles import (
     varies,
 )  # fmt: skip
 
+AHEAD = 2 * STEPS  # from where coefficients are prefetched
 two_poles = inlined(sections.two_poles)
 
 
@@ -84,7 +85,7 @@ def run_two(rule, tile, outputs, fields, here, geometry, t, steps):
     """Take a tile through two poles."""
     lanes, padded = width(tile), load_int(geometry, PADDED)
     steady = steady_of(rule, here, ZERO, padded, tile)
-    bring(rule, fields, here.coefficients, geometry, ZERO, TWO, t, steps, STEPS)
+    bring(rule, fields, here.coefficients, geometry, ZERO, TWO, t, steps, AHEAD)
     rows = rows_in(fields, geometry, TWO, ZERO, steps)
     p, q = load_vector(here.carry, here.lane, tile), load_vector(here.carry, padded + here.lane, tile)
     for k in range(steps):
@@ -102,7 +103,7 @@ def run_any(rule, tile, outputs, fields, here, geometry, t, steps):
     past, most = shift(here.carry, here.lane * itemsize(tile)), maximum(1, MOST // order)
     for first in range(0, steps, most):
         last = minimum(first + most, steps)
-        bring(rule, fields, here.coefficients, geometry, ZERO, order, t + first, last - first, STEPS)
+        bring(rule, fields, here.coefficients, geometry, ZERO, order, t + first, last - first, AHEAD)
         rows = rows_in(fields, geometry, order, ZERO, last - first)
         for k in range(first, last):
             y = load_vector(tile, k * lanes, tile)

@@ -160,22 +160,16 @@ run_tile = choice("poles", run_poles, choice("blocks", run_blocks, run_all))
 
 
 @helper
-def walk_steps(rule, tile, fields, x, y, here, geometry, first, last):
-    """Take some steps of a vector of series through the filter."""
-    for t in range(first, last, STEPS):
-        steps = minimum(STEPS, last - t)
-        fill(tile, x, t, steps, STEPS)
-        run_tile(rule, tile, ZERO, fields, here, geometry, t, steps)
-        drain(y, tile, t, steps)
-
-
-@helper
 def walk_vector(rule, tile, fields, x, y, coefficients, signs, carry, geometry, lane, first, last):
     """Take some steps of a vector of series, or of one, through the filter."""
     lanes = width(tile)
     xs, ys = operand(x, geometry, X, lane, lanes), operand(y, geometry, Y, lane, lanes)
     here = series_at(coefficients, signs, carry, geometry, lane, lanes)
-    walk_steps(rule, tile, fields, xs, ys, here, geometry, first, last)
+    for t in range(first, last, STEPS):
+        steps = minimum(STEPS, last - t)
+        fill(tile, xs, t, steps, STEPS)
+        run_tile(rule, tile, ZERO, fields, here, geometry, t, steps)
+        drain(ys, tile, t, steps)
 
 
 @inlined

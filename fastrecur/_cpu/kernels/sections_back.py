@@ -90,7 +90,7 @@ def add_to(rule, at, n, sums, place, value):
     if varies(rule):
         store_vector(at, n * width(at), value)
     else:
-        store_vector(sums, place, load_vector(sums, place, value) + value)
+        store_vector(sums, place, load_vector(sums, place, at) + value)
 
 
 @helper
