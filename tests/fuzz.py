@@ -152,19 +152,56 @@ def statistics(case):
             np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-9)
 
 
-def filtered(case):
-    """Poles of every kind against a loop, against `lfilter`, and their gradient against differences."""
-    rng, x, order = case.rng, np.array(case.value, np.float64), int(case.rng.integers(1, 5))
+def _signal(case):
+    """Return a signal, its axis, options, the shape of one filter, one a series or one a step, and steps in order."""
+    rng, x = case.rng, np.array(case.value, np.float64)
     axis, options = case.axis % x.ndim, {"reverse": case.options["reverse"]}
     x = x[(slice(None),) * axis + (slice(200),)]
     own = [(), x.shape[:axis] + x.shape[axis + 1 :], x.shape][rng.integers(3)] if x.ndim > 1 else ()
+    return rng, x, axis, options, own, range(x.shape[axis])[:: -1 if options["reverse"] else 1]
+
+
+def _each(coefficients, own, x, axis):
+    """Return coefficients of each step and series, with time in front."""
+    fields = coefficients.shape[len(own) :]
+    spread = np.expand_dims(coefficients, axis) if len(own) == x.ndim - 1 > 0 else coefficients
+    return np.moveaxis(np.broadcast_to(spread, (*x.shape, *fields)), axis, 0)
+
+
+def sections(case):
+    """Cascades of every kind against a loop in SciPy's form, and their gradient against differences."""
+    rng, x, axis, options, own, steps = _signal(case)
+    sos = rng.uniform(-0.49, 0.49, (*own, int(rng.choice([1, 2, 3, 5, 35])), 6))
+    sos[..., 3] = 1
+    zi = rng.standard_normal((sos.shape[-2], *x.shape[:axis], 2, *x.shape[axis + 1 :]))
+    each, z = _each(sos, own, x, axis), np.moveaxis(zi, axis + 1, 1).copy()
+    by_time, wanted = np.moveaxis(x, axis, 0), np.zeros(x.shape)
+    for t in steps:
+        v = by_time[t]
+        for s in range(sos.shape[-2]):
+            b0, b1, b2, _, a1, a2 = np.moveaxis(each[t, ..., s, :], -1, 0)
+            w = b0 * v + z[s, 0]
+            z[s], v = (b1 * v - a1 * w + z[s, 1], b2 * v - a2 * w), w
+        np.moveaxis(wanted, axis, 0)[t] = v
+    for _ in range(2):
+        y, zf = filters.sosfilt(sos, x, axis, zi, **options)
+        for one, other in ((y, wanted), (np.moveaxis(zf, axis + 1, 1), z)):
+            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
+    way = rng.standard_normal(sos.shape) * [1, 1, 1, 0, 1, 1]
+    ends = [(filters.sosfilt(sos + s * way, x, axis, zi, **options)[0]).sum() for s in (1e-6, -1e-6)]
+    grad = filters.sosfilt_vjp(np.ones_like(x), sos, x, y, zi, axis=axis, **options)[0]
+    np.testing.assert_allclose((grad * way).sum(), (ends[0] - ends[1]) / 2e-6, rtol=1e-4, atol=1e-4 * (1 + x.size))
+
+
+def filtered(case):
+    """Poles of every kind against a loop, against `lfilter`, and their gradient against differences."""
+    rng, x, axis, options, own, steps = _signal(case)
+    order = int(rng.integers(1, 5))
     a = rng.uniform(-1, 1, (*own, order)) / order
     zi = rng.standard_normal((*x.shape[:axis], order, *x.shape[axis + 1 :]))
-    each = np.moveaxis(
-        np.broadcast_to(np.expand_dims(a, axis) if a.ndim == x.ndim > 1 else a, (*x.shape, order)), axis, 0
-    )
-    by_time, past, wanted = np.moveaxis(x, axis, 0), list(np.moveaxis(zi, axis, 0)), np.zeros(x.shape)
-    for t in range(len(by_time))[:: -1 if options["reverse"] else 1]:
+    each, by_time = _each(a, own, x, axis), np.moveaxis(x, axis, 0)
+    past, wanted = list(np.moveaxis(zi, axis, 0)), np.zeros(x.shape)
+    for t in steps:
         past = [by_time[t] - sum(each[t, ..., k] * past[k] for k in range(order)), *past[:-1]]
         np.moveaxis(wanted, axis, 0)[t] = past[0]
     for _ in range(2):
@@ -237,7 +274,7 @@ def main():
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    checks = [arrays, arrays, statistics, filtered, scanned]
+    checks = [arrays, arrays, statistics, filtered, sections, scanned]
     try:
         import torch  # noqa: F401
         from tqdm import tqdm

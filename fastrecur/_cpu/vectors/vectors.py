@@ -125,7 +125,7 @@ def _stream(builder, value, place, pointer):
     """
     size = value.type.count * pointer.size
     parts = [value]
-    if HAS_AVX and pointer.memory in (F32, I16):
+    if HAS_AVX and pointer.memory in (F32, I16) and size >= 32:
         kind = ir.VectorType(F32, 8)
         join = ir.InlineAsm(ir.FunctionType(kind, [kind]), "", "=x,0", side_effect=False)
         if size == LINE:
