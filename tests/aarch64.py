@@ -77,7 +77,7 @@ def apt(folder, architecture, *packages):
     shutil.rmtree(state)
 
 
-def quietly(command, most=300):
+def quietly(command, most=600):
     """Run a command for so many seconds at most; raise what says why there is nothing to run tests with."""
     try:
         subprocess.run([*map(str, command)], timeout=most, check=True, capture_output=True, text=True)
