@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import compare
+import mutants
 import numpy as np
 import pytest
 import stub_driver
@@ -65,6 +66,12 @@ def test_problems_are_right(load, cupy):
     assert [off for _, off in problems.correctness(Library(cupy), small) if off] == []
     first = [small[0], *(cases[0] for cases in kinds.values())]
     assert all(off for _, off in problems.correctness(Library(cupy, off=0.01), first))
+
+
+@pytest.mark.parametrize("name", [name for name, its in mutants.ALL.items() if its])
+def test_mutants_change_lines_that_are_there(name):
+    path, text = mutants.changed(name)
+    assert text != path.read_text()
 
 
 @pytest.mark.exhaustive
