@@ -45,26 +45,32 @@ def each(pairs):
         yield name, attempt(function)
 
 
-REPEATED = [((64, 100001), 1), ((64, 1 << 20), 1), ((65536, 512), 0), ((512, 4096), 0)]
+REPEATED = [((64, 100001), 1, 100), ((64, 1 << 20), 1, 20), ((65536, 512), 0, 20), ((512, 4096), 0, 100)]
 
 
-@group("repeats", 40, kernels=lambda: needs.of_rows([needs.Row("", "", *its) for its in REPEATED]))
+@group("repeats", 40, kernels=lambda: needs.of_rows([needs.Row("", "", *its[:2]) for its in REPEATED]))
 def repeats(bench):
-    """The same bits a hundred times: kernels that look back see others in another order each time."""
-    lib, times = bench.lib, 3 if bench.tiny else 100
-    for shape, axis in REPEATED:
-        shape = bench.shape(shape)
+    """The same bits, over and over: kernels that look back see others in another order each time."""
+    lib = bench.lib
+    for shape, axis, times in REPEATED:
+        shape, times = bench.shape(shape), 3 if bench.tiny else times
         f, x = lib.random(shape), lib.random(shape)
         first = lib.get(fastrecur.forget_mult(f, x, axis=axis))
 
-        def count(f=f, x=x, axis=axis, first=first):
+        def count(f=f, x=x, axis=axis, first=first, times=times):
             again = (lib.get(fastrecur.forget_mult(f, x, axis=axis)) for _ in range(times))
             return sum(bool((h == first).all()) for h in again)
 
         bench.report.row(f"repeats to the bit {shape}", str(times), count, "")
 
 
-@group("operands")
+def alike(*shapes, gate=None, dtype=np.float32, axis=0):
+    """Return what yields the kernels of averages of some shapes."""
+    cases = [correctness.Case("forget_mult", s if gate is None else gate, s, dtype, axis, False) for s in shapes]
+    return lambda: needs.of_cases(cases)
+
+
+@group("operands", kernels=alike((70, 40), (2800,)))
 def operands(bench):
     """`out`, strided, misaligned and offset operands, and threads that have not used the device."""
     lib = bench.lib
@@ -102,7 +108,7 @@ def operands(bench):
     bench.checks(each([*checks, ("a side thread", side_thread)]))
 
 
-@group("past 2**31", 40, ("torch", "cupy"))
+@group("past 2**31", 40, ("torch", "cupy"), kernels=alike((16, (1 << 27) + 5), gate=(), dtype=np.float16))
 def past(bench):
     """Elements whose offsets in bytes, and whose number, are more than 32 bits hold."""
 
@@ -213,7 +219,7 @@ def order(bench):
     bench.checks(each(checks))
 
 
-@group("torch", 60, ("torch",))
+@group("torch", 60, ("torch",), kernels=lambda: [*alike((50, 6, 40))(), *alike((50, 6, 40), gate=())()])
 def torch_features(bench):
     """Gradients, transforms, the compiler, the QRNN, smoothing: each against the same on the CPU."""
     lib, torch = bench.lib, bench.lib.torch
@@ -273,7 +279,10 @@ def cut(bench):
     bench.checks(each(zip(names, checks, strict=True)))
 
 
-@group("peers", 60, ("torch", "cupy"))
+PEERS = [needs.Row("", "", (8, 1536, 65536), 2, name="linear_recurrence")]
+
+
+@group("peers", 60, ("torch", "cupy"), kernels=lambda: [*needs.of_rows(PEERS), *alike((4, 10**7), gate=(), axis=1)()])
 def peers(bench):
     """The same on the same card by whatever else is installed."""
     lib, row = bench.lib, bench.report.row

@@ -37,11 +37,11 @@ class Group(NamedTuple):
     on_host: object
 
 
-def group(name, seconds=40, libraries=("torch", "cupy", "numba"), rows=(), cases=list, kernels=tuple):
+def group(name, seconds=40, libraries=("torch", "cupy", "numba"), rows=(), cases=list, kernels=tuple, poolings=()):
     """Add a function to the groups.
 
     It needs the kernels of some rows, of the problems that ``cases`` returns, and those that ``kernels`` returns; and
-    of the CPU what these are compared with.
+    of the CPU what these and ``poolings`` are compared with.
     """
 
     def needed():
@@ -50,7 +50,9 @@ def group(name, seconds=40, libraries=("torch", "cupy", "numba"), rows=(), cases
         yield from kernels()
 
     def on_host():
-        return [(needs.use_host, row) for row in rows] + [(correctness.use_host, case) for case in cases()]
+        yield from ((needs.use_host, row) for row in rows)
+        yield from ((correctness.use_host, case) for case in cases())
+        yield from ((needs.use_pooling, begin) for begin in poolings)
 
     def add(function):
         GROUPS[name] = Group(function, seconds, libraries, needed, on_host)
@@ -194,7 +196,7 @@ def first_kernels():
     yield from needs.of_selective(1000)
 
 
-@group("first", 60, rows=[COPY_ROW], cases=lambda: correctness.FIRST, kernels=first_kernels)
+@group("first", 60, rows=[COPY_ROW], cases=lambda: correctness.FIRST, kernels=first_kernels, poolings=[0])
 def first(bench):
     """One right call a family, then what a copy reaches, which shares are of, and one large call."""
     bench.checks(correctness.correctness(bench.lib, correctness.FIRST))
@@ -255,7 +257,7 @@ def segments(bench):
     bench.checks(correctness.correctness(bench.lib, some(bench, list(correctness.segment_cases(is_torch(bench))))))
 
 
-@group("pooling", 40, ("torch",), kernels=needs.of_pooling)
+@group("pooling", 40, ("torch",), kernels=needs.of_pooling, poolings=range(40, 80))
 def pooling(bench):
     """A QRNN's pooling, forward and backward."""
     bench.checks(correctness.pooling_correctness(bench.lib))

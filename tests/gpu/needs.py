@@ -155,6 +155,15 @@ class Noted:
         return False
 
 
+def use_pooling(begin, every=1000):
+    """Make the CPU's kernels with which poolings are compared; without torch none are."""
+    with contextlib.suppress(ImportError):
+        import torch
+
+        for _, _, results in correctness.pooling_problems(every, begin):
+            results(torch.float64, "cpu", fastrecur.forget_mult)
+
+
 def use_host(row):
     """Make the CPU's kernels with which some series of a row are compared."""
     steps = min(row.shape[row.axis], 100_000)

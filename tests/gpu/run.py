@@ -156,7 +156,7 @@ def step_0(capability, options, report=None):
                 launch.compiler()  # which workers then have, as their process is a fork
                 futures[kernel.key] = pool.submit(compiled, kernel.key, capability)
                 yield futures[kernel.key]
-        for function, argument in groups.GROUPS[name].on_host()[:: options.every]:
+        for function, argument in itertools.islice(groups.GROUPS[name].on_host(), 0, None, options.every):
             yield pool.submit(on_host, function, argument)
 
     with concurrent.futures.ProcessPoolExecutor(os.cpu_count()) as pool:
@@ -229,8 +229,6 @@ def parsed(arguments):
 def run(options, script):
     """Run groups in turn, each for no longer than is left."""
     end = time.monotonic() + 60 * options.minutes
-    if importlib.util.find_spec("torch") and options.library in (None, "torch"):
-        import torch  # noqa: F401 - once for all forks
     command = [sys.executable, *script, "--compile", "--output", str(options.output), f"--every={options.every}"]
     command += [*options.more, *(["--only", *options.only] if options.only else [])]
     with subprocess.Popen(command, start_new_session=True) as process:
@@ -241,7 +239,7 @@ def run(options, script):
                 waited, left = time.monotonic() - began, end - time.monotonic()
                 outcome = "not begun: time is up"
                 if left >= LEAST:
-                    seconds = min(left, groups.GROUPS[name].seconds)
+                    seconds = min(left, groups.GROUPS[name].seconds * (3 if options.tiny else 1))
                     outcome = in_process(run_group, name, options, seconds=seconds)
                 took = time.monotonic() - began - waited
                 Report(options.output, name).write(
@@ -266,6 +264,8 @@ def main(arguments=None, script=(str(HERE / "run.py"),)):
     if options.group:
         return run_group(options.group, options)
     options.output.unlink(missing_ok=True)
+    if importlib.util.find_spec("torch") and options.library in (None, "torch"):
+        import torch  # noqa: F401 - once for all forks
     outcome = in_process(about, options, seconds=60)
     if outcome != "done":
         print(outcome)
