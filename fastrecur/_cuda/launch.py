@@ -91,9 +91,9 @@ class CudaCore:
         if version // 1000 < api.CUDA_VERSION // 1000:
             raise RuntimeError(say.gpu_old_driver(api.CUDA_VERSION // 1000, version))
         self.version = version
-        (error,) = api.cuInit(0)
-        if error:
-            raise RuntimeError(say.gpu_driver(error.name))
+        (status,) = api.cuInit(0)
+        if status:
+            raise RuntimeError(say.gpu_driver(status.name))
         self.contexts = {}  # by device
         self.queue = functools.lru_cache(1024)(core.Stream.from_handle)
         self.config = functools.lru_cache(1024)(lambda grid, threads: core.LaunchConfig(grid=grid, block=threads))
