@@ -80,7 +80,7 @@ def test_mutants_change_lines_that_are_there(name):
 def test_kernels_are_compiled_without_a_card(load, monkeypatch, tmp_path):
     """Of some problems, as machine code for a card's capability; and travel."""
     command = [sys.executable, str(GPU / "run.py"), "--precompile", "sm_90", "--bundle", str(tmp_path / "bundle")]
-    command += ["--only", "past 2**31", "lanes"]
+    command += ["--only", "lanes"]
     environment = os.environ | {"FASTRECUR_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(GPU.parents[1])}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -153,7 +153,7 @@ def crashes(bench):
     bench.report.row("before the crash", "1", lambda: 1.0, "")
     os.abort()
 
-@groups.group("hangs", 4)
+@groups.group("hangs", 2)
 def hangs(bench):
     bench.report.row("before the hang", "1", lambda: 1.0, "")
     time.sleep(1000)
@@ -181,13 +181,13 @@ def test_main_from_end_to_end(tmp_path):
     script.write_text(FAULTY.format(places=places))
     environment = os.environ | stub_driver.environment()
     environment |= {"FASTRECUR_CACHE_DIR": str(stub_driver.folder() / "ptx"), "MPLBACKEND": "Agg"}
-    names = ["first", "segments", "correctness numba", "crashes", "hangs", "wrong", "order", "operands", "cut time"]
+    names = ["first", "segments", "correctness numba", "crashes", "hangs", "wrong", "order", "operands", "sanitized"]
     command = [sys.executable, str(script), "--tiny", "--output", str(output), "--library", "numba", "--only", *names]
-    command += ["--every", "1000", "--minutes", "9"]
+    command += ["--every", "1000", "--minutes", "60"]
 
     def run(*more):
         return subprocess.run(
-            [*command, *more], capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=600
+            [*command, *more], capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=1200
         )
 
     done = run()
