@@ -2,6 +2,7 @@
 
 import argparse
 import concurrent.futures
+import functools
 import importlib.metadata
 import importlib.util
 import itertools
@@ -133,6 +134,19 @@ def on_host(function, argument):
     return time.process_time() - began
 
 
+@functools.cache
+def can_compile(report):
+    """Return whether kernels can be compiled here; if not, say why in a report, or raise where there is none."""
+    try:
+        launch.compiler()  # which workers then have, as their process is a fork
+    except RuntimeError as error:
+        if report is None:
+            raise
+        report.write("note", note=str(error))
+        return False
+    return True
+
+
 def step_0(capability, options, report=None):
     """Compile what groups need in their order, on all processors, and keep it; return the kernels.
 
@@ -144,16 +158,19 @@ def step_0(capability, options, report=None):
         """Report groups that have all; return the others."""
         while waiting and all(future.done() for future in waiting[0][1]):
             name, mine = waiting.pop(0)
-            spent, wall = sum(future.result() for future in mine), time.monotonic() - began
-            line = dict(kernels=len(mine), processor_seconds=round(spent, 1), after=round(wall, 1))
+            errors = [future.exception() for future in mine if future.exception()]
+            if errors and report is None:
+                raise errors[0]
+            spent, wall = sum(f.result() for f in mine if not f.exception()), time.monotonic() - began
+            line = dict(tasks=len(mine), processor_seconds=round(spent, 1), after=round(wall, 1))
+            line |= {"failed": len(errors), "note": repr(errors[0])[:500]} if errors else {}
             report.write("compiled", name=name, **line) if report else print(f"{name}: {line}", flush=True)
 
     def wanted(name):
         """Submit a group's kernels, and what the CPU computes for it; yield futures."""
         for kernel in itertools.islice(groups.GROUPS[name].kernels(), 0, None, options.every):
             found[kernel.key] = kernel
-            if kernel.key not in futures and not bundle.find(kernel, capability):
-                launch.compiler()  # which workers then have, as their process is a fork
+            if kernel.key not in futures and not bundle.find(kernel, capability) and can_compile(report):
                 futures[kernel.key] = pool.submit(compiled, kernel.key, capability)
                 yield futures[kernel.key]
         for function, argument in itertools.islice(groups.GROUPS[name].on_host(), 0, None, options.every):

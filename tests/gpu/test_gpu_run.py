@@ -209,7 +209,7 @@ def test_main_from_end_to_end(tmp_path):
     assert all(measured[what] is not None for what in kept)
     assert sum(row["count"] for row in rows if row["kind"] == "right") >= 7
     # What is compiled before a group begins is there, and not compiled again; and the first times come first.
-    compiled = {row["name"]: row["kernels"] for row in rows if row["kind"] == "compiled"}
+    compiled = {row["name"]: row["tasks"] for row in rows if row["kind"] == "compiled"}
     assert list(compiled)[:2] == ["first", "segments"]
     assert all(compiled[name] for name in list(compiled)[:2])
     used = {row["group"]: row for row in rows if row["kind"] == "kernels"}
