@@ -32,8 +32,6 @@ def take_in_memory(x, given):
     for name, value in {"x": x, **given}.items():
         if arrays.any_on_device(value):
             raise TypeError(say.filter_gpu(name, type(value)))
-        if arrays.any_lazy(value):
-            raise TypeError(say.filter_in_memory())
     return *take("x", x), {name: take(name, value)[0] for name, value in given.items()}
 
 

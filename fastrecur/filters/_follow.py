@@ -18,6 +18,7 @@ def follow(x, attack, release, axis, zi, return_state, out):
     axis, wants_state = checks.axis(axis), checks.flag("return_state", return_state) or zi is not None
     given = {"attack": attack, "release": release} | ({} if zi is None else {"zi": zi})
     run = _of_tensors if arrays.any_tensor(x, *given.values(), out) else _of_arrays
+    run = _of_dask if arrays.any_lazy(x, *given.values()) else run
     y, zf = run(x, given, axis, out)
     return (y, zf) if wants_state else y
 
@@ -45,6 +46,16 @@ def _of_arrays(x, given, axis, out):
     first = np.broadcast_to(given.get("zi", np.zeros(())), one).reshape(series).astype(np.float64)
     last = levels.follow(x, given["attack"], given["release"], first, axis, y)
     return (owner.give(y) if out is None else out), owner.give(np.ascontiguousarray(np.expand_dims(last, axis)))
+
+
+def _of_dask(x, given, axis, out):
+    from . import _lazy
+
+    if out is not None:
+        raise TypeError(say.out_lazy())
+    x, given = _lazy.take_real("x", x), {name: _lazy.take_real(name, value) for name, value in given.items()}
+    axis, *_ = _checked(x, given, axis)
+    return _lazy.follow(x, given, axis)
 
 
 def _of_tensors(x, given, axis, out):
