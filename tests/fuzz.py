@@ -3,8 +3,8 @@
     python tests/fuzz.py --minutes 60 --seed 7
 
 Arrays of random shape, dtype, layout and axis, with and without lengths, offsets, resets and states, forward and
-gradients; the same as tensors, under hooks of saved tensors, modes and transforms; weighted statistics and filters
-against a loop.
+gradients; the same as tensors, under hooks of saved tensors, modes and transforms; weighted statistics, filters
+and selective scans against a loop.
 A failure prints the case; the same seed gives the same cases.
 """
 
@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "arrays"), str(Path(__file__).parents[1])]
 
 import layouts  # noqa: E402
+import test_selective  # noqa: E402
 from compare import check_forward, check_vjp  # noqa: E402
 from repeated import numbers, same  # noqa: E402
 
@@ -219,6 +220,32 @@ def filtered(case):
     np.testing.assert_allclose((grad * way).sum(), (ends[0] - ends[1]) / 2e-6, rtol=1e-4, atol=1e-4 * (1 + x.size))
 
 
+def scanned(case):
+    """A selective scan and its gradients, of any layout and cut; and the outputs again."""
+    rng, options = case.rng, {"reverse": case.options["reverse"]}
+    batch, steps, channels, states = (int(2 ** rng.uniform(0, most)) for most in (2, 7, 6, 5))
+    options |= {"layout": str(rng.choice(["bdl", "bld"])), "delta_softplus": bool(rng.random() < 0.5)}
+    cut = rng.integers(5)
+    if cut == 1:
+        options["lengths"] = rng.integers(0, steps + 1, batch)
+    if cut == 2:
+        batch, options["offsets"] = 1, np.sort([0, steps, *rng.integers(0, steps + 1, rng.integers(0, 4))])
+    if cut in (1, 3):
+        options["resets"] = rng.random((batch, steps)) < 0.1
+    form = {"maps": str(rng.choice(["steps", "groups", "constant"])), "dtype": str(rng.choice(["f4", "f8"]))}
+    form |= {"layout": options["layout"], "rows": len(options.get("offsets", ())) - 1 if cut == 2 else None}
+    given = test_selective.operands(rng, batch, steps, 2 * channels, states, **form)
+    absent = {name: None for name in given._fields[5:] if rng.random() < 0.3}
+    if not options["delta_softplus"]:  # steps of less than zero let states grow
+        absent |= {"delta": abs(given.delta), "delta_bias": None}
+    given = [v if v is None else LAYOUTS[rng.integers(len(LAYOUTS))](v) for v in given._replace(**absent)]
+    given = test_selective.Operands(*given)
+    test_selective.check_call(rng, given, **options)
+    first = fastrecur.selective_scan(*given, **options)
+    for _ in range(3):
+        np.testing.assert_array_equal(fastrecur.selective_scan(*given, **options), first)
+
+
 def _weighted(x, alpha, power, adjust, ignore_na, min_periods):
     weights, result = np.zeros(0), np.full(len(x), np.nan)
     seen = np.isfinite(x)
@@ -247,7 +274,7 @@ def main():
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    checks = [arrays, arrays, statistics, filtered, sections]
+    checks = [arrays, arrays, statistics, filtered, sections, scanned]
     try:
         import torch  # noqa: F401
         from tqdm import tqdm
