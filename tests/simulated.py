@@ -16,6 +16,7 @@ import fastrecur
 from fastrecur import reference
 from fastrecur._cuda import call, launch, plan
 from fastrecur._cuda.kernels import catalog, descriptors
+from fastrecur.filters import allpole, sosfilt
 from fastrecur.torch._rnn import pooling as _pooling
 
 RECURRENCES = ["forget_mult", "linear_recurrence"]
@@ -84,6 +85,33 @@ def scan_selectively(cupy, rng):
     return launched
 
 
+def signals(rng):
+    """Sections of second order, and poles of third that vary in time, along both axes, ragged and in reverse.
+
+    Return calls, and what compiled code, of which the interpreter leaves nothing, says of them.
+    """
+    section = np.array([[0.2, 0.3, 0.1, 1.0, -1.4, 0.6]])
+    sos, a = np.concatenate([section, section]), 0.3 * rng.standard_normal((35, 3, 3))
+    x, lengths = rng.standard_normal((3, 35)).astype(np.float32), np.array([35, 0, 20])
+    calls = [
+        (sosfilt, sos, x, {"zi": rng.standard_normal((2, 3, 2)), "reverse": True, "lengths": lengths}),
+        (allpole, a, x.T.copy(), {"zi": rng.standard_normal((3, 3)), "axis": 0, "lengths": lengths}),
+    ]
+    return [(*call, call[0](*call[1:3], **call[3])) for call in calls]
+
+
+def filter_signals(cupy, calls):
+    """Make calls of arrays on the card."""
+    launched = set()
+    for function, *arguments, options, expected in calls:
+        options = {name: cupy.place(v) if isinstance(v, np.ndarray) else v for name, v in options.items()}
+        for own, other in zip(function(*map(cupy.place, arguments), **options), expected, strict=True):
+            np.testing.assert_allclose(own.host, other, rtol=1e-6, atol=1e-6)
+        launched.update(entry[1] for entry in cupy.driver.log if entry[0] == "launch")
+        cupy.driver.forget()
+    return launched
+
+
 def a_wait_without_end():
     """A block whose predecessor never starts traps: here both are told that theirs is the second tile."""
     take, most = simulator.Pointer.take_ticket, descriptors.MOST_LOOKS
@@ -99,7 +127,7 @@ def a_wait_without_end():
 
 
 def main():
-    driver = simulator.Driver()
+    calls, driver = signals(np.random.default_rng(2)), simulator.Driver()
     cupy = sys.modules["cupy"] = devices.Cupy(driver)
     launch.driver = lambda: driver
     simulator.like_compiled_code(setattr)
@@ -141,6 +169,7 @@ def main():
         assert_same_bits(h[f == 0], before[f == 0])
 
     launched |= scan_selectively(cupy, np.random.default_rng(1))
+    launched |= filter_signals(cupy, calls)
     integers(9)
     closed_gates((9, 40), 1)
     for k, (name, reverse, dtype) in enumerate(itertools.product(RECURRENCES, [False, True], FLOATS)):

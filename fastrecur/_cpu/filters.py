@@ -25,7 +25,6 @@ LONG_SERIES = 1 << 15  # steps of a series that is cut
 FORGOTTEN = 2.0**-80  # of a state, before a chunk that is warmed up
 LONGEST = 1 << 24  # steps, of a warm-up that is looked for
 LOOKED_AT = 64  # steps, for the sign of a section that varies in time
-NEAR = 0.5  # of a section's 1 + a1 + a2 (or 1 - a1 + a2), from which its poles are near neither 1 nor -1
 ALL_AT_ONCE = 1 << 62  # of a chunk of steps: series that are no rows go to their ends one after the other
 ROWS_AT_ONCE = 2 * STEPS
 _WIDE = np.dtype(np.float64)
@@ -97,7 +96,7 @@ class Coefficients:
 def _signs(a1, least):
     """Return the signs of difference forms; ``least`` is ``a2 - abs(a1)``."""
     with np.errstate(invalid="ignore"):
-        return np.where(1 + least < NEAR, np.where(a1 <= 0, 1.0, -1.0), 0.0)
+        return np.where(1 + least < _steps.NEAR, np.where(a1 <= 0, 1.0, -1.0), 0.0)
 
 
 def _blocks(k):

@@ -54,6 +54,15 @@ def check_sections(came, shape, axis, fields=FIELDS):
         raise ValueError(say.filter_coefficients("sos", tuple(came), *names))
 
 
+def check_polynomial(name, came, shape, axis):
+    """Raise unless a polynomial is one for all series, one for each, or one for each step of a signal of a shape."""
+    series, lead = shape[:axis] + shape[axis + 1 :], tuple(came[:-1])
+    ranks = {0: (), len(series): series, len(shape): tuple(shape)}
+    if not came or not came[-1] or len(lead) not in ranks or not problem.fits(lead, ranks[len(lead)]):
+        forms = (_shown(*own, "coefficients") for own in ((), series, shape))
+        raise ValueError(say.filter_coefficients(name, tuple(came), *forms))
+
+
 def _shown(*sizes):
     return f"({', '.join(map(str, sizes))})"
 

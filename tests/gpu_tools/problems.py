@@ -6,7 +6,8 @@ import ml_dtypes
 import numpy as np
 
 from fastrecur._arguments import checks
-from fastrecur._cuda import launch, plan as _plan
+from fastrecur._arguments.shapes import c_strides
+from fastrecur._cuda import filters, launch, plan as _plan
 
 FORGET, LINEAR = ("forget", ("f", "x")), ("linear", ("a", "b"))
 DTYPES = {"float32": np.float32, "float64": np.float64, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
@@ -58,6 +59,17 @@ def pooling(dtype, gated=True, packed=False, masked=False, cuts=()):
     return kernels
 
 
+def filtering(dtype):
+    """Yield kernels of filters: of one section for all series and of one for each step, of poles, of higher orders."""
+    dtype, shape = np.dtype(dtype), (512, 4096)
+    x, wide = filters.Form(dtype, shape, c_strides(shape, dtype.itemsize)), np.dtype(np.float64)
+    for axis in (0, 1):
+        for order, poles, lead in [(2, False, ()), (2, False, shape), (2, True, shape), (8, False, ()), (16, True, ())]:
+            own = (*lead, 1, order if poles else 2 * (order + 1))
+            sos = filters.Form(wide, own, c_strides(own, 8))
+            yield launch.Kernel(*filters.plan(x, sos, None, x, None, axis, False, poles).launches[0][:6])
+
+
 def all_kernels():
     """Yield every kernel once for each recurrence and dtype that it is made for, with these."""
     for (recurrence, names), (dtype, kind) in itertools.product((FORGET, LINEAR), DTYPES.items()):
@@ -71,3 +83,5 @@ def all_kernels():
     for dtype, kind in DTYPES.items():
         for kernel in pooling(kind):
             yield kernel, "qrnn", dtype
+        for kernel in filtering(kind):
+            yield kernel, "filter", dtype

@@ -347,3 +347,67 @@ def test_selective_scan(driver, layout):
         assert actual.stride() == wanted.stride()
     assert launches(driver) == {(0, STREAM)}
     assert torch._C._dispatch_has_kernel_for_dispatch_key("fastrecur::selective_scan", "CUDA")
+
+
+FILTERS = ["shared", "own", "varying", "poles", "complex"]
+
+
+def filter_operands(kind):
+    """Return an operator's arguments without poles: a float32 signal (5, 33), coefficients, states and lengths."""
+    rng = torch.Generator().manual_seed(0)
+    random = lambda *shape: torch.randn(shape, generator=rng, dtype=torch.float64)  # noqa: E731
+    x, lead = random(5, 33).float(), {"own": (5,), "varying": (5, 33), "poles": (5, 33)}.get(kind, ())
+    sos, zi = 0.2 * random(*lead, 1 if kind == "poles" else 2, 3 if kind == "poles" else 6), random(2, 5, 2)
+    if kind == "poles":
+        zi = random(1, 5, 3)
+    else:
+        sos[..., 3] = 1
+    lengths = torch.tensor([33, 0, 9, 30, 1])
+    if kind == "complex":
+        return torch.complex(x, x.flip(0)), sos, zi, lengths, 1, True
+    return x, sos, zi, lengths, 1, kind == "own"
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("kind", FILTERS)
+def test_filters(driver, kind):
+    """The operator's kernel gives what the CPU's gives, in the same dtypes and layouts."""
+    from fastrecur.torch._operator import filters
+
+    arguments = *filter_operands(kind), kind == "poles"
+    for actual, wanted in zip(filters._on_gpu(*arguments), filters._run_forward(*arguments), strict=True):
+        torch.testing.assert_close(actual, wanted)
+        assert actual.stride() == wanted.stride()
+    assert launches(driver) == {(0, STREAM)}
+    assert torch._C._dispatch_has_kernel_for_dispatch_key("fastrecur::sosfilt_backward", "CUDA")
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("kind", FILTERS)
+@pytest.mark.parametrize("cut", [True, False])
+def test_gradients_of_filters_are_composed(kind, cut):
+    """Of filters, of which those on the CPU stand for a GPU's: what is in the padding reaches nothing."""
+    from fastrecur.torch._operator import filters
+
+    x, sos, zi, lengths, *scan = filter_operands(kind)
+    g, grad_zf, poles = torch.randn_like(x), torch.randn_like(zi), kind == "poles"
+    if cut:
+        y = filters._run_forward(x, sos, zi, lengths, *scan, poles)[0] if poles else x.clone()
+        y[torch.arange(33) >= lengths[:, None]] = 0 if poles else float("nan")
+    else:
+        y, lengths = x, None
+    arguments = g, grad_zf, y, sos, zi, lengths, *scan, poles
+    for own, wanted in zip(filters._backward_on_gpu(*arguments), filters._run_backward(*arguments), strict=True):
+        torch.testing.assert_close(own, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["varying", "poles"])
+def test_gradients_of_filters_stay_on_the_device(fake_device, kind):
+    from fastrecur.torch._operator import filters
+
+    with fake_device("cuda"):
+        fake = lambda v: getattr(v, "new_empty", lambda *_, **__: v)(getattr(v, "shape", ()), device="cuda")  # noqa: E731
+        x, sos, zi, lengths, *scan = map(fake, filter_operands(kind))
+        for own in (lengths, None):
+            grads = filters._backward_on_gpu(x, zi, x, sos, zi, own, *scan, kind == "poles")
+            assert {grad.device.type for grad in grads} == {"cuda"}

@@ -1,0 +1,208 @@
+"""The kernel of filters: a thread for each series, and chunks of steps that go through all sections.
+
+A block is a warp, with as many series. Each chunk of the signal is read as it stands in memory, neighbours by
+neighbouring threads, and turned round in shared memory, where one section after the other goes through it, as on a CPU.
+Between chunks the states, in difference form, are where they are returned. Time is not cut.
+"""
+
+import numpy as np
+
+from ..._steps.recurrence import constant, fma, magnitude, select
+from ..._steps.sections import NEAR, form, section, two_poles
+from . import device as gpu
+from .operands import find_series, offset
+from .selective import finder
+
+THREADS = CHUNK = 32
+AHEAD = 16  # loads of a thread before it uses the first
+LOOKED_AT = 8  # steps, for the sign of a section that varies in time
+_WIDTH = THREADS + 1  # of a row of steps in shared memory: its columns are in different banks
+_TILE = CHUNK * _WIDTH
+
+
+@gpu.helper
+def step_at(t, stop, reverse):
+    """Return which step of a series comes after t others; of what is behind its valid ones, the same."""
+    return gpu.narrow(stop - 1 - t if reverse != 0 and t < stop else t)
+
+
+def copiers(cuda, zero, by_time, raw):
+    """Return the device functions that begin a block's series, and bring chunks to shared memory and away."""
+    find = finder(by_time, CHUNK, THREADS)
+
+    @gpu.helper
+    def begin(lengths, geometry):
+        """Return whether this thread has a series, which one, and how many steps of it are valid, and are written."""
+        series = gpu.narrow(gpu.block() * THREADS + gpu.thread())
+        is_there, index, valid, steps = find_series(series, lengths, geometry)
+        return is_there, index, gpu.narrow(valid.stop - valid.start), gpu.narrow(steps)
+
+    @gpu.helper
+    def fill(tile, x, places, stops, t, reverse):
+        raws = cuda.local.array(AHEAD, raw)
+        for first in range(0, CHUNK, AHEAD):
+            for e in range(AHEAD):
+                step, other = find(gpu.narrow(gpu.thread() + (first + e) * THREADS))
+                raws[e] = raw(0)
+                if t + step < stops[other]:
+                    at = places[other] + step_at(gpu.narrow(t + step), stops[other], reverse) * x.time
+                    raws[e] = gpu.load_raw(x.at, at, zero)
+            for e in range(AHEAD):
+                step, other = find(gpu.narrow(gpu.thread() + (first + e) * THREADS))
+                tile[step * _WIDTH + other] = gpu.unpack(x.at, raws[e], zero)
+
+    @gpu.helper
+    def drain(y, tile, places, stops, ends, t, reverse):
+        """Write a chunk, zeros behind a series' valid steps."""
+        for e in range(CHUNK):
+            step, other = find(gpu.narrow(gpu.thread() + e * THREADS))
+            if t + step < ends[other]:
+                at = places[other] + step_at(gpu.narrow(t + step), stops[other], reverse) * y.time
+                gpu.store(y.at, at, select(t + step < stops[other], tile[step * _WIDTH + other], zero))
+
+    return begin, fill, drain
+
+
+def fields(zero, order, poles):
+    """Return the device functions that give a section's b and a of a number; those above its order are 0."""
+
+    @gpu.helper
+    def b_of(sos, at, k, cascade):
+        if poles:
+            return constant(1.0 if k == 0 else 0.0, zero)
+        return gpu.load(sos.at, at + k * cascade.field, zero) if k <= order else zero
+
+    @gpu.helper
+    def a_of(sos, at, k, cascade):
+        first = -1 if poles else order + 1
+        return gpu.load(sos.at, at + (first + k) * cascade.field, zero) if k <= order else zero
+
+    return b_of, a_of
+
+
+def pairs(zero, order, poles, varies):
+    """Return the device function that takes a chunk through a section of second order, or less, in difference form."""
+    b_of, a_of = fields(zero, order, poles)
+
+    @gpu.helper
+    def read(sos, at, sign, cascade):
+        b0, b1, b2 = b_of(sos, at, 0, cascade), b_of(sos, at, 1, cascade), b_of(sos, at, 2, cascade)
+        return form(b0, b1, b2, a_of(sos, at, 1, cascade), a_of(sos, at, 2, cascade), sign)
+
+    @gpu.helper
+    def sign_of(sos, at, steps, cascade):
+        """Return the sign of a section's form; it stays for all steps, so that a state means the same at all."""
+        one, looks = constant(1.0, zero), gpu.narrow(min(LOOKED_AT, steps) if varies else 1)
+        total, least = zero, constant(2.0, zero)
+        for n in range(looks):
+            here = at + gpu.divide(gpu.narrow(n * gpu.narrow(steps)), looks) * sos.time
+            a1, a2 = a_of(sos, here, 1, cascade), a_of(sos, here, 2, cascade)
+            total, least = total + a1, min(least, a2 - magnitude(a1))
+        return select(one + least < constant(NEAR, zero), select(total <= zero, one, -one), zero)
+
+    @gpu.helper
+    def advance(tile, sos, at, states, first, last, t, high, stop, geometry, cascade):
+        sign, me, width = sign_of(sos, at, geometry.steps, cascade), gpu.thread(), cascade.last_number
+        p = gpu.load(states, first, zero) if order > 0 else zero
+        q = gpu.load(states, first + width, zero) if order > 1 else zero
+        if t == 0 or order < 2:  # SciPy's states become those of the difference form; without a second, it is 0
+            if poles:
+                p = fma(-sign, q, p)
+            else:
+                q = fma(sign, p, q)
+        steady = read(sos, at, sign, cascade)
+        for k in range(high):
+            if varies:
+                here = at + step_at(gpu.narrow(t + k), stop, geometry.reverse) * sos.time
+                steady = read(sos, here, sign, cascade)
+            v = tile[k * _WIDTH + me]
+            if poles:
+                y, p, q = two_poles(v, p, q, steady)
+            else:
+                y, p, q = section(v, p, q, steady)
+            tile[k * _WIDTH + me] = y
+        if last or order < 2:
+            if poles:
+                p = fma(sign, q, p)
+            else:
+                q = fma(-sign, p, q)
+        if order > 0:
+            gpu.store(states, first, p)
+        if order > 1:
+            gpu.store(states, first + width, q)
+
+    return advance
+
+
+def any_order(cuda, zero, order, poles, varies):
+    """Return the device function that takes a chunk through a section of any order, in SciPy's form."""
+    kind = type(zero)
+    b_of, a_of = fields(zero, order, poles)
+
+    @gpu.helper
+    def advance(tile, sos, at, states, first, last, t, high, stop, geometry, cascade):
+        z, me, here = cuda.local.array(order, kind), gpu.thread(), at
+        for k in range(order):
+            z[k] = gpu.load(states, first + k * cascade.last_number, zero)
+        for i in range(high):
+            if varies:
+                here = at + step_at(gpu.narrow(t + i), stop, geometry.reverse) * sos.time
+            v = tile[i * _WIDTH + me]
+            if poles:
+                y = v
+                for k in range(order):
+                    y = fma(-a_of(sos, here, order - k, cascade), z[order - 1 - k], y)
+                for k in range(order - 1):
+                    z[order - 1 - k] = z[order - 2 - k]
+                z[0] = y
+            else:
+                y = fma(b_of(sos, here, 0, cascade), v, z[0])
+                for k in range(1, order + 1):
+                    after = z[k] if k < order else zero
+                    after = fma(-a_of(sos, here, k, cascade), y, after)
+                    z[k - 1] = fma(b_of(sos, here, k, cascade), v, after)
+            tile[i * _WIDTH + me] = y
+        for k in range(order):
+            gpu.store(states, first + k * cascade.last_number, z[k])
+
+    return advance
+
+
+def cascade(cuda, zero, order, poles, varies, by_time, raws):
+    """Return the kernel of sections of an order, or of poles alone; ``varies`` says whether coefficients do in time."""
+    kind = type(zero)
+    begin, fill, drain = copiers(cuda, zero, by_time, raws["x"])
+    is_pair = order <= 2
+    advance = pairs(zero, order, poles, varies) if is_pair else any_order(cuda, zero, order, poles, varies)
+
+    def kernel(x, sos, h0, y, last, lengths, geometry, cascade):
+        tile, places = cuda.shared.array(_TILE, kind), cuda.shared.array(THREADS, np.int64)
+        targets, stops = cuda.shared.array(THREADS, np.int64), cuda.shared.array(THREADS, np.int32)
+        ends, me = cuda.shared.array(THREADS, np.int32), gpu.thread()
+        is_there, index, stop, end = begin(lengths, geometry)
+        places[me], targets[me], stops[me], ends[me] = offset(x.series, index), offset(y.series, index), stop, end
+        own, state = offset(sos.series, index), offset(last.series, index)
+        if is_there:
+            for s in range(cascade.count):
+                for k in range(order):
+                    value = zero
+                    if not gpu.is_null(h0.at):
+                        at = offset(h0.series, index) + s * cascade.h0 + k * cascade.h0_number
+                        value = gpu.load(h0.at, at, zero)
+                    gpu.store(last.at, state + s * cascade.last + k * cascade.last_number, value)
+        gpu.barrier()
+        chunks = gpu.divide(gpu.narrow(max(geometry.steps, 1) + CHUNK - 1), CHUNK)
+        for n in range(chunks):
+            t = gpu.narrow(n * CHUNK)
+            fill(tile, x, places, stops, t, geometry.reverse)
+            gpu.barrier()
+            if is_there:
+                high = gpu.narrow(min(max(stop - t, 0), CHUNK))
+                for s in range(cascade.count):
+                    at, first = own + s * cascade.section, state + s * cascade.last
+                    advance(tile, sos, at, last.at, first, n == chunks - 1, t, high, stop, geometry, cascade)
+            gpu.barrier()
+            drain(y, tile, targets, stops, ends, t, geometry.reverse)
+            gpu.barrier()
+
+    return kernel
