@@ -16,7 +16,7 @@ import fastrecur
 from fastrecur import reference
 from fastrecur._cuda import call, launch, plan
 from fastrecur._cuda.kernels import catalog, descriptors
-from fastrecur.filters import allpole, sosfilt
+from fastrecur.filters import allpole, follow, sosfilt
 from fastrecur.torch._rnn import pooling as _pooling
 
 RECURRENCES = ["forget_mult", "linear_recurrence"]
@@ -86,7 +86,7 @@ def scan_selectively(cupy, rng):
 
 
 def signals(rng):
-    """Sections of second order, and poles of third that vary in time, along both axes, ragged and in reverse.
+    """Sections of second order, poles of third that vary in time, envelopes; along both axes, ragged and in reverse.
 
     Return calls, and what compiled code, of which the interpreter leaves nothing, says of them.
     """
@@ -97,6 +97,7 @@ def signals(rng):
         (sosfilt, sos, x, {"zi": rng.standard_normal((2, 3, 2)), "reverse": True, "lengths": lengths}),
         (allpole, a, x.T.copy(), {"zi": rng.standard_normal((3, 3)), "axis": 0, "lengths": lengths}),
     ]
+    calls += [(follow, x, rng.random((3, 35)), {"release": 0.1, "zi": rng.standard_normal((3, 1))})]
     return [(*call, call[0](*call[1:3], **call[3])) for call in calls]
 
 

@@ -20,24 +20,27 @@ from .call import _ghost, _is_view, _signature, _take
 from .kernels.filters import THREADS
 
 _NAMES = "x", "sos", "h0", "y", "last", "lengths"
+_LEVELS = "x", "attack", "release", "h0", "y", "last", "lengths"
 _WIDE, _PAIR = np.dtype(np.float64), np.dtype(np.complex128)
 
 # An operand's dtype, shape and strides, as plans take it.
 Form = namedtuple("Form", "dtype shape strides")
 
 
-def taken(values, lengths):
+def taken(values, lengths=None, numbers=()):
     """Return views of what is on a device and of copies of the rest, by name; lengths, and the call's place.
 
-    ``values`` are by name, x or what is in its place first, and out last, which is no host's; None is left out.
+    ``values`` are by name; x and out are no host's, None is left out. Python's numbers stay such where ``numbers`` has
+    their names.
     """
-    there = {k: v if v is None or k in ("x", "out") or is_on_device(v) else None for k, v in values.items()}
+    values = {k: float(v) if k in numbers and checks.is_number(v) else v for k, v in values.items()}
+    there = {k: v if k in ("x", "out") or type(v) is float or is_on_device(v) else None for k, v in values.items()}
     views, ends, work = _take(None, tuple(there), tuple(there.values()), lengths)
     found = dict(zip(there, views, strict=True))
     for name, value in values.items():
         if value is not None and found[name] is None:
             found[name] = work.upload(name, take(name, value, halves=())[0])
-        elif value is not None and not _is_view(found[name]):
+        elif value is not None and not _is_view(found[name]) and name not in numbers:
             raise TypeError(say.not_an_array(name, type(value)))
     return found, ends, work
 
@@ -125,6 +128,35 @@ def _run(operands, to, y_at, axis, reverse, ends, work, poles, is_one=False):
     return last
 
 
+def follow(x, given, axis, out, check):
+    """Return an envelope and the last of it; ``check`` returns the axis and the shape of states, with 1 there."""
+    views, ends, work = taken({"x": x, **given, "out": out}, numbers=("attack", "release"))
+    signal, to = views.pop("x"), views.pop("out")
+    seen = {name: np.array(v) if type(v) is float else v for name, v in views.items()}
+    axis, one, _ = check(signal, seen, axis)
+    if to is not None:
+        check_out(to, signal, own_dtype(signal), {k: v for k, v in views.items() if _is_view(v)}, ends)
+    y, form, y_at = result(signal, own_dtype(signal), work, out, to)
+    return y, _run_follow(signal, views["attack"], views["release"], views.get("zi"), form, y_at, axis, one, work)
+
+
+def follow_tensors(x, attack, release, first, axis, y):
+    """Run an operator's envelopes, of states with 1 in place of time, into a tensor; return the last ones."""
+    views, _, work = _take(None, ("x", "attack", "release", "zi", "y"), (x, attack, release, first, y), None)
+    to, one = views.pop(), (*x.shape[:axis], 1, *x.shape[axis + 1 :])
+    return _run_follow(*views, Form(*_signature(to)), to.pointer, axis, one, work)
+
+
+def _run_follow(x, attack, release, first, to, y_at, axis, one, work):
+    last, last_at = work.empty(one, _WIDE)
+    operands = {"x": x, "attack": attack, "release": release, "h0": first}
+    places = {name: v.pointer if _is_view(v) else v for name, v in operands.items() if v is not None}
+    if math.prod(one):
+        forms = (Form(*_signature(v)) if _is_view(v) else v is not None for v in operands.values())
+        work.run(follow_plan(*forms, to, axis), places | {"y": y_at, "last": last_at})
+    return last
+
+
 # ---- Plans ----------------------------------------------------------------------------------------------------------
 
 
@@ -205,3 +237,18 @@ def plan(x, sos, h0, y, lengths, axis, reverse, poles):
     for name, each in spread.items():
         values |= {f"{name}_next": each[0], f"{name}_number_next": each[axis + 1]}
     return launch("cascade", dict(order=order, poles=poles, varies=varies), values, elements, offsets, _NAMES)
+
+
+@functools.lru_cache(1024)
+def follow_plan(x, attack, release, h0, y, axis):
+    """Return the plan of envelopes, of forms; of a number instead True, of no first states False."""
+    one = (*x.shape[:axis], 1, *x.shape[axis + 1 :])
+    forms = {"x": x, "attack": attack, "release": release, "h0": h0, "y": y}
+    forms |= {"last": Form(_WIDE, one, shapes.c_strides(one, 8)), "lengths": False}
+    known = {name: form if type(form) is Form else Form(_WIDE, (), ()) for name, form in forms.items()}
+    strides = {name: shapes.spread(form.shape, form.strides, x.shape) for name, form in known.items()}
+    strides = {"y": strides.pop("y"), **strides}
+    values, elements, offsets = lay_out(x.shape, axis, False, strides, known)
+    elements |= {name: "number" for name, form in forms.items() if form is True} | {"lengths": "i8"}
+    options = {"varies": any(strides[name][axis] for name in ("attack", "release"))}
+    return launch("follow", options, values, elements, offsets, _LEVELS)

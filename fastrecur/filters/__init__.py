@@ -125,7 +125,7 @@ def follow(
     -----
     The state is in float64. NaN stays until the end, and an infinity becomes NaN. Tensors have gradients of every order
     of ``x``, both gates and ``zi``: those of the recurrence whose gates are the branches taken, as told by ``y`` in its
-    own precision.
+    own precision. On a GPU each series has a thread, as for `sosfilt`.
 
     References
     ----------

@@ -9,19 +9,19 @@ import scipy.signal
 from machine_code import together
 from problems import filtering
 
-from fastrecur.filters import allpole, lfilter, sosfilt, sosfilt_vjp, sosfiltfilt
+from fastrecur.filters import allpole, follow, lfilter, sosfilt, sosfilt_vjp, sosfiltfilt
 
 SOS = scipy.signal.butter(4, 0.2, output="sos")
 LENGTHS = np.arange(40) * 2 - 9
 
 
-def check(cupy, function, *arguments, on_host=(), tolerance=1e-13, **options):
+def check(cupy, function, *arguments, on_host=(), tolerance=1e-13, kernel="cascade", **options):
     """Compare a call of arrays on a card, but some of them, with one in memory: one launch, results alike."""
     place = lambda k, v: cupy.place(v) if isinstance(v, np.ndarray) and k not in on_host else v  # noqa: E731
     given = [place(k, v) for k, v in enumerate(arguments)]
     options["return_state"] = True
     found = function(*given, **{name: place(name, v) for name, v in options.items()})
-    assert [entry[1] for entry in cupy.driver.log if entry[0] == "launch"] == ["cascade"]
+    assert [entry[1] for entry in cupy.driver.log if entry[0] == "launch"] == [kernel]
     cupy.driver.forget()
     for actual, wanted in zip(found, function(*arguments, **options), strict=True):
         assert (actual.host.dtype, actual.host.shape) == (wanted.dtype, wanted.shape)
@@ -83,6 +83,18 @@ def test_digits_shapes_and_in_place(cupy, rng):
     np.testing.assert_allclose(x, expected, rtol=0, atol=1e-13)
 
 
+@pytest.mark.sample(gates=["numbers"])
+@pytest.mark.parametrize("gates", ["numbers", "series", "steps"])
+@pytest.mark.parametrize("axis", [1, 0])
+def test_follow(cupy, rng, gates, axis):
+    shape = (40, 70) if axis else (70, 40)
+    one = (40, 1) if axis else (1, 40)
+    own = {"series": one, "steps": shape}.get(gates, ())
+    attack, release = (rng.random(own if gates == "steps" or k else ()) if own else 0.3 for k in (1, 0))
+    x, options = rng.standard_normal(shape).astype(np.float32), {"axis": axis, "tolerance": 1e-6, "kernel": "follow"}
+    check(cupy, follow, x, attack, release, zi=rng.standard_normal(one), **options)
+
+
 def test_errors(cupy):
     x, a, wide = (cupy.place(v) for v in (np.ones((4, 9), np.float32), np.ones((4, 2)), np.ones((4, 9))))
     for error, text, call in (
@@ -98,6 +110,8 @@ def test_errors(cupy):
         (TypeError, "`b` must be in CPU memory", lambda: lfilter(a, [1.0], x)),
         (TypeError, "`grad_y` must be in CPU memory or a tensor", lambda: sosfilt_vjp(x, SOS, x, x)),
         (TypeError, "`x` must be in CPU memory or a tensor", lambda: sosfiltfilt(SOS, x)),
+        (ValueError, "`attack` must have the shape", lambda: follow(x, a, 0.1)),
+        (TypeError, "`out` must have the result's dtype float32", lambda: follow(x, 0.2, 0.1, out=wide)),
     ):
         with pytest.raises(error, match=text):
             call()

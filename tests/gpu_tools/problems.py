@@ -59,11 +59,19 @@ def pooling(dtype, gated=True, packed=False, masked=False, cuts=()):
     return kernels
 
 
-def filtering(dtype):
+def label(kernel):
+    """Return a kernel's name, with what tells it from others of that name."""
+    options = dict(kernel.key[3])
+    if "order" in options:
+        return f"{kernel.name} {options['order']}" + " poles" * options["poles"] + " varying" * options["varies"]
+    return kernel.name
+
+
+def filtering(dtype, axes=(0, 1)):
     """Yield kernels of filters: of one section for all series and of one for each step, of poles, of higher orders."""
     dtype, shape = np.dtype(dtype), (512, 4096)
     x, wide = filters.Form(dtype, shape, c_strides(shape, dtype.itemsize)), np.dtype(np.float64)
-    for axis in (0, 1):
+    for axis in axes:
         for order, poles, lead in [(2, False, ()), (2, False, shape), (2, True, shape), (8, False, ()), (16, True, ())]:
             own = (*lead, 1, order if poles else 2 * (order + 1))
             sos = filters.Form(wide, own, c_strides(own, 8))
@@ -83,5 +91,5 @@ def all_kernels():
     for dtype, kind in DTYPES.items():
         for kernel in pooling(kind):
             yield kernel, "qrnn", dtype
-        for kernel in filtering(kind):
+        for kernel in filtering(kind, axes=(0,)):
             yield kernel, "filter", dtype

@@ -409,5 +409,20 @@ def test_gradients_of_filters_stay_on_the_device(fake_device, kind):
         fake = lambda v: getattr(v, "new_empty", lambda *_, **__: v)(getattr(v, "shape", ()), device="cuda")  # noqa: E731
         x, sos, zi, lengths, *scan = map(fake, filter_operands(kind))
         for own in (lengths, None):
-            grads = filters._backward_on_gpu(x, zi, x, sos, zi, own, *scan, kind == "poles")
+            composed = filters._composed_poles if kind == "poles" else filters._composed
+            grads = composed(x, zi, x, sos, zi, own, *scan)
             assert {grad.device.type for grad in grads} == {"cuda"}
+
+
+@pytest.mark.exhaustive
+def test_follow(driver):
+    from fastrecur.torch._operator import levels
+
+    x, gates, first = torch.randn(5, 33), (torch.rand(5, 33), torch.rand(())), torch.rand(5, dtype=torch.float64)
+    y, last = levels._run_follow(x, *gates, first, 1)
+    for own, wanted in zip(levels._follow_on_gpu(x, *gates, first, 1), (y, last), strict=True):
+        torch.testing.assert_close(own, wanted)
+    arguments = torch.randn_like(x), last, x, *gates, first, y, 1
+    runs = levels._follow_backward_on_gpu, levels._run_follow_backward
+    for own, wanted in zip(*(run(*arguments) for run in runs), strict=True):
+        torch.testing.assert_close(own, wanted)

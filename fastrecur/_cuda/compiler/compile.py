@@ -11,7 +11,7 @@ from numba.cuda import types
 from numba.cuda.extending import models, register_model
 
 from ..._cpu.compiler import cache
-from ..._steps import pooling, recurrence, sections, selective
+from ..._steps import levels, pooling, recurrence, sections, selective
 from ..._steps.recurrence import constant, is_single, power_of_two, select
 from ..kernels import device, operands
 from .numba_cuda_internals import KNOWN, means, overload
@@ -409,7 +409,7 @@ def _consider(function, meaning=None):
 
 for _function, _meaning in _MEANINGS.items():
     _consider(_function, _meaning)
-for _module in (recurrence, pooling, selective, sections):
+for _module in (recurrence, pooling, selective, sections, levels):
     for _function in vars(_module).values():
         if inspect.isfunction(_function):
             _consider(_function)

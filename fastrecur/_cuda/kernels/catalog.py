@@ -37,8 +37,10 @@ MAKERS = {
     "pool_vjp": pool.vjp,
     "selective": selective.forward,
     "cascade": filters.cascade,
+    "follow": filters.follow,
 }
-THREADS = {"sums": sums.THREADS, "scan": look_back.THREADS, "scan_vjp": look_back.THREADS, "cascade": filters.THREADS}
+THREADS = {"sums": sums.THREADS, "scan": look_back.THREADS, "scan_vjp": look_back.THREADS}
+THREADS |= dict.fromkeys(("cascade", "follow"), filters.THREADS)
 MOST_THREADS = 128
 
 

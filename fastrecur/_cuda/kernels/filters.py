@@ -1,4 +1,4 @@
-"""The kernel of filters: a thread for each series, and chunks of steps that go through all sections.
+"""The kernels of filters: a thread for each series, and chunks of steps that go through all sections.
 
 A block is a warp, with as many series. Each chunk of the signal is read as it stands in memory, neighbours by
 neighbouring threads, and turned round in shared memory, where one section after the other goes through it, as on a CPU.
@@ -7,6 +7,7 @@ Between chunks the states, in difference form, are where they are returned. Time
 
 import numpy as np
 
+from ..._steps import levels
 from ..._steps.recurrence import constant, fma, magnitude, select
 from ..._steps.sections import NEAR, form, section, two_poles
 from . import device as gpu
@@ -204,5 +205,52 @@ def cascade(cuda, zero, order, poles, varies, by_time, raws):
             gpu.barrier()
             drain(y, tile, targets, stops, ends, t, geometry.reverse)
             gpu.barrier()
+
+    return kernel
+
+
+# ---- Levels that follow a signal ------------------------------------------------------------------------------------
+
+
+@gpu.helper
+def state_of(x, index, missing, zero):
+    """Return a number that each series has, or what is there instead."""
+    return missing if gpu.is_null(x.at) else gpu.load(x.at, offset(x.series, index), zero)
+
+
+def follow(cuda, zero, varies, by_time, raws):
+    """Return the kernel of envelopes; ``varies`` says whether gates do in time."""
+    kind = type(zero)
+    begin, fill, drain = copiers(cuda, zero, by_time, raws["x"])
+
+    def kernel(x, attack, release, h0, y, last, lengths, geometry):
+        tile, places = cuda.shared.array(_TILE, kind), cuda.shared.array(THREADS, np.int64)
+        targets, stops = cuda.shared.array(THREADS, np.int64), cuda.shared.array(THREADS, np.int32)
+        me = gpu.thread()
+        is_there, index, stop, _ = begin(lengths, geometry)
+        places[me], targets[me], stops[me] = offset(x.series, index), offset(y.series, index), stop
+        rises, falls, state = (
+            offset(attack.series, index),
+            offset(release.series, index),
+            state_of(h0, index, zero, zero),
+        )
+        rise, fall = gpu.load(attack.at, rises, zero), gpu.load(release.at, falls, zero)
+        gpu.barrier()
+        chunks = gpu.divide(gpu.narrow(geometry.steps + CHUNK - 1), CHUNK)
+        for n in range(chunks):
+            t = gpu.narrow(n * CHUNK)
+            fill(tile, x, places, stops, t, geometry.reverse)
+            gpu.barrier()
+            for k in range(gpu.narrow(min(max(stop - t, 0), CHUNK))):
+                if varies:
+                    rise = gpu.load(attack.at, rises + (t + k) * attack.time, zero)
+                    fall = gpu.load(release.at, falls + (t + k) * release.time, zero)
+                state = levels.follow(tile[k * _WIDTH + me], state, rise, fall)
+                tile[k * _WIDTH + me] = state
+            gpu.barrier()
+            drain(y, tile, targets, stops, stops, t, geometry.reverse)
+            gpu.barrier()
+        if is_there:
+            gpu.store(last.at, offset(last.series, index), state)
 
     return kernel

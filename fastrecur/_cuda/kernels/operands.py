@@ -28,7 +28,7 @@ Sizes = namedtuple("Sizes", "results middles inners summands summed_middles summ
 
 _STATES = ("h0", "last", "first", "lengths", "skip", "bias")
 _OPERANDS = ("g", "a", "b", "h", "to_a", "to_b", "product", "keep", "states", "to_product", "u", "delta", "c", "z", "y")
-_OPERANDS += "x", "sos"
+_OPERANDS += "x", "sos", "attack", "release"
 _CASCADE = "sections section_next field_next h0_next h0_number_next last_next last_number_next"
 _CUTS = "offsets offsets_next outers h0_next last_next first_next resets resets_time resets_lane"
 _GROUPS = {

@@ -79,6 +79,19 @@ def _run_follow_backward(g, g_last, x, attack, release, first, y, axis):
     return to_x, to_attack.clone(), to_release.clone(), to_first
 
 
+def _follow_on_gpu(x, attack, release, first, axis):
+    from ..._cuda import filters as device
+
+    y = torch.empty_like(x)
+    given = (v.detach().resolve_neg() for v in (x, attack, release, first.unsqueeze(axis)))
+    return y, device.follow_tensors(*given, axis, y).squeeze(axis)
+
+
+def _follow_backward_on_gpu(*arguments):
+    grads = _follow_adjoint("", *arguments)
+    return tuple(own.copy_(grad) for own, grad in zip(_fake_follow_backward(*arguments), grads, strict=True))
+
+
 def _fake_holt(x, k, waits, axis):
     return torch.empty_like(x), torch.empty_like(x)
 
@@ -176,13 +189,15 @@ def _vmapped(operator, places, to):
     return call
 
 
-for _name, _run, _fake in (
-    ("holt", _run_holt, _fake_holt),
-    ("holt_backward", _run_holt_backward, _fake_holt_backward),
-    ("follow", _run_follow, _fake_follow),
-    ("follow_backward", _run_follow_backward, _fake_follow_backward),
+for _name, _run, _on_gpu, _fake in (
+    ("holt", _run_holt, None, _fake_holt),
+    ("holt_backward", _run_holt_backward, None, _fake_holt_backward),
+    ("follow", _run_follow, _follow_on_gpu, _fake_follow),
+    ("follow_backward", _run_follow_backward, _follow_backward_on_gpu, _fake_follow_backward),
 ):
     library.impl(_name, _run, "CPU")
+    if _on_gpu:
+        library.impl(_name, _on_gpu, "CUDA")
     torch.library.register_fake(f"fastrecur::{_name}", _fake, lib=library)
 _Holt.register(_vmapped(holt, (0, 1, 0), (0, 0)))
 _HoltBackward.register(_vmapped(_holt_backward, (0, 0, 0, 1, 0, 0, 0), (0, 1)))
