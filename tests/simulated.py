@@ -17,6 +17,8 @@ from fastrecur import reference
 from fastrecur._cuda import call, launch, plan
 from fastrecur._cuda.kernels import catalog, descriptors
 from fastrecur.filters import allpole, follow, sosfilt
+from fastrecur.smoothing import holt
+from fastrecur.torch._operator import levels
 from fastrecur.torch._rnn import pooling as _pooling
 
 RECURRENCES = ["forget_mult", "linear_recurrence"]
@@ -86,7 +88,7 @@ def scan_selectively(cupy, rng):
 
 
 def signals(rng):
-    """Sections of second order, poles of third that vary in time, envelopes; along both axes, ragged and in reverse.
+    """Sections of second order, poles of third that vary in time, levels; along both axes, ragged and in reverse.
 
     Return calls, and what compiled code, of which the interpreter leaves nothing, says of them.
     """
@@ -98,6 +100,7 @@ def signals(rng):
         (allpole, a, x.T.copy(), {"zi": rng.standard_normal((3, 3)), "axis": 0, "lengths": lengths}),
     ]
     calls += [(follow, x, rng.random((3, 35)), {"release": 0.1, "zi": rng.standard_normal((3, 1))})]
+    calls += [(holt, x, rng.random((3, 1)), {"beta": 0.2, "axis": 1})]
     return [(*call, call[0](*call[1:3], **call[3])) for call in calls]
 
 
@@ -111,6 +114,14 @@ def filter_signals(cupy, calls):
         launched.update(entry[1] for entry in cupy.driver.log if entry[0] == "launch")
         cupy.driver.forget()
     return launched
+
+
+def gradient_of_holt():
+    """Return arguments of Holt's gradient, along strided time, and what compiled code says of them."""
+    x, k = torch.randn(34, 3).float(), torch.rand(5, 3).double()
+    waits = torch.tensor([3, 0, 0])
+    arguments = torch.randn(34, 3), None, x, k, waits, *levels._run_holt(x, k, waits, 0), 0
+    return arguments, levels._run_holt_backward(*arguments)
 
 
 def a_wait_without_end():
@@ -128,7 +139,7 @@ def a_wait_without_end():
 
 
 def main():
-    calls, driver = signals(np.random.default_rng(2)), simulator.Driver()
+    calls, of_holt, driver = signals(np.random.default_rng(2)), gradient_of_holt(), simulator.Driver()
     cupy = sys.modules["cupy"] = devices.Cupy(driver)
     launch.driver = lambda: driver
     simulator.like_compiled_code(setattr)
@@ -230,6 +241,8 @@ def main():
             check_forward("forget_mult", *(array.swapaxes(0, axis).copy() for array in (f, x)), axis=axis)
     a_wait_without_end()
     launched |= pooling(driver)
+    torch.testing.assert_close(levels._holt_backward_on_gpu(*of_holt[0]), of_holt[1])
+    launched.update(entry[1] for entry in driver.log if entry[0] == "launch")
     assert launched == {plan.CLEAR, *catalog.MAKERS}, set(catalog.MAKERS) - launched
     print("done")
 

@@ -20,7 +20,6 @@ from .call import _ghost, _is_view, _signature, _take
 from .kernels.filters import THREADS
 
 _NAMES = "x", "sos", "h0", "y", "last", "lengths"
-_LEVELS = "x", "attack", "release", "h0", "y", "last", "lengths"
 _WIDE, _PAIR = np.dtype(np.float64), np.dtype(np.complex128)
 
 # An operand's dtype, shape and strides, as plans take it.
@@ -131,30 +130,51 @@ def _run(operands, to, y_at, axis, reverse, ends, work, poles, is_one=False):
 def follow(x, given, axis, out, check):
     """Return an envelope and the last of it; ``check`` returns the axis and the shape of states, with 1 there."""
     views, ends, work = taken({"x": x, **given, "out": out}, numbers=("attack", "release"))
-    signal, to = views.pop("x"), views.pop("out")
-    seen = {name: np.array(v) if type(v) is float else v for name, v in views.items()}
-    axis, one, _ = check(signal, seen, axis)
+    signal, to, first = views.pop("x"), views.pop("out"), views.get("zi")
+    axis, one, _ = check(signal, _with_shapes(views), axis)
     if to is not None:
         check_out(to, signal, own_dtype(signal), {k: v for k, v in views.items() if _is_view(v)}, ends)
     y, form, y_at = result(signal, own_dtype(signal), work, out, to)
-    return y, _run_follow(signal, views["attack"], views["release"], views.get("zi"), form, y_at, axis, one, work)
-
-
-def follow_tensors(x, attack, release, first, axis, y):
-    """Run an operator's envelopes, of states with 1 in place of time, into a tensor; return the last ones."""
-    views, _, work = _take(None, ("x", "attack", "release", "zi", "y"), (x, attack, release, first, y), None)
-    to, one = views.pop(), (*x.shape[:axis], 1, *x.shape[axis + 1 :])
-    return _run_follow(*views, Form(*_signature(to)), to.pointer, axis, one, work)
-
-
-def _run_follow(x, attack, release, first, to, y_at, axis, one, work):
     last, last_at = work.empty(one, _WIDE)
-    operands = {"x": x, "attack": attack, "release": release, "h0": first}
+    operands = {"x": signal, "attack": views["attack"], "release": views["release"], "h0": first}
+    made = {"y": (form, y_at), "last": (Form(_WIDE, one, shapes.c_strides(one, 8)), last_at)}
+    _run_levels("follow", operands, made, axis, work)
+    return y, last
+
+
+def holt(x, given, axis, check):
+    """Return levels and trends; ``check`` returns the axis, the shape of states with 1 there, and without it."""
+    views, _, work = taken({"x": x, **given}, numbers=tuple(given))
+    signal = views.pop("x")
+    axis, one, series = check(signal, _with_shapes(views), axis)
+    for name in views.keys() & {"level", "trend"}:
+        if _is_view(own := views[name]):
+            strides = shapes.spread(own.shape, own.strides, series)
+            views[name] = own._replace(shape=one, strides=(*strides[:axis], 0, *strides[axis:]))
+    (level, form, y_at), (trend, _, trend_at) = (result(signal, own_dtype(signal), work, None, None) for _ in range(2))
+    operands = {"x": signal, **{f"{name}0": views.pop(name, None) for name in ("level", "trend")}, **views}
+    _run_levels("holt", operands | {"waits": None}, {"y": (form, y_at), "slope": (form, trend_at)}, axis, work)
+    return level, trend
+
+
+def _with_shapes(views):
+    return {name: np.array(v) if type(v) is float else v for name, v in views.items()}
+
+
+def run_tensors(kernel, axis, **tensors):
+    """Run a kernel of `level_plan` on an operator's tensors, results included; states have 1 in place of time."""
+    views, _, work = _take(None, tuple(tensors), tuple(tensors.values()), None)
+    _run_levels(kernel, dict(zip(tensors, views, strict=True)), {}, axis, work)
+
+
+def _run_levels(kernel, operands, made, axis, work):
+    """Run a kernel of views, and of what is made: forms and addresses."""
     places = {name: v.pointer if _is_view(v) else v for name, v in operands.items() if v is not None}
-    if math.prod(one):
-        forms = (Form(*_signature(v)) if _is_view(v) else v is not None for v in operands.values())
-        work.run(follow_plan(*forms, to, axis), places | {"y": y_at, "last": last_at})
-    return last
+    forms = {name: Form(*_signature(v)) if _is_view(v) else v is not None for name, v in operands.items()}
+    forms |= {name: form for name, (form, _) in made.items()}
+    shape = forms["x"].shape
+    if math.prod(shape[:axis] + shape[axis + 1 :]):
+        work.run(level_plan(kernel, tuple(forms.items()), axis), places | {name: at for name, (_, at) in made.items()})
 
 
 # ---- Plans ----------------------------------------------------------------------------------------------------------
@@ -240,15 +260,12 @@ def plan(x, sos, h0, y, lengths, axis, reverse, poles):
 
 
 @functools.lru_cache(1024)
-def follow_plan(x, attack, release, h0, y, axis):
-    """Return the plan of envelopes, of forms; of a number instead True, of no first states False."""
-    one = (*x.shape[:axis], 1, *x.shape[axis + 1 :])
-    forms = {"x": x, "attack": attack, "release": release, "h0": h0, "y": y}
-    forms |= {"last": Form(_WIDE, one, shapes.c_strides(one, 8)), "lengths": False}
-    known = {name: form if type(form) is Form else Form(_WIDE, (), ()) for name, form in forms.items()}
-    strides = {name: shapes.spread(form.shape, form.strides, x.shape) for name, form in known.items()}
-    strides = {"y": strides.pop("y"), **strides}
-    values, elements, offsets = lay_out(x.shape, axis, False, strides, known)
+def level_plan(kernel, forms, axis):
+    """Return the plan of a kernel of pairs of names and forms; of a number instead True, of what is not there False."""
+    forms = dict(forms) | {"lengths": False}
+    shape, known = forms["x"].shape, {k: v if type(v) is Form else Form(_WIDE, (), ()) for k, v in forms.items()}
+    strides = {name: shapes.spread(form.shape, form.strides, shape) for name, form in known.items()}
+    values, elements, offsets = lay_out(shape, axis, False, strides, known)
     elements |= {name: "number" for name, form in forms.items() if form is True} | {"lengths": "i8"}
-    options = {"varies": any(strides[name][axis] for name in ("attack", "release"))}
-    return launch("follow", options, values, elements, offsets, _LEVELS)
+    options = {"varies": any(strides[k][axis] for k in ("attack", "release"))} if kernel == "follow" else {}
+    return launch(kernel, options, values, elements, offsets, tuple(forms))

@@ -10,6 +10,7 @@ from machine_code import together
 from problems import filtering
 
 from fastrecur.filters import allpole, follow, lfilter, sosfilt, sosfilt_vjp, sosfiltfilt
+from fastrecur.smoothing import holt
 
 SOS = scipy.signal.butter(4, 0.2, output="sos")
 LENGTHS = np.arange(40) * 2 - 9
@@ -19,13 +20,13 @@ def check(cupy, function, *arguments, on_host=(), tolerance=1e-13, kernel="casca
     """Compare a call of arrays on a card, but some of them, with one in memory: one launch, results alike."""
     place = lambda k, v: cupy.place(v) if isinstance(v, np.ndarray) and k not in on_host else v  # noqa: E731
     given = [place(k, v) for k, v in enumerate(arguments)]
-    options["return_state"] = True
+    options |= {"return_state": True} if function is not holt else {}
     found = function(*given, **{name: place(name, v) for name, v in options.items()})
     assert [entry[1] for entry in cupy.driver.log if entry[0] == "launch"] == [kernel]
     cupy.driver.forget()
     for actual, wanted in zip(found, function(*arguments, **options), strict=True):
         assert (actual.host.dtype, actual.host.shape) == (wanted.dtype, wanted.shape)
-        bound = tolerance * abs(wanted).max(initial=0)
+        bound = tolerance * np.nanmax(abs(wanted), initial=0)
         np.testing.assert_allclose(actual.host, wanted, rtol=0, atol=bound)
 
 
@@ -95,6 +96,20 @@ def test_follow(cupy, rng, gates, axis):
     check(cupy, follow, x, attack, release, zi=rng.standard_normal(one), **options)
 
 
+@pytest.mark.sample(given=["nothing"])
+@pytest.mark.parametrize("given", ["nothing", "level", "trend", "all"])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_holt(cupy, rng, given, axis):
+    """Series that begin late, twice, never, or have one value; an infinity is missing, too."""
+    x, one = rng.standard_normal((70, 40)), np.ones((1, 40))
+    x[:3, 2] = x[:2, 3] = x[3:5, 3] = x[:, 5] = x[1:, 6] = np.nan
+    x[40, 7] = np.inf
+    options = {"phi": 0.9, "axis": axis, "tolerance": 1e-6, "kernel": "holt"}
+    options |= {name: rng.standard_normal(40) for name in ("level", "trend") if given in (name, "all")}
+    x, one = (x.T.copy(), one.T) if axis else (x, one)
+    check(cupy, holt, x.astype(np.float32), one * 0.3, 0.2, **options)
+
+
 def test_errors(cupy):
     x, a, wide = (cupy.place(v) for v in (np.ones((4, 9), np.float32), np.ones((4, 2)), np.ones((4, 9))))
     for error, text, call in (
@@ -111,6 +126,8 @@ def test_errors(cupy):
         (TypeError, "`grad_y` must be in CPU memory or a tensor", lambda: sosfilt_vjp(x, SOS, x, x)),
         (TypeError, "`x` must be in CPU memory or a tensor", lambda: sosfiltfilt(SOS, x)),
         (ValueError, "`attack` must have the shape", lambda: follow(x, a, 0.1)),
+        (ValueError, "`level` must", lambda: holt(x, 0.1, 0.1, level=a)),
+        (ValueError, "0 <= beta <= 1", lambda: holt(x, 0.1, 1.1)),
         (TypeError, "`out` must have the result's dtype float32", lambda: follow(x, 0.2, 0.1, out=wide)),
     ):
         with pytest.raises(error, match=text):
@@ -127,5 +144,5 @@ def test_machine_code(card, dtype):
     for kernel, code in zip(every, together(tuple(devices.ptx(k, capability) for k in every), card), strict=True):
         assert code.local == 0, kernel.key
         assert code.registers <= 128
-        if dict(kernel.key[3])["order"] == 2 and dtype != "f8":
+        if dict(kernel.key[3]).get("order") == 2 and dtype != "f8":
             assert code.loads >= 8, kernel.key

@@ -68,7 +68,7 @@ def label(kernel):
 
 
 def filtering(dtype, axes=(0, 1)):
-    """Yield kernels of filters: of one section for all series and of one for each step, of poles, of higher orders."""
+    """Yield kernels of filters: of one section for all series and of one for each step, of poles, of levels."""
     dtype, shape = np.dtype(dtype), (512, 4096)
     x, wide = filters.Form(dtype, shape, c_strides(shape, dtype.itemsize)), np.dtype(np.float64)
     for axis in axes:
@@ -76,6 +76,16 @@ def filtering(dtype, axes=(0, 1)):
             own = (*lead, 1, order if poles else 2 * (order + 1))
             sos = filters.Form(wide, own, c_strides(own, 8))
             yield launch.Kernel(*filters.plan(x, sos, None, x, None, axis, False, poles).launches[0][:6])
+        one = filters.Form(wide, (shape[0], 1) if axis else (1, shape[1]), (8, 8))
+        k = dict.fromkeys(("level0", "trend0", "alpha", "beta", "phi"), one)
+        results = {"waits": one, "y": x, "slope": x}
+        for name, forms in (
+            ("follow", {"attack": x, "release": x, "h0": one, "y": x, "last": one}),
+            ("holt", k | results),
+            ("holt_vjp", k | results | {"g": x, "g_slope": x, "to_x": x, "to_k": one}),
+        ):
+            made = filters.level_plan(name, tuple(({"x": x} | forms).items()), axis).launches[0]
+            yield launch.Kernel(*made[:6])
 
 
 def all_kernels():

@@ -415,14 +415,21 @@ def test_gradients_of_filters_stay_on_the_device(fake_device, kind):
 
 
 @pytest.mark.exhaustive
-def test_follow(driver):
+def test_follow_and_holt(driver):
+    """Operators and their gradients give what the CPU's give."""
     from fastrecur.torch._operator import levels
 
+    def check(runs, *arguments):
+        found, wanted = (run(*arguments) for run in runs)
+        torch.testing.assert_close(found, wanted, equal_nan=True)
+        return wanted
+
     x, gates, first = torch.randn(5, 33), (torch.rand(5, 33), torch.rand(())), torch.rand(5, dtype=torch.float64)
-    y, last = levels._run_follow(x, *gates, first, 1)
-    for own, wanted in zip(levels._follow_on_gpu(x, *gates, first, 1), (y, last), strict=True):
-        torch.testing.assert_close(own, wanted)
-    arguments = torch.randn_like(x), last, x, *gates, first, y, 1
+    y, last = check((levels._follow_on_gpu, levels._run_follow), x, *gates, first, 1)
     runs = levels._follow_backward_on_gpu, levels._run_follow_backward
-    for own, wanted in zip(*(run(*arguments) for run in runs), strict=True):
-        torch.testing.assert_close(own, wanted)
+    check(runs, torch.randn_like(x), last, x, *gates, first, y, 1)
+    x[0, :3] = x[1, 7] = float("nan")
+    k, waits = torch.rand(5, 5, dtype=torch.float64), torch.tensor([3, 0, 0, 0, 33])
+    found = check((levels._holt_on_gpu, levels._run_holt), x, k, waits, 1)
+    for g in (torch.randn_like(x), None):
+        check((levels._holt_backward_on_gpu, levels._run_holt_backward), g, torch.randn_like(x), x, k, waits, *found, 1)

@@ -38,9 +38,11 @@ MAKERS = {
     "selective": selective.forward,
     "cascade": filters.cascade,
     "follow": filters.follow,
+    "holt": filters.holt,
+    "holt_vjp": filters.holt_vjp,
 }
 THREADS = {"sums": sums.THREADS, "scan": look_back.THREADS, "scan_vjp": look_back.THREADS}
-THREADS |= dict.fromkeys(("cascade", "follow"), filters.THREADS)
+THREADS |= dict.fromkeys(("cascade", "follow", "holt", "holt_vjp"), filters.THREADS)
 MOST_THREADS = 128
 
 

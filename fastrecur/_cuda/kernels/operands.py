@@ -26,9 +26,9 @@ Target = namedtuple("Target", "at kept slice")
 Sizes = namedtuple("Sizes", "results middles inners summands summed_middles summed_inners slice_size across")
 
 
-_STATES = ("h0", "last", "first", "lengths", "skip", "bias")
+_STATES = ("h0", "last", "first", "lengths", "skip", "bias", "level0", "trend0", "alpha", "beta", "phi", "waits")
 _OPERANDS = ("g", "a", "b", "h", "to_a", "to_b", "product", "keep", "states", "to_product", "u", "delta", "c", "z", "y")
-_OPERANDS += "x", "sos", "attack", "release"
+_OPERANDS += "x", "sos", "attack", "release", "slope", "g_slope", "to_x", "to_k"
 _CASCADE = "sections section_next field_next h0_next h0_number_next last_next last_number_next"
 _CUTS = "offsets offsets_next outers h0_next last_next first_next resets resets_time resets_lane"
 _GROUPS = {
