@@ -105,7 +105,7 @@ def above(columns):
 def listed(figures):
     """Return figures as words: 1, 2 and 3."""
     *first, last = figures
-    return f"{', '.join(first)} and {last}"
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def pairs():
@@ -131,10 +131,8 @@ def pairs():
 def table():
     """Return README's table, and where it was measured."""
     peers = "pandas", "polars", "numbagg"
-    shapes = (f"`forget_mult(f, x, out=out)`, {LARGE}, against a triad `h = x + f*x`", LARGE), (
-        f"{SMALLER} fits the cache: a step waits for the one before", SMALLER,
-    )  # fmt: skip
-    cells = [(what, [triad(shape, dtype) for dtype in DTYPES]) for what, shape in shapes]
+    first = f"`forget_mult(f, x, out=out)`, {LARGE}, against a triad `h = x + f*x`"
+    cells = [(first, [triad(LARGE, dtype) for dtype in DTYPES])]
     for what, statistic in ("`ewm_mean`, 1e6 values, against pandas; polars; numbagg", "complete"), (
         "10 % of them missing", "10 % missing",
     ):  # fmt: skip
@@ -154,9 +152,11 @@ def table():
 
 def where():
     """Yield README's sentence about the machines of its table."""
-    yield f"Rows 1-2: {about('benchmarks.txt')}; 3-5: {about('benchmarks_smoothing.txt')};"
-    yield f"6-7: {about('benchmarks_qrnn.txt')}, and {about_page()}; 8: {about('benchmarks_mamba.txt')}. Each has two"
-    yield "cores."
+    dates = [about(f"benchmarks{name}.txt") for name in ("", "_smoothing", "_mamba")]
+    (one, first), *others = (name.rsplit(", ", 1) for name in (*dates, about_page()))
+    assert {name for name, _ in others} == {one}, dates
+    yield f"Two cores each: {one}, {listed(sorted({date for _, date in others}))} (row 1: {first}), and"
+    yield f"{about('benchmarks_qrnn.txt')}."
 
 
 def paper():

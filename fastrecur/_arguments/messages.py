@@ -127,6 +127,7 @@ def mixed(found):
 
 
 def broadcast(names, shapes, axis=None):
+    names, shapes = zip(*((name, shape) for name, shape in zip(names, shapes, strict=True) if len(shape)), strict=True)
     which = " and ".join(f"`{name}`" for name in names)
     came = f"{which} must broadcast against each other, got shapes {' and '.join(str(tuple(s)) for s in shapes)}"
     for name, one, other in zip(names, shapes, shapes[::-1], strict=True) if axis is not None else ():

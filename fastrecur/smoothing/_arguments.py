@@ -3,6 +3,7 @@
 import copy
 import datetime
 import math
+import re
 
 import numpy as np
 
@@ -13,9 +14,9 @@ from .._arguments.checks import axis, is_array, is_number, number
 LN2 = math.log(2.0)
 # Of each constant, a number or an array of a namespace: what holds, in words and in Python, and what of it is alpha.
 RULES = {
-    "com": ("com >= 0", lambda value: value >= 0, lambda xp, value: 1 / (1 + value)),
-    "span": ("span >= 1", lambda value: value >= 1, lambda xp, value: 2 / (value + 1)),
-    "halflife": ("halflife > 0", lambda value: value > 0, lambda xp, value: -xp.expm1(-LN2 / value)),
+    "com": ("0 <= com < infinity", lambda value: value >= 0, lambda xp, value: 1 / (1 + value)),
+    "span": ("1 <= span < infinity", lambda value: value >= 1, lambda xp, value: 2 / (value + 1)),
+    "halflife": ("0 < halflife < infinity", lambda value: value > 0, lambda xp, value: -xp.expm1(-LN2 / value)),
     "alpha": ("0 < alpha <= 1", lambda value: (value > 0) & (value <= 1), lambda xp, value: value),
 }
 ALPHA = {name: alpha for name, (_, _, alpha) in RULES.items()}
@@ -44,7 +45,7 @@ class Constant:
         if is_number(self.value):
             came, self.value = self.value, float(ALPHA[self.name](np, number(self.name, self.value, RULES)))
             if not self.value > 0:  # infinitely slow
-                raise ValueError(say.constant_domain(self.name, f"{self.name} < infinity", came))
+                raise ValueError(say.constant_domain(self.name, RULES[self.name][0], came))
             self.name = "alpha"
         elif self.name == "halflife" and (isinstance(self.value, str) or _is_timedelta(self.value)):
             raise ValueError(say.halflife_without_times(self.value))
@@ -76,7 +77,7 @@ def _halflife(value):
         try:
             from pandas import Timedelta  # whoever writes pandas' strings has it
 
-            value = Timedelta(value)
+            value = Timedelta(re.sub(r"(?<=\d)d(?![a-z])", "D", value))  # polars' day, of which pandas warns
         except ImportError:
             raise ValueError(say.halflife_no_pandas(value)) from None
         except ValueError as error:
@@ -85,7 +86,7 @@ def _halflife(value):
         if not is_array(value):
             value = value.to_timedelta64() if hasattr(value, "to_timedelta64") else np.timedelta64(value)
         if not np.all(np.asarray(value) > np.timedelta64(0)):  # NaT neither
-            raise ValueError(say.constant_domain("halflife", "halflife > 0", value))
+            raise ValueError(say.constant_domain("halflife", RULES["halflife"][0], value))
         return value, True
     if is_number(value):
         value = number("halflife", value, RULES)

@@ -82,6 +82,9 @@ def _codes(groups, steps, near=False):
         raise TypeError(say.groups_kind(str, hint=say.key_of(groups)))
     if not hasattr(groups, "__len__") or "GroupBy" in type(groups).__name__:
         raise TypeError(say.groups_kind(type(groups), hint=say.NGROUP * hasattr(groups, "ngroup")))
+    shape = tuple(getattr(groups, "shape", (len(groups),)))
+    if shape != (steps,):
+        raise ValueError(say.groups_shape(shape, steps, hint=say.KEYS * (len(shape) != 1 or type(groups) is list)))
     # NumPy would make strings of all keys if one is, and polars floats of integers if one is missing.
     if isinstance(groups, (list, tuple)) or (callable(getattr(groups, "null_count", None)) and groups.null_count()):
         keys = np.fromiter(groups, object, len(groups))
@@ -89,8 +92,6 @@ def _codes(groups, steps, near=False):
         keys = groups
     else:
         keys = np.asarray(take("groups", groups)[0] if isinstance(groups, np.ndarray) else groups)
-    if keys.ndim != 1 or len(keys) != steps:
-        raise ValueError(say.groups_shape(keys.shape, steps, hint=say.KEYS * (keys.ndim != 1 or type(groups) is list)))
     if near and steps and isinstance(keys.dtype, np.dtype) and keys.dtype.kind in "iu":
         low, high = int(keys.min()), int(keys.max())
         if high - low < steps:

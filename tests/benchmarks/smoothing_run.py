@@ -186,13 +186,16 @@ def frame_rows(shape, repeats):
 
     frame = pandas.DataFrame(np.random.default_rng(0).standard_normal(shape))
     table = polars.DataFrame(frame.to_numpy())
-    for name, ours, theirs in (
-        ("pandas", lambda: ewm_mean(frame, alpha=ALPHA), lambda: frame.ewm(alpha=ALPHA).mean()),
-        ("polars", lambda: ewm_mean(table, alpha=ALPHA), lambda: table.select(polars.all().ewm_mean(alpha=ALPHA))),
+    seconds = np.random.default_rng(1).exponential(1, len(frame)).cumsum()
+    timed = {"halflife": "10s", "times": np.datetime64("2026-01-01", "us") + (seconds * 1e6).astype("m8[us]")}
+    for what, name, ours, theirs in (
+        ("", "pandas", lambda: ewm_mean(frame, alpha=ALPHA), lambda: frame.ewm(alpha=ALPHA).mean()),
+        (", times", "pandas", lambda: ewm_mean(frame, **timed), lambda: frame.ewm(**timed).mean()),
+        ("", "polars", lambda: ewm_mean(table, alpha=ALPHA), lambda: table.select(polars.all().ewm_mean(alpha=ALPHA))),
     ):
         right = agrees(ours().to_numpy(), theirs().to_numpy(), np.float64)
         times = medians({"ours": ours, name: theirs}, repeats)
-        yield row("ewm_mean, a frame", shape, np.float64, times, name, 1, 10, right)
+        yield row(f"ewm_mean, a frame{what}", shape, np.float64, times, name, 1, 10, right)
 
 
 def small_rows(steps, repeats):
@@ -243,7 +246,7 @@ def main():
         mark = "WRONG" if not r["right"] else "*" if r["reaches"] else "+" if r["holds"] else "-"
         ratio = "" if r["ratio"] is None else f"{r['ratio']:.2f}"
         print(
-            f"{mark:2} {r['what']:<22} {str(r['shape']):<13} {r['dtype']:<8} {r['ms']:9.3f} ms {ratio:>8}  "
+            f"{mark:2} {r['what']:<24} {str(r['shape']):<13} {r['dtype']:<8} {r['ms']:9.3f} ms {ratio:>8}  "
             f"{r['against']:<23} limit {r['must']:g}, goal {r['aim']:g}"
         )
     print(f"{sum(r['holds'] for r in rows)} of {len(rows)} are within their limit (+), "

@@ -203,6 +203,8 @@ def test_errors():
         smoothing.ewm_mean(x, span=3, groups=[1] * 5, offsets=[0, 5])
     with pytest.raises(ValueError, match="`groups` must have a key for each of the 5 steps"):
         smoothing.ewm_mean(x, span=3, groups=[1] * 4)
+    with pytest.raises(ValueError, match=r"`groups` must have a key for each of the 5 steps.*\(5, 1\)"):
+        smoothing.ewm_mean(x, span=3, groups=pytest.importorskip("polars").DataFrame({"k": [1] * 5}))
     with pytest.raises(TypeError, match="`groups` must be keys"):
         smoothing.ewm_mean(x, span=3, groups=1)
     with pytest.raises(ValueError, match="`offsets` must begin with 0 and end with 5"):

@@ -48,6 +48,7 @@ CASES = [
     (ValueError, "`alpha` must satisfy", lambda: ewm_mean(X, alpha=np.array([0.5, 0.0, 0.1]))),
     (ValueError, "`alpha` must satisfy", lambda: ewm_mean(torch.tensor(X), alpha=ALPHA)),
     (ValueError, "com < infinity, got inf", lambda: ewm_mean(X, com=np.inf)),
+    (ValueError, "0 < halflife < infinity, got inf", lambda: ewm_mean(X, halflife=[1, np.inf, 1])),
     (TypeError, "`com` must be a number", lambda: ewm_mean(X, com="1")),
     (TypeError, "`span` must be a number", lambda: ewm_mean(X, span={1})),
     (TypeError, "`halflife`", lambda: ewm_mean(X, halflife={1.0}, times=X)),

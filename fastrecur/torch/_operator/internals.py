@@ -41,6 +41,7 @@ backward_pass = _find("torch._C._current_graph_task_id") or (lambda: -1)
 # Lets a named tuple be part of a program that torch.export saves.
 register_namedtuple = _find("torch.utils._pytree._register_namedtuple") or (lambda kind, **name: None)
 onednn_linear = _find(lambda: torch.ops.mkldnn._linear_pointwise.default)  # of tensors in torch's own layout
+onednn_weights = _find(lambda: torch.ops.aten.mkldnn_linear_backward_weights.default)  # of tensors in oneDNN's
 raw_stream = _find("torch._C._cuda_getCurrentRawStream")  # only where torch has CUDA
 
 TELLS_MODES = _all(interpreter, dispatch_modes, function_modes, tracing)  # what torch has in play

@@ -1,6 +1,7 @@
 """Products of a layer's input with its weight, by the library that is quickest at them."""
 
 import functools
+from typing import Any
 
 import torch
 from llvmlite import binding
@@ -8,7 +9,8 @@ from llvmlite import binding
 from .._operator import internals, modes, ops, tensors as _tensors
 
 _linear = torch.nn.functional.linear
-FEW_ROWS = 64  # for fewer, bringing the weight into oneDNN's hands costs more than its product saves
+FEW_ROWS = 64  # for fewer, oneDNN's order of the weight costs more than its product saves
+BLOCK = 512  # rows that are copied into oneDNN's order at once: more are often in memory that is new
 
 
 @functools.cache
@@ -26,20 +28,6 @@ def _prefers_onednn():
 
 # To compilers it is a number: what `torch.compiler.assume_constant_result` does, which would import them here.
 _prefers_onednn._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
-def product_with(weight, rows, most):
-    """Return a function from some rows, ``most`` at once of so many, to their product, kept until its next call."""
-    if rows >= FEW_ROWS and prefers_onednn() and weight.dtype == torch.float32 and torch.backends.mkldnn.enabled:
-        packed = weight.detach().contiguous().to_mkldnn()
-        return lambda part: _linear(part.contiguous().to_mkldnn(), packed).to_dense()
-    buffer, turned = _tensors.empty((most, weight.shape[0]), None, weight.dtype), weight.t()
-
-    def product(part):
-        n = part.shape[0]
-        return torch.mm(part, turned, out=buffer if n == most else buffer[:n])
-
-    return product
 
 
 def takes(source, weight, bias):
@@ -63,12 +51,41 @@ def _by_onednn(rows, weight, bias=None):
     return internals.onednn_linear(flat, weight.contiguous(), bias, "none", [], "").view(*rows.shape[:-1], -1)
 
 
-def _gradients(product, saved, grad, needed):
+def product_with(weight, rows, most):
+    """Return a function from some rows, ``most`` at once of so many, to their product, kept until its next call."""
+    is_wanted = rows >= FEW_ROWS and internals.onednn_linear is not None and prefers_onednn()
+    if is_wanted and weight.dtype == torch.float32 and torch.backends.mkldnn.enabled:
+        weight = weight.detach().contiguous()
+        return lambda part: _by_onednn(part, weight)
+    buffer, turned = _tensors.empty((most, weight.shape[0]), None, weight.dtype), weight.t()
+
+    def product(part):
+        n = part.shape[0]
+        return torch.mm(part, turned, out=buffer if n == most else buffer[:n])
+
+    return product
+
+
+def _weights(grads, rows):
+    return grads.t() @ rows
+
+
+def _weights_by_onednn(grads, rows):
+    if internals.onednn_weights is None or not rows.numel():
+        return _weights(grads, rows)
+    product = None
+    for parts in zip(grads.split(BLOCK), rows.split(BLOCK), strict=True):
+        part = internals.onednn_weights(*(v.contiguous().to_mkldnn() for v in parts), rows, False)[0]
+        product = part if product is None else product.add_(part)
+    return product
+
+
+def _gradients(product, product_of_weights, saved, grad, needed):
     source, weight = saved
     rows, grads = (v.reshape(-1, v.shape[-1]) for v in (source, grad))
     return (
         product(grad, weight.t(), None) if needed[0] else None,
-        grads.t() @ rows if needed[1] else None,  # for oneDNN both would be copied first
+        product_of_weights(grads, rows) if needed[1] else None,
         grads.sum(0) if needed[2] else None,
     )
 
@@ -86,20 +103,35 @@ class Product(torch.autograd.Function):
         saved = ctx.saved_tensors
         can_read = all(map(modes.kernel_can_read, (*saved, grad)))
         is_plain = not torch.is_grad_enabled() and modes.no_modes_active() and can_read
-        return _gradients(_by_onednn if is_plain else _linear, saved, grad, ctx.needs_input_grad)
+        ways = (_by_onednn, _weights_by_onednn) if is_plain else (_linear, _weights)
+        return _gradients(*ways, saved, grad, ctx.needs_input_grad)
 
 
 # The same for the compiler: inductor cannot call oneDNN with a weight that changes, and warns of a Function.
-_SCHEMA = "onednn_linear(Tensor source, Tensor weight, Tensor? bias) -> Tensor"
-ops.library.define(_SCHEMA, tags=(torch.Tag.pt2_compliant_tag,))
-ops.library.impl("onednn_linear", _by_onednn, "CPU")
-OPERATOR = torch.ops.fastrecur.onednn_linear.default
-torch.library.register_fake(
-    "fastrecur::onednn_linear", lambda v, weight, _: v.new_empty(*v.shape[:-1], weight.shape[0]), lib=ops.library
+def _operator(schema, run, sizes, gradients):
+    """Define an operator of two tensors, and perhaps more, whose gradients are made of its first two."""
+    name = schema.partition("(")[0]
+    ops.library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    ops.library.impl(name, run, "CPU")
+    torch.library.register_fake(f"fastrecur::{name}", lambda v, w, *_: v.new_empty(sizes(v, w)), lib=ops.library)
+    torch.library.register_autograd(
+        f"fastrecur::{name}",
+        lambda ctx, grad: gradients(ctx.saved_tensors, grad, ctx.needs_input_grad),
+        setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[:2]),
+        lib=ops.library,
+    )
+    return getattr(torch.ops.fastrecur, name).default
+
+
+WEIGHTS = _operator(
+    "onednn_weights(Tensor grads, Tensor rows) -> Tensor",
+    _weights_by_onednn,
+    lambda grads, rows: (grads.shape[1], rows.shape[1]),
+    lambda saved, grad, _: (saved[1] @ grad.t(), saved[0] @ grad),
 )
-torch.library.register_autograd(
-    "fastrecur::onednn_linear",
-    lambda ctx, grad: _gradients(OPERATOR, ctx.saved_tensors, grad, ctx.needs_input_grad),
-    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[:2]),
-    lib=ops.library,
+OPERATOR: Any = _operator(
+    "onednn_linear(Tensor source, Tensor weight, Tensor? bias) -> Tensor",
+    _by_onednn,
+    lambda v, weight: (*v.shape[:-1], weight.shape[0]),
+    lambda saved, grad, needed: _gradients(OPERATOR, WEIGHTS, saved, grad, needed),
 )
