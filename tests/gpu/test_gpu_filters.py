@@ -84,7 +84,7 @@ def test_digits_shapes_and_in_place(cupy, rng):
     np.testing.assert_allclose(x, expected, rtol=0, atol=1e-13)
 
 
-@pytest.mark.sample(gates=["numbers"])
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("gates", ["numbers", "series", "steps"])
 @pytest.mark.parametrize("axis", [1, 0])
 def test_follow(cupy, rng, gates, axis):
@@ -96,7 +96,7 @@ def test_follow(cupy, rng, gates, axis):
     check(cupy, follow, x, attack, release, zi=rng.standard_normal(one), **options)
 
 
-@pytest.mark.sample(given=["nothing"])
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("given", ["nothing", "level", "trend", "all"])
 @pytest.mark.parametrize("axis", [0, 1])
 def test_holt(cupy, rng, given, axis):

@@ -401,6 +401,7 @@ def test_gradients_of_filters_are_composed(kind, cut):
         torch.testing.assert_close(own, wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("kind", ["varying", "poles"])
 def test_gradients_of_filters_stay_on_the_device(fake_device, kind):
     from fastrecur.torch._operator import filters
