@@ -39,6 +39,8 @@ def taken(values, lengths=None, numbers=()):
     for name, value in values.items():
         if value is not None and found[name] is None:
             found[name] = work.upload(name, take(name, value, halves=())[0])
+        elif value is None and name not in ("zi", "out"):
+            raise TypeError(say.not_an_array(name, type(None)))
         elif value is not None and not _is_view(found[name]) and name not in numbers:
             raise TypeError(say.not_an_array(name, type(value)))
     return found, ends, work
@@ -70,36 +72,36 @@ def sosfilt(x, sos, zi, axis, reverse, lengths, out, fields, poles, is_one=False
     ``sos`` may be a function that returns coefficients, given what has a signal's shape, and its axis of time; those
     of ``poles`` have no axis of sections.
     """
-    names = {"x": x, "sos": None if callable(sos) else sos, "zi": zi, "out": out}
-    views, ends, work = taken(names, lengths)
+    label = "a" if poles else "sos"
+    views, ends, work = taken({"x": x} | ({} if callable(sos) else {label: sos}) | {"zi": zi, "out": out}, lengths)
     signal, state = views["x"], views["zi"]
     axis = shapes.axis_of(axis, signal.shape, ("x",))
     if callable(sos):
         rows = sos(SimpleNamespace(shape=signal.shape, ndim=len(signal.shape)), axis)
-        views["sos"], fields = work.upload("sos", rows), rows.shape[-1]
+        views[label], fields = work.upload(label, rows), rows.shape[-1]
     elif not poles and not is_on_device(sos):
         check_a0(take("sos", sos)[0])
-    if views["sos"].dtype.kind == "c":
-        raise TypeError(say.filter_real("a" if poles else "sos", views["sos"].dtype))
+    given = views[label]
+    if given.dtype.kind == "c":
+        raise TypeError(say.filter_real(label, given.dtype))
     if state is not None and (state.dtype.kind == "c") != (signal.dtype.kind == "c"):
         raise TypeError(say.filter_states(state.dtype, signal.dtype))
-    form = views["sos"].shape
     if poles:
-        check_polynomial("a", form, signal.shape, axis)
-        form, strides = (*form[:-1], 1, form[-1]), views["sos"].strides
-        views["sos"] = views["sos"]._replace(shape=form, strides=(*strides[:-1], 0, strides[-1]))
+        check_polynomial("a", given.shape, signal.shape, axis)
+        form, strides = (*given.shape[:-1], 1, given.shape[-1]), given.strides
+        given = given._replace(shape=form, strides=(*strides[:-1], 0, strides[-1]))
     else:
-        check_sections(form, signal.shape, axis, fields)
+        check_sections(given.shape, signal.shape, axis, fields)
     if state is not None and is_one:
         state = state._replace(shape=(1, *state.shape), strides=(0, *state.strides))
-    check_states({"zi": None if state is None else Form(*_signature(state))}, form, signal.shape, axis, poles)
+    check_states({"zi": None if state is None else Form(*_signature(state))}, given.shape, signal.shape, axis, poles)
     if ends.lengths is not None:
         problem.check_lengths_shape(ends.lengths.shape, signal.shape[:axis] + signal.shape[axis + 1 :])
     dtype = own_dtype(signal)
     if views["out"] is not None:
-        check_out(views["out"], signal, dtype, {name: views[name] for name in ("sos", "zi")}, ends)
+        check_out(views["out"], signal, dtype, {name: views[name] for name in (label, "zi")}, ends)
     y, to, y_at = result(signal, dtype, work, out, views["out"])
-    operands = {"x": signal, "sos": views["sos"], "h0": state}
+    operands = {"x": signal, "sos": given, "h0": state}
     return y, _run(operands, to, y_at, axis, reverse, ends, work, poles, is_one)
 
 
@@ -267,5 +269,7 @@ def level_plan(kernel, forms, axis):
     strides = {name: shapes.spread(form.shape, form.strides, shape) for name, form in known.items()}
     values, elements, offsets = lay_out(shape, axis, False, strides, known)
     elements |= {name: "number" for name, form in forms.items() if form is True} | {"lengths": "i8"}
-    options = {"varies": any(strides[k][axis] for k in ("attack", "release"))} if kernel == "follow" else {}
+    gates = (known[k].shape for k in ("attack", "release") if kernel == "follow")
+    varies = any(len(gate) >= len(shape) - axis and gate[axis - len(shape)] != 1 for gate in gates)
+    options = {"varies": varies} if kernel == "follow" else {}
     return launch(kernel, options, values, elements, offsets, tuple(forms))

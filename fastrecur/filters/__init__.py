@@ -243,7 +243,7 @@ def sosfilt(
     differentiated in ``x``, ``sos`` (but ``a0``) and ``zi``, in every order. Results do not depend on the number of
     threads.
 
-    On a GPU each series has a thread, and time is not cut, so a few long series leave most of a card without work (not
+    On a GPU each series has a thread, and time is not cut, so a few long series leave most of it without work (not
     measured). ``sos`` and ``zi`` may be in CPU memory beside an array or tensor there; ``a0`` is not looked at in those
     that are not. Gradients there are for tensors alone, and keep the signals between sections in memory.
 

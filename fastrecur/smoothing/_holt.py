@@ -55,7 +55,7 @@ def holt(
     The numbers are those of statsmodels' ``Holt`` with ``initialization_method="known"``, given its level and trend;
     its "simple" start is the default here. The state is in float64. Tensors have first gradients of all arguments:
     :doc:`/howto/holt` fits many series at once. On a GPU each series has a thread, and time is not cut, so a few long
-    series leave most of a card without work (not measured).
+    series leave most of it without work (not measured).
 
     References
     ----------

@@ -75,8 +75,10 @@ def test_digits_shapes_and_in_place(cupy, rng):
     slow = np.concatenate([scipy.signal.butter(2, 1e-4, output="sos"), [[1, 0.2, 0, 1, 1.98, 0.9802]]])
     check(cupy, sosfilt, slow, rng.standard_normal(3000), on_host=(0,), tolerance=1e-12)
     for shape in ((0, 3), (9, 0)):
-        sos, x = cupy.place(SOS), cupy.place(np.ones(shape))
+        sos, x = (cupy.place(np.ones((*shape, *more))) for more in ((2, 6), ()))
         y, zf = sosfilt(sos, x, 0, cupy.place(np.ones((2, 2, shape[1]))))
+        assert y.shape == shape and (zf.host == 1).all()
+        y, zf = follow(x, x, x, 0, cupy.place(np.ones((1, shape[1]))))
         assert y.shape == shape and (zf.host == 1).all()
     x = rng.standard_normal((3, 70))
     placed, expected = cupy.place(x), sosfilt(SOS, x)
@@ -122,6 +124,8 @@ def test_errors(cupy):
         (TypeError, "`out` must have the result's dtype float32", lambda: sosfilt(SOS, x, out=wide)),
         (ValueError, "`out` must be `x` itself", lambda: sosfilt(SOS, x, out=cupy.place(x.host[:, ::-1]))),
         (TypeError, "`x`", lambda: sosfilt(cupy.place(SOS), x.host)),
+        (TypeError, "`a` must be an array", lambda: allpole(None, x)),
+        (TypeError, "`attack` must be an array", lambda: follow(x, None, 0.1)),
         (TypeError, "`b` must be in CPU memory", lambda: lfilter(a, [1.0], x)),
         (TypeError, "`grad_y` must be in CPU memory or a tensor", lambda: sosfilt_vjp(x, SOS, x, x)),
         (TypeError, "`x` must be in CPU memory or a tensor", lambda: sosfiltfilt(SOS, x)),

@@ -194,7 +194,7 @@ def cascade(cuda, zero, order, poles, varies, by_time, raws):
                         value = gpu.load(h0.at, at, zero)
                     gpu.store(last.at, state + s * cascade.last + k * cascade.last_number, value)
         gpu.barrier()
-        chunks = gpu.divide(gpu.narrow(max(geometry.steps, 1) + CHUNK - 1), CHUNK)
+        chunks = gpu.divide(gpu.narrow(geometry.steps + CHUNK - 1), CHUNK)
         for n in range(chunks):
             t = gpu.narrow(n * CHUNK)
             fill(tile, x, places, stops, t, geometry.reverse)
@@ -236,7 +236,9 @@ def follow(cuda, zero, varies, by_time, raws):
             offset(release.series, index),
             state_of(h0, index, zero, zero),
         )
-        rise, fall = gpu.load(attack.at, rises, zero), gpu.load(release.at, falls, zero)
+        rise, fall = zero, zero
+        if not varies:
+            rise, fall = gpu.load(attack.at, rises, zero), gpu.load(release.at, falls, zero)
         gpu.barrier()
         chunks = gpu.divide(gpu.narrow(geometry.steps + CHUNK - 1), CHUNK)
         for n in range(chunks):
