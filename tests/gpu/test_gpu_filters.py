@@ -143,7 +143,7 @@ def test_errors(cupy):
 @pytest.mark.parametrize("card", ["sm_75", "sm_80", "sm_90", "sm_120"])
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
 def test_machine_code(card, dtype):
-    """All in registers up to order 16, and a batch of loads before the first is used."""
+    """All in registers up to order 12, and a batch of loads before the first is used."""
     capability, every = (int(card[3:-1]), int(card[-1])), list(filtering(dtype))
     for kernel, code in zip(every, together(tuple(devices.ptx(k, capability) for k in every), card), strict=True):
         assert code.local == 0, kernel.key
