@@ -3,8 +3,8 @@
     python tests/fuzz.py --minutes 60 --seed 7
 
 Arrays of random shape, dtype, layout and axis, with and without lengths, offsets, resets and states, forward and
-gradients; the same as tensors, under hooks of saved tensors, modes and transforms; weighted statistics and filters
-against a loop.
+gradients; the same as tensors, under hooks of saved tensors, modes and transforms; weighted statistics, filters
+and selective scans against a loop.
 A failure prints the case; the same seed gives the same cases.
 """
 
@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "arrays"), str(Path(__file__).parents[1])]
 
 import layouts  # noqa: E402
+import test_selective  # noqa: E402
 from compare import check_forward, check_vjp  # noqa: E402
 from repeated import numbers, same  # noqa: E402
 
@@ -151,19 +152,56 @@ def statistics(case):
             np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-9)
 
 
-def filtered(case):
-    """Poles of every kind against a loop, against `lfilter`, and their gradient against differences."""
-    rng, x, order = case.rng, np.array(case.value, np.float64), int(case.rng.integers(1, 5))
+def _signal(case):
+    """Return a signal, its axis, options, the shape of one filter, one a series or one a step, and steps in order."""
+    rng, x = case.rng, np.array(case.value, np.float64)
     axis, options = case.axis % x.ndim, {"reverse": case.options["reverse"]}
     x = x[(slice(None),) * axis + (slice(200),)]
     own = [(), x.shape[:axis] + x.shape[axis + 1 :], x.shape][rng.integers(3)] if x.ndim > 1 else ()
+    return rng, x, axis, options, own, range(x.shape[axis])[:: -1 if options["reverse"] else 1]
+
+
+def _each(coefficients, own, x, axis):
+    """Return coefficients of each step and series, with time in front."""
+    fields = coefficients.shape[len(own) :]
+    spread = np.expand_dims(coefficients, axis) if len(own) == x.ndim - 1 > 0 else coefficients
+    return np.moveaxis(np.broadcast_to(spread, (*x.shape, *fields)), axis, 0)
+
+
+def sections(case):
+    """Cascades of every kind against a loop in SciPy's form, and their gradient against differences."""
+    rng, x, axis, options, own, steps = _signal(case)
+    sos = rng.uniform(-0.49, 0.49, (*own, int(rng.choice([1, 2, 3, 5, 35])), 6))
+    sos[..., 3] = 1
+    zi = rng.standard_normal((sos.shape[-2], *x.shape[:axis], 2, *x.shape[axis + 1 :]))
+    each, z = _each(sos, own, x, axis), np.moveaxis(zi, axis + 1, 1).copy()
+    by_time, wanted = np.moveaxis(x, axis, 0), np.zeros(x.shape)
+    for t in steps:
+        v = by_time[t]
+        for s in range(sos.shape[-2]):
+            b0, b1, b2, _, a1, a2 = np.moveaxis(each[t, ..., s, :], -1, 0)
+            w = b0 * v + z[s, 0]
+            z[s], v = (b1 * v - a1 * w + z[s, 1], b2 * v - a2 * w), w
+        np.moveaxis(wanted, axis, 0)[t] = v
+    for _ in range(2):
+        y, zf = filters.sosfilt(sos, x, axis, zi, **options)
+        for one, other in ((y, wanted), (np.moveaxis(zf, axis + 1, 1), z)):
+            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
+    way = rng.standard_normal(sos.shape) * [1, 1, 1, 0, 1, 1]
+    ends = [(filters.sosfilt(sos + s * way, x, axis, zi, **options)[0]).sum() for s in (1e-6, -1e-6)]
+    grad = filters.sosfilt_vjp(np.ones_like(x), sos, x, y, zi, axis=axis, **options)[0]
+    np.testing.assert_allclose((grad * way).sum(), (ends[0] - ends[1]) / 2e-6, rtol=1e-4, atol=1e-4 * (1 + x.size))
+
+
+def filtered(case):
+    """Poles of every kind against a loop, against `lfilter`, and their gradient against differences."""
+    rng, x, axis, options, own, steps = _signal(case)
+    order = int(rng.integers(1, 5))
     a = rng.uniform(-1, 1, (*own, order)) / order
     zi = rng.standard_normal((*x.shape[:axis], order, *x.shape[axis + 1 :]))
-    each = np.moveaxis(
-        np.broadcast_to(np.expand_dims(a, axis) if a.ndim == x.ndim > 1 else a, (*x.shape, order)), axis, 0
-    )
-    by_time, past, wanted = np.moveaxis(x, axis, 0), list(np.moveaxis(zi, axis, 0)), np.zeros(x.shape)
-    for t in range(len(by_time))[:: -1 if options["reverse"] else 1]:
+    each, by_time = _each(a, own, x, axis), np.moveaxis(x, axis, 0)
+    past, wanted = list(np.moveaxis(zi, axis, 0)), np.zeros(x.shape)
+    for t in steps:
         past = [by_time[t] - sum(each[t, ..., k] * past[k] for k in range(order)), *past[:-1]]
         np.moveaxis(wanted, axis, 0)[t] = past[0]
     for _ in range(2):
@@ -180,6 +218,32 @@ def filtered(case):
     ends = [(filters.allpole(a + s * way, x, axis, zi, **options)[0]).sum() for s in (1e-6, -1e-6)]
     grad = filters.allpole_vjp(np.ones_like(x), a, x, y, zi, axis=axis, **options)[0]
     np.testing.assert_allclose((grad * way).sum(), (ends[0] - ends[1]) / 2e-6, rtol=1e-4, atol=1e-4 * (1 + x.size))
+
+
+def scanned(case):
+    """A selective scan and its gradients, of any layout and cut; and the outputs again."""
+    rng, options = case.rng, {"reverse": case.options["reverse"]}
+    batch, steps, channels, states = (int(2 ** rng.uniform(0, most)) for most in (2, 7, 6, 5))
+    options |= {"layout": str(rng.choice(["bdl", "bld"])), "delta_softplus": bool(rng.random() < 0.5)}
+    cut = rng.integers(5)
+    if cut == 1:
+        options["lengths"] = rng.integers(0, steps + 1, batch)
+    if cut == 2:
+        batch, options["offsets"] = 1, np.sort([0, steps, *rng.integers(0, steps + 1, rng.integers(0, 4))])
+    if cut in (1, 3):
+        options["resets"] = rng.random((batch, steps)) < 0.1
+    form = {"maps": str(rng.choice(["steps", "groups", "constant"])), "dtype": str(rng.choice(["f4", "f8"]))}
+    form |= {"layout": options["layout"], "rows": len(options.get("offsets", ())) - 1 if cut == 2 else None}
+    given = test_selective.operands(rng, batch, steps, 2 * channels, states, **form)
+    absent = {name: None for name in given._fields[5:] if rng.random() < 0.3}
+    if not options["delta_softplus"]:  # steps of less than zero let states grow
+        absent |= {"delta": abs(given.delta), "delta_bias": None}
+    given = [v if v is None else LAYOUTS[rng.integers(len(LAYOUTS))](v) for v in given._replace(**absent)]
+    given = test_selective.Operands(*given)
+    test_selective.check_call(rng, given, **options)
+    first = fastrecur.selective_scan(*given, **options)
+    for _ in range(3):
+        np.testing.assert_array_equal(fastrecur.selective_scan(*given, **options), first)
 
 
 def _weighted(x, alpha, power, adjust, ignore_na, min_periods):
@@ -210,7 +274,7 @@ def main():
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    checks = [arrays, arrays, statistics, filtered]
+    checks = [arrays, arrays, statistics, filtered, sections, scanned]
     try:
         import torch  # noqa: F401
         from tqdm import tqdm

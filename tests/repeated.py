@@ -10,7 +10,7 @@ import threading
 
 import numpy as np
 
-from fastrecur._cpu import filters, host
+from fastrecur._cpu import filter_run, filters, host
 from fastrecur._plan import problem
 
 
@@ -19,7 +19,7 @@ def forget():
     host._shortcuts.clear()
     problem.forward.cache_clear()
     problem.vjp.cache_clear()
-    for remembered in (filters._shared, filters._known_places, filters._known_geometry, filters._short):
+    for remembered in (filter_run._known_places, filter_run._known_geometry, filters.shared, filters._short):
         remembered.cache_clear()
     if "fastrecur.torch" in sys.modules:
         from fastrecur.torch._operator import short_calls, tensors

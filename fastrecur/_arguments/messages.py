@@ -380,12 +380,13 @@ filter_padlen = _message("`padlen` must be less than the number of steps, {0}, a
 filter_order = _message("filters whose coefficients vary in time must be of order {0} at most, got {1}")
 filter_a0 = _message("`sos` must have 1 in its column 3, a0, of all sections: divide each section by it")
 filter_real = _message("`{name}` must be real, got dtype {dtype}: filters have real coefficients here")
-filter_in_memory = _message("`x` must be in memory here, got a Dask array: sosfilt, lfilter and allpole take these")
+filter_in_memory = _message(
+    "`x` must be in memory here, got a Dask array: sosfilt, lfilter, allpole and follow take these"
+)
 filter_lazy = _message("gradients of filters are for arrays in memory and tensors, got a Dask array")
 filter_device = _message("`{name}` must be in CPU memory or on a CUDA GPU: filters have no kernels for {device}")
 follow_real = _message("`{name}` must be real, got dtype {dtype}: take the magnitude first")
 filter_states = _message("`zi` must be complex on a GPU if `x` is, and else real: it holds {state} beside {signal}")
-holt_second = _message("gradients of holt have no gradients themselves: use the first ones, as L-BFGS does")
 filter_gpu = _message("`{name}` must be in CPU memory or a tensor here, got {kind} on a GPU")
 
 

@@ -137,6 +137,11 @@ def _cached_bytes(limits):
     return min(share * _cache_bytes(), for_each * (os.cpu_count() or 1))
 
 
+def is_streamed(nbytes):
+    """Return whether results of a filter that moves so many bytes are streamed, where they fill cache lines."""
+    return nbytes > _cached_bytes(STREAMED_ROWS)
+
+
 def _streams(plan, fills_lines, threads):
     limits = STREAMED_SERIES if plan.traversal == TRANSPOSE8 else STREAMED_ROWS
     if plan.traversal == ROWS and not plan.gradients and 1 < threads <= _most_parts(plan, LONG_ROW_BYTES):

@@ -1,26 +1,25 @@
 """Levels that follow signals in memory: Holt's level and trend, their gradient, and envelopes."""
 
-from types import SimpleNamespace
-
 import numpy as np
 
-from .filters import Run
+from .filter_run import Run
 from .kernels import levels
-from .kernels.levels import ATTACK, LEFT, LEVEL, PLANES, RELEASE, TO_LEVEL, TO_PHI
-
-# What a run of a filter asks of its coefficients: one section, none that are read.
-_NONE = SimpleNamespace(sections=1, order=2, kind="", blocks=None, poles=False, given=np.zeros(1))
+from .kernels.levels import ATTACK, LEFT, LEVEL, PLANES, RELEASE, TO_LEVEL, TO_PHI, TREND
 
 
 def holt(x, k, waits, axis, level, trend):
-    """Write the levels and the trends, which have the same strides.
+    """Write the levels and the trends, which have the same strides; return the last ones and how long each waits still.
 
     ``k`` are each series' level and trend before all steps, alpha, beta and phi, (5, *series); ``waits`` is how many
     steps it waits for, which are NaN.
     """
+    carry = _planes(k, waits)
     if x.size:
-        run = Run({"x": x, "y": level}, _NONE, axis, False, None)
-        run.run(levels.walk_holt, {"x": x, "level": level, "trend": trend, "carry": run.lanes(_planes(k, waits))})
+        run = Run({"x": x, "y": level}, axis)
+        own = run.lanes(carry)
+        run.run(levels.walk_holt, {"x": x, "level": level, "trend": trend, "carry": own})
+        carry = run.back(own)
+    return carry[[LEVEL, TREND, LEFT]]
 
 
 def holt_vjp(g_level, g_trend, x, level, trend, k, waits, axis, to_x):
@@ -28,7 +27,7 @@ def holt_vjp(g_level, g_trend, x, level, trend, k, waits, axis, to_x):
     if not x.size:
         return np.zeros_like(k)
     operands = {"x": x, "y": to_x, "g": g_level, "coefficients": level, "grads": g_trend}
-    run = Run(operands, _NONE, axis, False, None)
+    run = Run(operands, axis)
     carry = run.lanes(_planes(k, np.subtract(waits, x.shape[axis] - 1)))
     arrays = {"x": x, "to_x": to_x, "g_level": g_level, "level": level, "trend": trend, "g_trend": g_trend}
     run.run(levels.walk_holt_back, {**arrays, "carry": carry})
@@ -53,7 +52,7 @@ def follow(x, attack, release, first, axis, y):
     else:
         carry[ATTACK], carry[RELEASE] = (_of_series(gate, x, axis) for gate in gates)
         gates = [carry[:0]] * 2
-    run = Run({"x": x, "y": y, **({"g": gates[0], "grads": gates[1]} if varies else {})}, _NONE, axis, False, None)
+    run = Run({"x": x, "y": y, **({"g": gates[0], "grads": gates[1]} if varies else {})}, axis)
     run.rule += " varying" * varies
     carry = run.lanes(carry)
     run.run(levels.walk_follow, {"x": x, "y": y, "attack": gates[0], "release": gates[1], "carry": carry})
@@ -67,7 +66,7 @@ def follow_vjp(g, g_last, x, attack, release, first, y, axis, to_x):
     carry = np.zeros((PLANES, *first.shape))
     carry[LEVEL], carry[TO_LEVEL], carry[LEFT] = first, g_last, 1 - x.shape[axis]
     carry[ATTACK], carry[RELEASE] = (_of_series(gate, x, axis) for gate in (attack, release))
-    run = Run({"x": x, "y": to_x, "g": g, "coefficients": y}, _NONE, axis, False, None)
+    run = Run({"x": x, "y": to_x, "g": g, "coefficients": y}, axis)
     carry = run.lanes(carry)
     run.run(levels.walk_follow_back, {"x": x, "to_x": to_x, "g": g, "y": y, "carry": carry})
     to_first, _, to_attack, to_release = run.back(carry[TO_LEVEL:TO_PHI])

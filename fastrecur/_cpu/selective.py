@@ -10,11 +10,11 @@ from .._arguments.arrays import address
 from .._arguments.selective import MAPS, TIMED, Operands, by_time, check, check_out
 from .._plan import selective as _plan
 from .compiler.compile import kernel
-from .kernels import selective as _kernels
+from .kernels import selective as _kernels, selective_back as _back
 from .machine import allocate, threads as _threads
 
 _BITS = np.dtype(np.uint16)  # of bfloat16
-SERIAL = 1 << 17  # states of all steps from which a second thread pays
+SERIAL = 1 << 18  # states of all steps from which a second thread pays
 
 
 def forward(operands, options, return_state, out):
@@ -116,7 +116,7 @@ def scan(operands, sizes, options, out=None, keep=False, writes=True):
 def scan_vjp(grad_y, operands, sizes, options, grad_state=None, checkpoints=None):
     """Return gradients: those of u, delta and z in the dtypes of these, all others in that of states."""
     call = _Call(operands, sizes, options)
-    if checkpoints is None:
+    if checkpoints is None or checkpoints.size != call.checkpoints:
         checkpoints = scan(operands, sizes, options, keep=True, writes=False)[2]
     states = call.states(grad_state)
     states[call.chunks.cleared] = 0
@@ -135,7 +135,7 @@ def scan_vjp(grad_y, operands, sizes, options, grad_state=None, checkpoints=None
             sums[name].fill(0)
     results = {f"to_{name}": array for name, array in (grads | sums).items()}
     call.run(
-        _kernels.vjp, _kernels.BACKWARD, timed | {"g": grad_y} | {k: v for k, v in results.items() if k[3:] in TIMED},
+        _back.vjp, _back.BACKWARD, timed | {"g": grad_y} | {k: v for k, v in results.items() if k[3:] in TIMED},
         False, states=states, checkpoints=checkpoints, **{k: v for k, v in results.items() if k[3:] not in TIMED},
     )  # fmt: skip
     with np.errstate(all="ignore"):
@@ -148,6 +148,14 @@ def scan_vjp(grad_y, operands, sizes, options, grad_state=None, checkpoints=None
     return Operands(*[None if given is None else grad for grad, given in zip(own, operands, strict=True)])
 
 
+def _team(sizes):
+    """Return who will run a call; workers wake up while it is prepared."""
+    team = _threads.team()
+    if sizes.batch * sizes.steps * sizes.channels * sizes.states < SERIAL:
+        return team._replace(size=1)
+    return team._replace(size=_threads.prewake(team.size)) if team.run is _threads.run and team.size > 1 else team
+
+
 class _Call:
     """What runs of a call have in common."""
 
@@ -156,7 +164,7 @@ class _Call:
         self.wide = np.dtype(np.float64 if operands.u.dtype == np.float64 else np.float32)
         self.maps = {name.lower(): by_time(name, getattr(operands, name), self.layout) for name in MAPS}
         self.groups = max((array.shape[2] for array in self.maps.values() if array.ndim == 4), default=1)
-        self.chunks, self.units = _plan.cut(sizes, options), _plan.units(sizes, self.groups)
+        self.chunks, self.units, self.team = _plan.cut(sizes, options), _plan.units(sizes, self.groups), _team(sizes)
         self.checkpoints = self.chunks.checkpoints * self.groups * self.units.vectors * sizes.states * _plan.LANES
         self.parameters = {
             "a": np.ascontiguousarray(operands.A, self.wide), "skip": self._numbers(operands.D),
@@ -224,22 +232,18 @@ class _Call:
         arrays = timed | self.maps | self.parameters | others | {"rows": self.chunks.rows, "chunks": self.chunks.chunks}
         arrays = {name: timed["u"] if array is None else array for name, array in arrays.items()}
         traits = [f"constant_{name}" for name, array in self.maps.items() if array.ndim == 2]
-        traits += ["vjp"] * (function is _kernels.vjp)
+        traits += ["vjp"] * (function is _back.vjp)
         elements = {
             name: "bf2" if array.dtype == _BITS else _arrays.element(array.dtype) for name, array in arrays.items()
         }
         call = kernel(function, " ".join(traits), _arrays.element(self.wide), **elements)
-        team, work = _threads.team(), self.sizes.batch * self.sizes.steps * self.sizes.channels * self.sizes.states
-        threads = team.size if work >= SERIAL else 1
-        parts = _threads.ranges(self.units.size, threads if threads == 1 else 2 * threads)
+        # Units of long rows follow each other: threads take them in turn.
+        items = min(self.units.size, 1 if self.team.size == 1 else 2 * self.team.size)
         numbers = _kernels.scratch_numbers(self.sizes.states, function is not _kernels.forward)
-        scratch = allocate.aligned((len(parts), numbers), self.wide)
+        scratch = allocate.aligned((items, numbers), self.wide)
         geometry = self.geometry(timed, keeps)
         places = [address(arrays[name]) for name in names.split()[:-1]]
-        team.run(
-            [
-                (call, None, *places, address(own), address(geometry), *part)
-                for own, part in zip(scratch, parts, strict=True)
-            ],
-            threads,
+        self.team.run(
+            [(call, None, *places, address(own), address(geometry), k, items) for k, own in enumerate(scratch)],
+            self.team.size,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,8 +12,8 @@ from .._arguments.selective import Options, Sizes
 
 CHUNK = 32  # steps of which a tile of channels is in the nearest cache, and after which a gradient has a checkpoint
 LANES = 16  # channels of a vector
-GROUP = 8  # vectors of channels for which a chunk of B and C is read once
-UNITS = 64  # parts of the work, whose sums do not depend on the number of threads
+LEAST, GROUP = 2, 8  # vectors of channels for which a chunk of B and C is read once, and its gradients are added up
+FEW, UNITS = 4, 64  # parts of the work: at least, if none has fewer vectors; and about as many at most
 
 # Columns of tables: of rows, the sequence and their chunks; of chunks, their first step in memory, how many there are
 # and the number of the checkpoint before them, -1 where the state before them is zero.
@@ -90,15 +91,29 @@ class Units(NamedTuple):
     subs: int
     per_group: int  # channels
     vectors: int  # of a group
+    of_unit: int  # vectors, at most
 
     @property
     def size(self) -> int:
         return self.parts * self.groups * self.subs
 
 
+def groups_of(b: Sequence[int], c: Sequence[int], layout: str) -> int:
+    """Return the groups of channels, given the shapes of B and C."""
+    return max([shape[1 if layout == "bdl" else 2] for shape in (b, c) if len(shape) == 4], default=1)
+
+
+def kept_numbers(batch: int, steps: int, channels: int, states: int, groups: int) -> int:
+    """Return how many numbers the checkpoints of sequences without borders have."""
+    return batch * -(-steps // CHUNK) * groups * -(-(channels // groups) // LANES) * states * LANES
+
+
 def units(sizes: Sizes, groups: int) -> Units:
-    """Return the units of a call with so many groups."""
+    """Return the units of a call with so many groups: whatever the number of threads, as sums are over units."""
     per_group = sizes.channels // groups
     vectors = -(-per_group // LANES)
-    subs = -(-vectors // GROUP)
-    return Units(min(sizes.rows, -(-UNITS // max(1, groups * subs))), groups, subs, per_group, vectors)
+    subs = -(-vectors // min(GROUP, max(LEAST, sizes.rows * groups * vectors // FEW)))
+    of_unit = -(-vectors // max(1, subs + subs % 2 * (subs > 1)))  # an even number of units, all of about one size
+    subs = -(-vectors // max(1, of_unit))
+    parts = min(sizes.rows, -(-UNITS // max(1, groups * subs)))
+    return Units(parts, groups, subs, per_group, vectors, of_unit)

@@ -29,7 +29,7 @@ def form(b0, b1, b2, a1, a2, sign):
 def section(v, p, q, k):
     """Return a section's output for an input, and the state after it."""
     y = fma(k.b0, v, p)
-    return y, fma(k.f, y, fma(k.e, v, q)), fma(k.c, y, fma(k.d, v, k.sign * q))
+    return y, fma(k.f, y, fma(k.e, v, q)), fma(k.c, y, fma(k.sign, q, k.d * v))  # q's way through a step is short
 
 
 def section_adjoint(g, p, q, k):

@@ -106,7 +106,7 @@ def follow(
     Parameters
     ----------
     x : array_like
-        Magnitudes or levels: real numbers, otherwise as for `sosfilt`, but no Dask array.
+        Magnitudes or levels: real numbers, otherwise as for `sosfilt`.
     attack, release : float or array_like
         The gates, which broadcast to the shape of ``x``; of a time constant of ``n`` steps ``1 - exp(-1/n)``.
     axis, return_state, out

@@ -23,7 +23,7 @@ def follow(x, attack, release, axis, zi, return_state, out):
     elif arrays.any_on_device(*values):
         y, zf = _dispatch.gpu_filters().follow(x, given, axis, out, _checked)
     else:
-        y, zf = _of_arrays(x, given, axis, out)
+        y, zf = (_of_dask if arrays.any_lazy(*values) else _of_arrays)(x, given, axis, out)
     return (y, zf) if wants_state else y
 
 
@@ -50,6 +50,16 @@ def _of_arrays(x, given, axis, out):
     first = np.broadcast_to(given.get("zi", np.zeros(())), one).reshape(series).astype(np.float64)
     last = levels.follow(x, given["attack"], given["release"], first, axis, y)
     return (owner.give(y) if out is None else out), owner.give(np.ascontiguousarray(np.expand_dims(last, axis)))
+
+
+def _of_dask(x, given, axis, out):
+    from . import _lazy
+
+    if out is not None:
+        raise TypeError(say.out_lazy())
+    x, given = _lazy.take_real("x", x), {name: _lazy.take_real(name, value) for name, value in given.items()}
+    axis, *_ = _checked(x, given, axis)
+    return _lazy.follow(x, given, axis)
 
 
 def _of_tensors(x, given, axis, out):

@@ -1,5 +1,6 @@
 """Holt's level and trend: arguments, states to start from, and which library computes."""
 
+import functools
 import sys
 from typing import Any
 
@@ -10,7 +11,7 @@ from .._arguments import arrays, messages as say, shapes
 from .._arguments.arrays import at
 from .._arguments.names import suggesting
 from .._cpu import levels
-from .._cpu.machine import allocate
+from .._cpu.machine import allocate, threads
 from .._plan.filters import take_in_memory
 from .._plan.problem import fits
 from ._frames import aligned, unwrap
@@ -32,8 +33,7 @@ def holt(
     Parameters
     ----------
     x, axis
-        The data and the axis of time, as for `ewm_mean`, float16 and bfloat16, and arrays on a GPU, too; but no
-        Dask array.
+        The data and the axis of time, as for `ewm_mean`, float16 and bfloat16, and arrays on a GPU, too.
     alpha, beta, phi : float or array_like
         The smoothing factors of the level and of the trend, and what damps the trend: numbers in [0, 1], or arrays that
         broadcast to the shape of ``x`` with 1 along `axis`, one number for each series.
@@ -53,9 +53,9 @@ def holt(
     the first value that is not missing, results are NaN, unless ``level`` is given.
 
     The numbers are those of statsmodels' ``Holt`` with ``initialization_method="known"``, given its level and trend;
-    its "simple" start is the default here. The state is in float64. Tensors have first gradients of all arguments:
-    :doc:`/howto/holt` fits many series at once. On a GPU each series has a thread, and time is not cut, so a few long
-    series leave most of it without work (not measured).
+    its "simple" start is the default here. The state is in float64. Tensors have gradients of every order of all
+    arguments: :doc:`/howto/holt` fits many series at once. On a GPU each series has a thread, and time is not cut, so a
+    few long series leave most of it without work (not measured).
 
     References
     ----------
@@ -81,7 +81,7 @@ def holt(
     elif arrays.any_on_device(*values):
         found, slopes = _dispatch.gpu_filters().holt(numbers, given, axis, _checked)
     else:
-        found, slopes = _of_arrays(numbers, given, axis)
+        found, slopes = (_of_dask if arrays.any_lazy(*values) else _of_arrays)(numbers, given, axis)
     return wrap(found), wrap(slopes)
 
 
@@ -103,8 +103,33 @@ def _of_arrays(x: Any, given: dict[str, Any], axis: Any) -> tuple[Any, Any]:
     return owner.give(level), owner.give(trend)
 
 
+def _of_dask(x: Any, given: dict[str, Any], axis: Any) -> tuple[Any, Any]:
+    import dask.array as da
+
+    from .. import _dask
+
+    x, given = _dask.take("x", x), {name: _dask.take(name, v) for name, v in given.items()}
+    x = da.asarray(x.astype(np.float64) if x.dtype.kind in "biu" else x)
+    k, waits, axis = _states(da, x, {name: da.asarray(v) for name, v in given.items()}, axis)
+    every = tuple(range(x.ndim))
+    first = da.concatenate([k[:2], da.broadcast_to(da.asarray(waits), k.shape[1:])[None]]).rechunk({0: -1})
+    series, constants = (_dask.SEGMENTS, *every[:axis], *every[axis + 1 :]), k[2:].rechunk({0: -1})
+    operands = {"x": (x, every), "k": (constants, (_dask.SEGMENTS - 1, *series[1:])), "first": (first, series)}
+    chunks, found = _dask.align({name: _dask.Operand(*v) for name, v in operands.items()}, x.shape)
+    step, blocks = functools.partial(_chunk, axis=axis), [found["x"], found["k"]]
+    walk, meta = _dask.Walk("holt", step, chunks, blocks, axis, False, found["first"]), _dask.empty_like(x)
+    return walk.result("level", 0, meta), walk.result("trend", 1, meta)
+
+
+def _chunk(state: Any, place: Any, x: Any, constants: Any, *, axis: int) -> tuple[Any, Any, Any]:
+    level, trend = np.empty_like(x), np.empty_like(x)
+    with threads.alone():
+        last = levels.holt(x, np.concatenate([state[:2], constants]), state[2], axis, level, trend)
+    return level, trend, last
+
+
 def _wide(xp: Any, array: Any) -> Any:
-    return array.astype(np.float64, copy=False) if xp is np else array.double()
+    return array.astype(np.float64) if hasattr(array, "astype") else array.double()
 
 
 def _checked(x: Any, given: dict[str, Any], axis: Any, readable: bool = False) -> tuple[int, Any, Any]:
@@ -132,9 +157,9 @@ def _checked(x: Any, given: dict[str, Any], axis: Any, readable: bool = False) -
 
 def _states(xp: Any, x: Any, given: dict[str, Any], axis: Any) -> tuple[Any, Any, int]:
     """Return each series' first state and constants, (5, *series), how many steps it waits for, and the axis."""
-    readable = xp is np or (x.is_cpu and _dispatch.tensor_adapter().no_modes_active())
+    readable = xp is np or (hasattr(x, "is_cpu") and x.is_cpu and _dispatch.tensor_adapter().no_modes_active())
     axis, one, series = _checked(x, given, axis, readable)
-    waits: Any = None if xp is not np else 0
+    waits: Any = 0 if hasattr(x, "astype") else None
     own: list[Any] = [given.get(name) for name in _STATES]
     constants = [xp.broadcast_to(_wide(xp, given[name]), one).reshape(series) for name in ("alpha", "beta", "phi")]
     if any(v is None for v in own):
@@ -156,9 +181,7 @@ def _beginnings(xp: Any, x: Any, axis: int, readable: bool) -> tuple[Any, Any, A
         return nothing, nothing, None
     seen = xp.isfinite(x).cumsum(axis)
     places = [(seen < n).sum(axis) for n in (1, 2)]
-    taken = np.take_along_axis if xp is np else xp.take_along_dim
-    steps_of = [xp.expand_dims(p, axis) if xp is np else p.unsqueeze(axis) for p in places]
-    first, second = (_wide(xp, taken(x, p.clip(0, steps - 1), axis)).squeeze(axis) for p in steps_of)
+    first, second = (_wide(xp, xp.where(xp.isfinite(x) & (seen == n), x, 0).sum(axis)) for n in (1, 2))
     with arrays.quiet(xp):
         slope = (second - first) / (places[1] - places[0]).clip(1)
     return first, xp.where(places[1] < steps, slope, xp.zeros_like(slope)), places[0]

@@ -23,7 +23,7 @@ import report  # noqa: E402
 import torch  # noqa: E402
 
 import fastrecur  # noqa: E402
-from fastrecur import linear_recurrence, selective_scan, selective_scan_vjp  # noqa: E402
+from fastrecur import linear_recurrence, selective_scan  # noqa: E402
 
 STATES = 16
 
@@ -51,6 +51,10 @@ def loop(u, delta, A, B, C, D):
         state = decays[:, :, t, :] * state + added[:, :, t, :]
         out.append(torch.matmul(state, C[:, t, :].unsqueeze(-1))[:, :, 0])
     return torch.stack(out, -1) + u * D[None, :, None]
+
+
+def by_channels(*given):
+    return selective_scan(*given, layout="bld")
 
 
 def train(function, given):
@@ -85,9 +89,7 @@ def run_peak(what, shape):
     torch.set_num_threads(fastrecur.get_num_threads())
 
     def step(given):
-        if what == "ours":
-            return selective_scan(*given, layout="bld"), selective_scan_vjp(given[0], *given, layout="bld")
-        return train(composition, [torch.from_numpy(v) for v in given])
+        return train({"ours": by_channels, "composition": composition}[what], [torch.from_numpy(v) for v in given])
 
     def resident(kind):
         return next(
@@ -148,13 +150,10 @@ def of_shape(shape, seconds, musts):
         alone = medians({"bld": ways["bld"]}, 1, 9)["bld"]
         fastrecur.set_num_threads(threads)
         yield f"   {threads} threads over one", alone / times["bld"], "x", (1.7, 1.7)
-    grads = selective_scan_vjp(np.ones_like(ours), *given, layout="bld")
-    for grad, wanted in zip(grads[:6], train(composition, tensors), strict=True):
-        assert np.abs(grad - wanted.numpy()).max() < 1e-4 * np.abs(wanted.numpy()).max()
-    steps = {
-        "bld": lambda: (ways["bld"](), selective_scan_vjp(out, *given, layout="bld")),
-        "bdl": lambda: (ways["bdl"](), selective_scan_vjp(turned_out, *turned)),
-    }
+    for grad, wanted in zip(train(by_channels, tensors), train(composition, tensors), strict=True):
+        assert (grad - wanted).abs().max() < 1e-4 * wanted.abs().max()
+    turned = [torch.from_numpy(v) for v in turned]
+    steps = {"bld": lambda: train(by_channels, tensors), "bdl": lambda: train(selective_scan, turned)}
     times = medians(steps, seconds, 7) | medians({"composition": lambda: train(composition, tensors)}, 1, 2)
     yield f"training step {shape}, N {STATES}", times["bld"] * 1e3, "ms", None
     yield "   of the composition", times["composition"] / times["bld"], "x", (25, 50)

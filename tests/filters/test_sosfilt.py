@@ -4,11 +4,15 @@ import dask.array as da
 import ml_dtypes
 import numpy as np
 import pytest
+import repeated
 import scipy.signal
 import torch
 
 import fastrecur
-from fastrecur._cpu.filters import FEW_SERIES, LONG_SERIES
+from fastrecur._cpu import cost
+from fastrecur._cpu.filter_run import FEW_SERIES
+from fastrecur._cpu.filters import LONG_SERIES
+from fastrecur._cpu.machine import allocate
 from fastrecur.filters import sosfilt, sosfilt_vjp
 
 DESIGNS = {
@@ -87,8 +91,12 @@ def test_coefficients_of_series_and_of_steps(kind):
     zi = state_like(x, sos[0] if kind == "own" else sos[0, 0], 0)
     for ours, theirs in zip(sosfilt(sos, x, 0, zi), loop(sos, x, zi), strict=True):
         assert_close(ours, theirs)
-    wide = np.moveaxis(sos, 0, 1) if kind == "varying" else sos
-    assert_close(sosfilt(wide, x.T, zi=np.moveaxis(zi, 1, 2))[0].T, loop(sos, x, zi)[0])
+    wide, y = np.moveaxis(sos, 0, 1) if kind == "varying" else sos, loop(sos, x, zi)[0]
+    assert_close(sosfilt(wide, x.T, zi=np.moveaxis(zi, 1, 2))[0].T, y)
+    turned = np.flip(wide, 1) if kind == "varying" else wide
+    assert_close(sosfilt(turned, np.flip(x.T, 1), zi=np.moveaxis(zi, 1, 2), reverse=True)[0].T, y[::-1])
+    many = np.repeat(sos, 20, -2)  # whose coefficients of one step are more than a buffer holds
+    assert_close(sosfilt(many, x, 0), loop(many, x, np.zeros((40, 2, 5)))[0], 1e-9)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -136,6 +144,23 @@ def test_threads_and_places_change_no_bit():
     np.testing.assert_array_equal(sosfilt(sos, x[::-1], 0, reverse=True)[::-1], one)
     assert sosfilt(sos, x, 0, out=x) is x
     np.testing.assert_array_equal(x, one)
+
+
+@pytest.mark.parametrize("dtype", ["f8", "f4", "f2"])
+@pytest.mark.sample(dtype=["f4"])
+def test_streamed_results_are_the_same(monkeypatch, dtype):
+    sos, cases = (
+        DESIGNS["low"],
+        [(noise(*n).astype(dtype), k) for n, k in (((70, 48), 0), ((16, 96), -1), ((9, 96), -1))],
+    )
+    expected = [sosfilt(sos, x, axis) for x, axis in cases]
+    monkeypatch.setattr(cost, "is_streamed", lambda _: True)
+    for (x, axis), y in zip(cases, expected, strict=True):
+        for first in (0, 1):  # a cache line, or not
+            out = allocate.zeros((x.size + 1,), x.dtype)[first : x.size + first].reshape(x.shape)
+            repeated.forget()
+            np.testing.assert_array_equal(sosfilt(sos, x, axis, out=out), y)
+            np.testing.assert_array_equal(sosfilt(sos, x, axis, out=x.copy(order="F")), y)
 
 
 def test_nan_stays_in_its_series_and_behind_it():

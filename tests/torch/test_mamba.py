@@ -136,10 +136,20 @@ def test_vmap_over_lengths_is_refused():
 def test_opcheck():
     given, ends = operands("groups"), (None, None, torch.zeros(BATCH, STEPS, dtype=torch.bool))
     rest = *ends, True, "bdl", False
-    torch.library.opcheck(selective.SCAN, (*given, *rest))
-    plain = [v.detach() for v in given]
+    torch.library.opcheck(selective.SCAN, (*given, *rest, False))
+    plain, cotangents = [v.detach() for v in given], (torch.randn_like(given[0]), given[-1].detach())
     wanted = [True] * 6 + [False] * 3
-    torch.library.opcheck(selective.VJP, (torch.randn_like(plain[0]), plain[-1], *plain, *rest, wanted))
+    torch.library.opcheck(selective.VJP, (*cotangents, *plain, *rest, None, wanted))
+    rest = None, None, None, *rest[3:]
+    torch.library.opcheck(selective.SCAN, (*given, *rest, True))
+    kept = selective.SCAN(*plain, *rest, True)[2]
+    assert kept.numel()
+    with_them, without, with_others = (
+        selective.VJP(*cotangents, *plain, *rest, v, wanted) for v in (kept, None, kept[1:])
+    )
+    for grads in zip(with_them, without, with_others, strict=True):
+        assert torch.equal(grads[0], grads[1])
+        assert torch.equal(grads[0], grads[2])
 
 
 @pytest.mark.exhaustive
@@ -180,8 +190,8 @@ def test_autocast_and_checkpoint():
 
 
 def test_no_kernel_and_no_values():
-    composite = selective.SCAN(*[v.to("meta") for v in operands()], None, None, None, True, "bdl", False)
-    assert [v.shape for v in composite] == [(BATCH, CHANNELS, STEPS), (BATCH, CHANNELS, STATES)]
+    composite = selective.SCAN(*[v.to("meta") for v in operands()], None, None, None, True, "bdl", False, True)
+    assert [v.shape for v in composite] == [(BATCH, CHANNELS, STEPS), (BATCH, CHANNELS, STATES), (0,)]
 
 
 def test_out_and_mode():

@@ -11,7 +11,7 @@ from numba.extending import register_jitable
 from ..._steps import levels
 from ..._steps.recurrence import constant, select
 from ..compiler.numba_internals import INLINE, helper, inlined
-from ..vectors.scalars import itemsize, load_int, maximum, minimum, shift, stack, width
+from ..vectors.scalars import fence, itemsize, load_int, maximum, minimum, shift, stack, width
 from ..vectors.vectors import load_vector, store_vector
 from .operands import ZERO
 from .sections import sized
@@ -103,6 +103,7 @@ def walk_holt(rule, x, level, trend, carry, geometry, first, last):
                 holt_tile(tile, trends, here, padded, count)
                 drain(ys, tile, t, count)
                 drain(slopes, trends, t, count)
+    fence()
 
 
 @helper
@@ -165,6 +166,7 @@ def walk_holt_back(rule, x, to_x, g_level, level, trend, g_trend, carry, geometr
                 fill(of_trend, hs, t, count, -STEPS)
                 back_tile(tile, before, slopes, of_level, of_trend, here, padded, count)
                 drain(to, tile, t, count)
+    fence()
 
 
 def plain_follow(x, y, attack, release, first):
@@ -208,6 +210,7 @@ def walk_follow(rule, x, y, attack, release, carry, geometry, first, last):
                     fill(releases, falls, t, count, STEPS)
                 follow_tile(rule, tile, attacks, releases, shift(carry, lane * itemsize(carry)), padded, count)
                 drain(ys, tile, t, count)
+    fence()
 
 
 @helper
@@ -247,3 +250,4 @@ def walk_follow_back(rule, x, to_x, g, y, carry, geometry, first, last):
                 fill(of_y, gs, t, count, -STEPS)
                 follow_back_tile(tile, before, of_y, shift(carry, lane * itemsize(carry)), padded, count)
                 drain(to, tile, t, count)
+    fence()

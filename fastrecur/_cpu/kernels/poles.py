@@ -9,38 +9,35 @@ import numpy as np
 from ..._steps import sections
 from ..._steps.recurrence import constant, fma
 from ..compiler.numba_internals import helper, inlined
-from ..vectors.scalars import itemsize, load, load_int, maximum, minimum, shift, store, width
+from ..vectors.scalars import itemsize, load_int, maximum, minimum, shift, width
 from ..vectors.vectors import load_vector, store_vector
-from .operands import ZERO
+from .operands import TWO, ZERO
 from .rules import choice
 from .tiles import (
-    ALL_FIELDS,
-    APART,
-    BLOCKS,
     GRADS,
+    MOST,
     ORDER,
     PADDED,
-    ROWS,
-    SINGLE,
     STEPS,
-    TILE,
     G,
-    Operand,
     X,
     Y,
     any_coefficient,
+    bring,
     counts_at,
     drain,
     fill,
     form,
     operand,
+    rows_in,
     section,
     series_at,
     steady_of,
+    take_away,
     varies,
 )  # fmt: skip
 
-MOST = ALL_FIELDS // TILE * STEPS  # rows of the forward walk's buffer of coefficients
+AHEAD = 2 * STEPS  # from where coefficients are prefetched
 two_poles = inlined(sections.two_poles)
 
 
@@ -64,64 +61,18 @@ def plain_vjp(g, a, y, past, adjoint, grad_x, grad_a):
         adjoint -= a[t] * grad_x[t]
 
 
-# ---- Coefficients of steps: rows (steps, order) of a buffer ---------------------------------------------------------
-
-
-@inlined
-def as_signal(x, geometry, lanes):
-    """Return whether steps follow each other as their coefficients do, and an operand that all these are steps of."""
-    apart = load_int(geometry, APART)
-    is_one = x.step == apart * load_int(geometry, ORDER) and apart == itemsize(x.at)
-    return is_one, Operand(x.at, x.offsets, apart, BLOCKS if lanes > 1 else SINGLE)
-
-
-@helper
-def bring(rows, x, geometry, t, steps, ahead):
-    """Bring the coefficients of some steps to a buffer."""
-    lanes, order, apart = width(rows), load_int(geometry, ORDER), load_int(geometry, APART)
-    is_one, signal = as_signal(x, geometry, lanes)
-    if is_one:
-        fill(rows, signal, t * order, steps * order, ahead * order)
-        return
-    for k in range(steps):
-        for n in range(order):
-            row, to = shift(x.at, (t + k) * x.step + n * apart), (k * order + n) * lanes
-            if x.way == ROWS:
-                store_vector(rows, to, load_vector(shift(row, load_int(x.offsets, 0)), 0, rows))
-            else:
-                for j in range(lanes):
-                    store(rows, to + j, load(shift(row, load_int(x.offsets, j)), 0, rows))
-
-
-@helper
-def take_away(x, rows, geometry, t, steps):
-    """Write the gradients of coefficients, which `bring` would bring."""
-    lanes, order, apart = width(rows), load_int(geometry, ORDER), itemsize(x.at)
-    is_one, signal = x.step == order * apart, Operand(x.at, x.offsets, apart, BLOCKS if lanes > 1 else SINGLE)
-    if is_one:
-        drain(signal, rows, t * order, steps * order)
-        return
-    for k in range(steps):
-        for n in range(order):
-            row, own = shift(x.at, (t + k) * x.step + n * apart), (k * order + n) * lanes
-            for j in range(lanes):
-                store(shift(row, load_int(x.offsets, j)), 0, load(rows, own + j, rows))
-
-
 @inlined
 def pole(rule, rows, here, k, n, order, padded, tile):
-    """Return the coefficient of the output n steps back, at the k-th step of those in a buffer."""
-    if varies(rule):
-        return load_vector(rows, (k * order + n - 1) * width(tile), tile)
-    return any_coefficient(rule, here, tile, 0, order + 1 + n, order, padded)
+    """Return the coefficient of the output n steps back, at the k-th step of those that were brought."""
+    return any_coefficient(rule, here, shift(rows.at, k * rows.step), n - 1, order + 1 + n, padded, tile)
 
 
 @inlined
 def two_at(rule, rows, k, steady, tile):
-    """Return two poles in difference form, at the k-th step of those in a buffer."""
+    """Return two poles in difference form, at the k-th step of those that were brought."""
     if varies(rule):
-        row, one, none = width(tile), constant(1.0, steady.sign), constant(0.0, steady.sign)
-        first, second = load_vector(rows, 2 * k * row, tile), load_vector(rows, (2 * k + 1) * row, tile)
+        at, one, none = shift(rows.at, k * rows.step), constant(1.0, steady.sign), constant(0.0, steady.sign)
+        first, second = load_vector(at, 0, tile), load_vector(at, width(tile), tile)
         return form(one, none, none, first, second, steady.sign)
     return steady
 
@@ -134,12 +85,12 @@ def run_two(rule, tile, outputs, fields, here, geometry, t, steps):
     """Take a tile through two poles."""
     lanes, padded = width(tile), load_int(geometry, PADDED)
     steady = steady_of(rule, here, ZERO, padded, tile)
-    if varies(rule):
-        bring(fields, here.coefficients, geometry, t, steps, STEPS)
+    bring(rule, fields, here.coefficients, geometry, ZERO, TWO, t, steps, AHEAD)
+    rows = rows_in(fields, geometry, TWO, ZERO, steps)
     p, q = load_vector(here.carry, here.lane, tile), load_vector(here.carry, padded + here.lane, tile)
     for k in range(steps):
         v = load_vector(tile, k * lanes, tile)
-        y, p, q = two_poles(v, p, q, two_at(rule, fields, k, steady, tile))
+        y, p, q = two_poles(v, p, q, two_at(rule, rows, k, steady, tile))
         store_vector(tile, k * lanes, y)
     store_vector(here.carry, here.lane, p)
     store_vector(here.carry, padded + here.lane, q)
@@ -152,12 +103,12 @@ def run_any(rule, tile, outputs, fields, here, geometry, t, steps):
     past, most = shift(here.carry, here.lane * itemsize(tile)), maximum(1, MOST // order)
     for first in range(0, steps, most):
         last = minimum(first + most, steps)
-        if varies(rule):
-            bring(fields, here.coefficients, geometry, t + first, last - first, STEPS)
+        bring(rule, fields, here.coefficients, geometry, ZERO, order, t + first, last - first, AHEAD)
+        rows = rows_in(fields, geometry, order, ZERO, last - first)
         for k in range(first, last):
             y = load_vector(tile, k * lanes, tile)
             for n in range(order, 0, -1):
-                a = pole(rule, fields, here, k - first, n, order, padded, tile)
+                a = pole(rule, rows, here, k - first, n, order, padded, tile)
                 before = (
                     load_vector(tile, (k - n) * lanes, tile)
                     if n <= k
@@ -200,8 +151,9 @@ def back_two(rule, outputs, g, rows, here, adjoint, sums, geometry, steps):
         store_vector(g, k * lanes, e)
         newer, older = load_vector(outputs, (k + 1) * lanes, g), load_vector(outputs, k * lanes, g)
         if varies(rule):
-            store_vector(rows, 2 * k * lanes, -(e * newer))
-            store_vector(rows, (2 * k + 1) * lanes, -(e * older))
+            at = shift(rows.at, k * rows.step)
+            store_vector(at, 0, -(e * newer))
+            store_vector(at, lanes, -(e * older))
         else:
             first, second = fma(-e, newer, first), fma(-e, older, second)
     store_vector(adjoint, 0, p)
@@ -222,7 +174,7 @@ def back_any(rule, outputs, g, rows, here, adjoint, sums, geometry, steps):
             later = load_vector(adjoint, n * padded, g) if n < order else constant(0.0, e)
             store_vector(adjoint, (n - 1) * padded, fma(-a, e, later))
             if varies(rule):
-                store_vector(rows, (k * order + n - 1) * lanes, -(e * y))
+                store_vector(shift(rows.at, k * rows.step), (n - 1) * lanes, -(e * y))
             else:
                 store_vector(sums, (n - 1) * padded, fma(-e, y, load_vector(sums, (n - 1) * padded, g)))
 
@@ -239,14 +191,13 @@ def back_poles(rule, kept, fields, at, geometry, lane):
     here = series_at(at.coefficients, at.signs, at.carry, geometry, lane, row)
     adjoint, sums = shift(at.adjoint, lane * size), shift(at.sums, lane * size)
     tile = shift(kept, (order + STEPS) * row * size)
-    rows, steps = shift(tile, STEPS * row * size), load_int(counts_at(geometry, lane), 0)
+    buffer, steps = shift(tile, STEPS * row * size), load_int(counts_at(geometry, lane), 0)
     for n in range((steps + STEPS - 1) // STEPS - 1, -1, -1):
         t, count = n * STEPS, minimum(STEPS, steps - n * STEPS)
         bring_outputs(kept, xs, here, geometry, t, count)
         fill(tile, gs, t, count, -STEPS)
-        if varies(rule):
-            bring(rows, here.coefficients, geometry, t, count, -STEPS)
+        bring(rule, buffer, here.coefficients, geometry, ZERO, order, t, count, -STEPS)
+        rows = rows_in(buffer, geometry, order, ZERO, count)
         back_tile(rule, kept, tile, rows, here, adjoint, sums, geometry, count)
         drain(ys, tile, t, count)
-        if varies(rule):
-            take_away(to, rows, geometry, t, count)
+        take_away(rule, to, buffer, geometry, ZERO, order, t, count)

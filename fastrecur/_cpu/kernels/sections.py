@@ -9,6 +9,7 @@ from ..._steps.recurrence import all_finite, constant, fma
 from ..compiler.numba_internals import helper, inlined
 from ..vectors.scalars import (
     alone,
+    fence,
     itemsize,
     load,
     load_int,
@@ -33,23 +34,25 @@ from .tiles import (
     N_SECTIONS,
     N_SERIES,
     ORDER,
+    OWN,
     PADDED,
     STEPS,
     TILE,
     X,
     Y,
     any_coefficient,
+    bring,
     counts_at,
     drain,
     fill,
-    fill_fields,
     least_of,
     operand,
+    rows_in,
     section,
     section_at,
     series_at,
     steady_of,
-    varies,
+    together,
 )  # fmt: skip
 
 
@@ -106,67 +109,54 @@ def run_blocks(rule, tile, outputs, fields, here, geometry, t, steps):
 
 
 @helper
-def run_steps(rule, tile, outputs, fields, here, geometry, t, steps):
+def run_second(rule, inputs, to, rows, here, geometry, s, steps):
+    """Take some steps through a section of second order."""
+    lanes, padded = width(inputs), load_int(geometry, PADDED)
+    steady = steady_of(rule, here, s, padded, inputs)
+    p_at, q_at = 2 * s * padded + here.lane, (2 * s + 1) * padded + here.lane
+    p, q = load_vector(here.carry, p_at, inputs), load_vector(here.carry, q_at, inputs)
+    for k in range(steps):
+        y, p, q = section(load_vector(inputs, k * lanes, inputs), p, q, section_at(rule, rows, k, steady, inputs))
+        store_vector(to, k * lanes, y)
+    store_vector(here.carry, p_at, p)
+    store_vector(here.carry, q_at, q)
+
+
+@helper
+def run_any(rule, inputs, to, rows, here, geometry, s, steps):
+    """Take some steps through a section of any order, in the transposed direct form."""
+    lanes, padded, order = width(inputs), load_int(geometry, PADDED), load_int(geometry, ORDER)
+    z, place = shift(here.carry, (s * order * padded + here.lane) * itemsize(inputs)), s * 2 * (order + 1)
+    for k in range(steps):
+        at, v = shift(rows.at, k * rows.step), load_vector(inputs, k * lanes, inputs)
+        y = fma(any_coefficient(rule, here, at, ZERO, place, padded, inputs), v, load_vector(z, 0, inputs))
+        for n in range(1, order + 1):
+            b = any_coefficient(rule, here, at, n, place + n, padded, inputs)
+            a = any_coefficient(rule, here, at, order + 1 + n, place + order + 1 + n, padded, inputs)
+            after = load_vector(z, n * padded, inputs) if n < order else constant(0.0, v)
+            store_vector(z, (n - 1) * padded, fma(b, v, fma(-a, y, after)))
+        store_vector(to, k * lanes, y)
+
+
+run_section = choice("any_order", run_any, run_second)
+
+
+@helper
+def run_all(rule, tile, outputs, fields, here, geometry, t, steps):
     """Take a tile through all sections; each one's outputs go to the next tile of ``outputs``, which may be one."""
-    lanes, padded, inputs = width(tile), load_int(geometry, PADDED), tile
-    for s in range(load_int(geometry, N_SECTIONS)):
-        steady = steady_of(rule, here, s, padded, tile)
-        if varies(rule):
-            fill_fields(fields, here, s, t, steps)
-        p_at, q_at = 2 * s * padded + here.lane, (2 * s + 1) * padded + here.lane
-        p, q = load_vector(here.carry, p_at, tile), load_vector(here.carry, q_at, tile)
-        to = shift(tile, (s + 1) * outputs)
-        for k in range(steps):
-            v = load_vector(inputs, k * lanes, tile)
-            y, p, q = section(v, p, q, section_at(rule, fields, k, steady, tile))
-            store_vector(to, k * lanes, y)
-        store_vector(here.carry, p_at, p)
-        store_vector(here.carry, q_at, q)
-        inputs = to
+    own, row = load_int(geometry, OWN), width(tile) * itemsize(tile)
+    count, most = together(rule, geometry)
+    for begin in range(0, load_int(geometry, N_SECTIONS), count):
+        for k in range(0, steps, most):
+            some = minimum(most, steps - k)
+            bring(rule, fields, here.coefficients, geometry, begin * own, count * own, t + k, some, STEPS)
+            for s in range(begin, begin + count):
+                rows = rows_in(fields, geometry, count * own, (s - begin) * own, some)
+                inputs = shift(tile, s * outputs + k * row)
+                run_section(rule, inputs, shift(inputs, outputs), rows, here, geometry, s, some)
 
 
-@helper
-def bring(rule, fields, here, s, order, t):
-    """Bring a section's coefficients at a step to a buffer (fields, series), if they vary in time."""
-    if varies(rule):
-        lanes, x, count = width(fields), here.coefficients, 2 * (order + 1)
-        for j in range(lanes):
-            step = shift(x.at, load_int(x.offsets, j) + t * x.step)
-            for n in range(count):
-                store(fields, n * lanes + j, load(step, s * count + n, fields))
-
-
-@helper
-def run_any(rule, tile, outputs, fields, here, geometry, t, steps):
-    """Take a tile through sections of any order, in the transposed direct form."""
-    lanes, padded, order, inputs = width(tile), load_int(geometry, PADDED), load_int(geometry, ORDER), tile
-    for s in range(load_int(geometry, N_SECTIONS)):
-        z, to = shift(here.carry, (s * order * padded + here.lane) * itemsize(tile)), shift(tile, (s + 1) * outputs)
-        for k in range(steps):
-            bring(rule, fields, here, s, order, t + k)
-            v = load_vector(inputs, k * lanes, tile)
-            y = fma(any_coefficient(rule, here, fields, s, 0, order, padded), v, load_vector(z, 0, tile))
-            for n in range(1, order + 1):
-                b = any_coefficient(rule, here, fields, s, n, order, padded)
-                a = any_coefficient(rule, here, fields, s, order + 1 + n, order, padded)
-                after = load_vector(z, n * padded, tile) if n < order else constant(0.0, v)
-                store_vector(z, (n - 1) * padded, fma(b, v, fma(-a, y, after)))
-            store_vector(to, k * lanes, y)
-        inputs = to
-
-
-run_tile = choice("poles", run_poles, choice("any_order", run_any, choice("blocks", run_blocks, run_steps)))
-run_all = choice("any_order", run_any, run_steps)  # with each section's outputs kept
-
-
-@helper
-def walk_steps(rule, tile, fields, x, y, here, geometry, first, last):
-    """Take some steps of a vector of series through the filter."""
-    for t in range(first, last, STEPS):
-        steps = minimum(STEPS, last - t)
-        fill(tile, x, t, steps, STEPS)
-        run_tile(rule, tile, ZERO, fields, here, geometry, t, steps)
-        drain(y, tile, t, steps)
+run_tile = choice("poles", run_poles, choice("blocks", run_blocks, run_all))
 
 
 @helper
@@ -175,7 +165,11 @@ def walk_vector(rule, tile, fields, x, y, coefficients, signs, carry, geometry, 
     lanes = width(tile)
     xs, ys = operand(x, geometry, X, lane, lanes), operand(y, geometry, Y, lane, lanes)
     here = series_at(coefficients, signs, carry, geometry, lane, lanes)
-    walk_steps(rule, tile, fields, xs, ys, here, geometry, first, last)
+    for t in range(first, last, STEPS):
+        steps = minimum(STEPS, last - t)
+        fill(tile, xs, t, steps, STEPS)
+        run_tile(rule, tile, ZERO, fields, here, geometry, t, steps)
+        drain(ys, tile, t, steps)
 
 
 @inlined
@@ -215,3 +209,4 @@ def walk(rule, x, y, coefficients, signs, carry, geometry, first, last):
         if least < end:
             one, own = alone(tile), alone(fields)
             walk_vector(rule, one, own, x, y, coefficients, signs, carry, geometry, lane, least, end)
+    fence()

@@ -7,38 +7,40 @@ all sections with each one's output kept, and back through them.
 from collections import namedtuple
 
 from ..._steps import sections
-from ..._steps.recurrence import fma
+from ..._steps.recurrence import constant, fma, select
 from ..compiler.numba_internals import helper, inlined
-from ..vectors.scalars import alone, itemsize, load, load_int, maximum, minimum, shift, stack, store, width
-from ..vectors.types import WIDTH
+from ..vectors.scalars import alone, fence, itemsize, load_int, maximum, minimum, shift, stack, width
 from ..vectors.vectors import load_vector, store_vector
 from .operands import ZERO
 from .poles import back_poles
 from .rules import choice
-from .sections import bring, run_all, sized
+from .sections import run_all, sized
 from .tiles import (
     ALL_FIELDS,
-    FIELDS,
     GRADIENTS,
     GRADS,
     N_SECTIONS,
     N_SERIES,
     ORDER,
+    OWN,
     PADDED,
     STEPS,
     G,
     X,
     Y,
     any_coefficient,
+    bring,
     counts_at,
     drain,
     fill,
-    fill_fields,
     least_of,
     operand,
+    rows_in,
     section_at,
     series_at,
     steady_of,
+    take_away,
+    together,
     varies,
 )  # fmt: skip
 
@@ -77,59 +79,53 @@ def move_states(to, row_to, source, row, count):
         store_vector(to, n * row_to, load_vector(source, n * row, to))
 
 
-@helper
-def write_fields(grads, lanes, t, s, field, value, room):
-    """Write the gradients of a field of a section at a step, one for each series."""
-    store_vector(room, 0, value)
-    for j in range(lanes):
-        place = shift(grads.at, load_int(grads.offsets, j) + t * grads.step)
-        store(place, s * FIELDS + field, load(room, j, room))
+@inlined
+def nothing(like):
+    return select(like < like, like, constant(0.0, like))
 
 
-@helper
-def add_to(rule, grads, sums, lanes, place, t, value, room, padded, lane):
-    """Add to a coefficient's gradient, or write it where coefficients vary in time."""
+@inlined
+def add_to(rule, at, n, sums, place, value):
+    """Write a coefficient's gradient in its place where coefficients vary in time, or add to its sum."""
     if varies(rule):
-        store_vector(room, 0, value)
-        for j in range(lanes):
-            store(shift(grads.at, load_int(grads.offsets, j) + t * grads.step), place, load(room, j, room))
+        store_vector(at, n * width(at), value)
     else:
-        store_vector(sums, place * padded + lane, load_vector(sums, place * padded + lane, room) + value)
+        store_vector(sums, place, load_vector(sums, place, at) + value)
 
 
 @helper
-def back_any(rule, inputs, g, fields, sums, adjoint, here, grads, geometry, s, t, steps):
-    """Do what `back_section` does for a section of any order, whose form is the transposed one."""
+def back_any(rule, inputs, outputs, g, rows, sums, adjoint, here, geometry, s, steps):
+    """Do what `back_second` does for a section of any order, whose form is the transposed one."""
     row, padded, order = width(g), load_int(geometry, PADDED), load_int(geometry, ORDER)
-    outputs, lane, first = shift(inputs, STEPS * row * itemsize(inputs)), here.lane, s * 2 * (order + 1)
-    later, room = shift(adjoint, (s * order * padded + lane) * itemsize(g)), stack(g, WIDTH)
+    first, middle = s * 2 * (order + 1), order + 1
+    later, own_sums = (
+        shift(adjoint, (s * order * padded + here.lane) * itemsize(g)),
+        shift(sums, here.lane * itemsize(g)),
+    )
     for k in range(steps - 1, -1, -1):
-        bring(rule, fields, here, s, order, t + k)
-        v, y, now = load_vector(inputs, k * row, g), load_vector(outputs, k * row, g), load_vector(g, k * row, g)
+        at, v, y = shift(rows.at, k * rows.step), load_vector(inputs, k * row, g), load_vector(outputs, k * row, g)
+        now = load_vector(g, k * row, g)
         for n in range(1, order + 1):
-            a = any_coefficient(rule, here, fields, s, order + 1 + n, order, padded)
+            a = any_coefficient(rule, here, at, middle + n, first + middle + n, padded, g)
             now = fma(-a, load_vector(later, (n - 1) * padded, g), now)
-        to_v = any_coefficient(rule, here, fields, s, 0, order, padded) * now
-        add_to(rule, grads, sums, row, first, t + k, now * v, room, padded, lane)
-        before = now
+        to_v, before = any_coefficient(rule, here, at, ZERO, first, padded, g) * now, now
+        add_to(rule, at, ZERO, own_sums, first * padded, now * v)
+        add_to(rule, at, middle, own_sums, (first + middle) * padded, nothing(v))
         for n in range(1, order + 1):
             own = load_vector(later, (n - 1) * padded, g)
-            to_v = fma(any_coefficient(rule, here, fields, s, n, order, padded), own, to_v)
-            add_to(rule, grads, sums, row, first + n, t + k, own * v, room, padded, lane)
-            add_to(rule, grads, sums, row, first + order + 1 + n, t + k, -(own * y), room, padded, lane)
+            to_v = fma(any_coefficient(rule, here, at, n, first + n, padded, g), own, to_v)
+            add_to(rule, at, n, own_sums, (first + n) * padded, own * v)
+            add_to(rule, at, middle + n, own_sums, (first + middle + n) * padded, -(own * y))
             store_vector(later, (n - 1) * padded, before)
             before = own
         store_vector(g, k * row, to_v)
 
 
 @helper
-def back_second(rule, inputs, g, fields, sums, adjoint, here, grads, geometry, s, t, steps):
-    """Take cotangents of a section's outputs, a tile, back to those of its inputs; its outputs follow the inputs."""
-    row, padded = width(g), load_int(geometry, PADDED)
-    outputs, lane, room = shift(inputs, STEPS * row * itemsize(inputs)), here.lane, stack(here.carry, 16)
+def back_second(rule, inputs, outputs, g, rows, sums, adjoint, here, geometry, s, steps):
+    """Take cotangents of a section's outputs at some steps back to those of its inputs; ``rows`` become gradients."""
+    row, padded, lane = width(g), load_int(geometry, PADDED), here.lane
     steady = steady_of(rule, here, s, padded, g)
-    if varies(rule):
-        fill_fields(fields, here, s, t, steps)
     p_at, q_at = 2 * s * padded + lane, (2 * s + 1) * padded + lane
     p, q = load_vector(adjoint, p_at, g), load_vector(adjoint, q_at, g)
     own = shift(sums, (s * GRADIENTS * padded + lane) * itemsize(sums))
@@ -137,15 +133,16 @@ def back_second(rule, inputs, g, fields, sums, adjoint, here, grads, geometry, s
     in_f, in_c = load_vector(own, 3 * padded, g), load_vector(own, 4 * padded, g)
     for k in range(steps - 1, -1, -1):
         v, y = load_vector(inputs, k * row, g), load_vector(outputs, k * row, g)
-        form = section_at(rule, fields, k, steady, g)
+        form = section_at(rule, rows, k, steady, g)
         now, to_v, p_before, q_before = section_adjoint(load_vector(g, k * row, g), p, q, form)
         if varies(rule):
-            first = p + form.sign * q
-            write_fields(grads, row, t + k, s, 0, (now + form.sign * first) * v, room)
-            write_fields(grads, row, t + k, s, 1, first * v, room)
-            write_fields(grads, row, t + k, s, 2, q * v, room)
-            write_fields(grads, row, t + k, s, 4, -(first * y), room)
-            write_fields(grads, row, t + k, s, 5, -(q * y), room)
+            at, first = shift(rows.at, k * rows.step), p + form.sign * q
+            store_vector(at, 0, (now + form.sign * first) * v)
+            store_vector(at, row, first * v)
+            store_vector(at, 2 * row, q * v)
+            store_vector(at, 3 * row, nothing(v))
+            store_vector(at, 4 * row, -(first * y))
+            store_vector(at, 5 * row, -(q * y))
         else:
             in_b0, in_e, in_d = fma(now, v, in_b0), fma(p, v, in_e), fma(q, v, in_d)
             in_f, in_c = fma(p, y, in_f), fma(q, y, in_c)
@@ -161,6 +158,22 @@ def back_second(rule, inputs, g, fields, sums, adjoint, here, grads, geometry, s
 
 
 back_section = choice("any_order", back_any, back_second)
+
+
+@helper
+def back_all(rule, inputs, outputs, tile, fields, at, here, grads, geometry, t, steps):
+    """Take a tile of cotangents back through all sections, of which ``inputs`` are followed by all outputs."""
+    own, row = load_int(geometry, OWN), width(tile) * itemsize(tile)
+    count, most = together(rule, geometry)
+    for begin in range(load_int(geometry, N_SECTIONS) - count, -1, -count):
+        for k in range((steps - 1) // most * most, -1, -most):
+            some, first, numbers = minimum(most, steps - k), begin * own, count * own
+            bring(rule, fields, here.coefficients, geometry, first, numbers, t + k, some, -STEPS)
+            for s in range(begin + count - 1, begin - 1, -1):
+                before, g = shift(inputs, s * outputs + k * row), shift(tile, k * row)
+                rows, after = rows_in(fields, geometry, numbers, (s - begin) * own, some), shift(before, outputs)
+                back_section(rule, before, after, g, rows, at.sums, at.adjoint, here, geometry, s, some)
+            take_away(rule, grads, fields, geometry, first, numbers, t + k, some)
 
 
 @helper
@@ -189,9 +202,7 @@ def back_cascade(rule, kept, fields, at, geometry, lane):
         fill(inputs, xs, t, last, -STEPS)
         run_all(rule, inputs, outputs, fields, here, geometry, t, last)
         fill(tile, gs, t, last, -STEPS)
-        for s in range(count - 1, -1, -1):
-            before = shift(inputs, s * outputs)
-            back_section(rule, before, tile, fields, at.sums, at.adjoint, here, to, geometry, s, t, last)
+        back_all(rule, inputs, outputs, tile, fields, at, here, to, geometry, t, last)
         drain(ys, tile, t, last)
 
 
@@ -215,3 +226,4 @@ def walk(rule, at: Operands, geometry, first, last):
         else:
             for j in range(lane, minimum(lane + lanes, load_int(geometry, N_SERIES))):
                 back_vector(rule, alone(own), alone(fields), at, geometry, j)
+    fence()

@@ -15,39 +15,48 @@ from ..vectors.scalars import (
     itemsize,
     load,
     load_int,
+    maximum,
     minimum,
+    misalignment,
     prefetch,
     prefetch_for_write,
     shift,
     store,
     width,
 )  # fmt: skip
-from ..vectors.transposes import load_octet, store_octet
-from ..vectors.types import OCTET, WIDTH
-from ..vectors.vectors import load_half_vector, load_vector, store_vector
+from ..vectors.transposes import collect_octet, load_octet, stack_lines, store_octet, stream_lines
+from ..vectors.types import LINE, OCTET, WIDTH
+from ..vectors.vectors import load_half_vector, load_vector, store_vector, stream_vector
 from .operands import ONE, ZERO
 from .rules import trait
 
 # Fields of ``geometry``: how many sections, how many series, and how many with those that fill the last vector; steps
-# that all series go before the next; numbers of a section's state; bytes from a pole's coefficient to the next, where
-# they vary in time, and from step to step, by operand (X_STEP and what follows). Then tables: where each operand's
-# series begin, in bytes; how many steps each series has; and how each operand is read, by vector.
-N_SECTIONS, N_SERIES, PADDED, CHUNK, ORDER, APART, X_STEP = np.arange(7, dtype=np.int64)
+# that all series go before the next; numbers of a section's state; of coefficients that vary in time, how many a
+# section has, bytes from one to the next, and 1, or -1 if time is reversed; bytes from step to step, by operand (X_STEP
+# and what follows). Then tables: where each operand's series begin, in bytes; how many steps each series has; and how
+# each operand is read, by vector.
+N_SECTIONS, N_SERIES, PADDED, CHUNK, ORDER, OWN, APART, WAY, X_STEP = np.arange(9, dtype=np.int64)
 X, Y, G, COEFFICIENTS, GRADS, COUNTS, WAYS = np.arange(7, dtype=np.int64)
 OPERANDS = 5
-HEAD, TABLES = 6 + OPERANDS, 2 * OPERANDS + 1
+HEAD, TABLES = 8 + OPERANDS, 2 * OPERANDS + 1
 STEPS = 32  # of a tile
 FIELDS = 6  # of a section: of `sections.Section`, or SciPy's where they vary in time
 GRADIENTS = 5  # that have one: all but the sign, and SciPy's a0
 TILE = STEPS * WIDTH
 ALL_FIELDS = FIELDS * TILE
+MOST = FIELDS * STEPS  # coefficients that vary in time, of all steps that are in a buffer
 BLOCK = (4 + OCTET) * OCTET + 5  # numbers that tell what 8 steps at once come to
 
 # An operand of a vector of series: a pointer, where each series begins, bytes from step to step, how it is read.
 Operand = namedtuple("Operand", "at offsets step way")
+# Coefficients of some steps, of a vector of series: where the first step's are, and bytes to those of the next.
+Rows = namedtuple("Rows", "at step")
 # Of a vector of series: the coefficients, the signs of the difference form, the states, and the first of the series.
 Series = namedtuple("Series", "coefficients signs carry lane")
 ROWS, BLOCKS, BLOCKS_BACK, SINGLE = np.arange(4, dtype=np.int64)
+# What is written so goes past the cache, where all series of a tile begin with a line.
+STREAMED = 4
+STREAMED_ROWS, STREAMED_BLOCKS = ROWS + STREAMED, BLOCKS + STREAMED
 
 form, section = inlined(sections.form), inlined(sections.section)
 varies, has_own = trait("varying"), trait("own")  # coefficients in time; or from series to series
@@ -136,7 +145,7 @@ def drain_blocks(y, tile, t, steps):
     for j in range(0, width(tile), OCTET):
         offsets = shift(y.offsets, 8 * j)
         for k in range(0, whole, OCTET):
-            if y.way == BLOCKS:
+            if y.way != BLOCKS_BACK:
                 store_octet(shift(y.at, (t + k) * y.step), offsets, rows_of(tile, k, j, ONE))
             else:
                 last = k + OCTET - 1
@@ -145,14 +154,43 @@ def drain_blocks(y, tile, t, steps):
 
 
 @helper
+def stream_blocks(y, tile, t):
+    """Write a whole tile past the cache, line by line."""
+    lines, size = stack_lines(y.at), itemsize(y.at)
+    for j in range(0, width(tile), OCTET):
+        offsets = shift(y.offsets, 8 * j)
+        for k in range(0, STEPS, OCTET):
+            place, at = shift(y.at, (t + k) * size), k * size & (LINE - 1)
+            collect_octet(lines, at, rows_of(tile, k, j, ONE))
+            if at == LINE - OCTET * size:
+                stream_lines(lines, shift(place, -at), offsets)
+
+
+@helper
+def begin_lines(y, t, lanes):
+    """Return whether a step of all series begins a cache line."""
+    rest = ZERO
+    for j in range(lanes):
+        rest = maximum(rest, misalignment(shift(y.at, load_int(y.offsets, j) + t * y.step)))
+    return rest == 0
+
+
+@helper
 def drain(y, tile, t, steps):
     """Write a tile."""
     lanes, done = width(tile), ZERO
-    if y.way == ROWS:
+    if y.way == STREAMED_ROWS or y.way == ROWS:
         row = shift(y.at, load_int(y.offsets, 0) + t * y.step)
+        if y.way == STREAMED_ROWS and misalignment(row) == 0:
+            for k in range(steps):
+                stream_vector(shift(row, k * y.step), 0, load_vector(tile, k * lanes, tile))
+            return
         for k in range(steps):
             prefetch_for_write(row, 0, (k + STEPS) * y.step)
             store_vector(shift(row, k * y.step), 0, load_vector(tile, k * lanes, tile))
+        return
+    if y.way == STREAMED_BLOCKS and steps == STEPS and begin_lines(y, t, lanes):
+        stream_blocks(y, tile, t)
         return
     if y.way != SINGLE:
         done = drain_blocks(y, tile, t, steps)
@@ -183,32 +221,81 @@ def section_of(rule, here, s, padded, tile):
     )  # fmt: skip
 
 
-@helper
-def fill_fields(fields, here, s, t, steps):
-    """Bring the coefficients of a section and some steps, which vary in time, to a buffer (steps, fields, series)."""
-    lanes, x = width(fields), here.coefficients
-    apart = itemsize(x.at)
-    at = shift(x.at, s * FIELDS * apart)
-    if x.step == FIELDS * apart:  # one section: all its numbers are steps of a signal
-        fill(fields, Operand(at, x.offsets, apart, BLOCKS if lanes > 1 else SINGLE), t * FIELDS, steps * FIELDS, STEPS)
-        return
-    for j in range(lanes):
-        series = shift(at, load_int(x.offsets, j) + t * x.step)
-        for k in range(steps):
-            for field in range(FIELDS):
-                store(fields, (k * FIELDS + field) * lanes + j, load(shift(series, k * x.step), field, fields))
+@inlined
+def together(rule, geometry):
+    """Return how many sections' coefficients are brought at once, and of how many steps: of all if there is room."""
+    count, own = load_int(geometry, N_SECTIONS), load_int(geometry, OWN)
+    if not varies(rule):
+        return count, STEPS
+    count = count if count * own <= MOST else ONE
+    return count, maximum(MOST // (count * own), 1)
 
 
 @inlined
-def section_at(rule, fields, k, steady, tile):
-    """Return a section's coefficients at a step of a tile."""
+def rows_in(buffer, geometry, numbers, first, steps):
+    """Return what `bring` leaves of so many numbers a step, from the ``first`` on: in the order of memory."""
+    size = width(buffer) * itemsize(buffer)
+    step = load_int(geometry, WAY) * numbers * size
+    return Rows(shift(buffer, first * size - minimum((steps - 1) * step, ZERO)), step)
+
+
+@inlined
+def as_signal(x, lanes, geometry, apart, first, numbers, t, steps):
+    """Return an operand whose steps are the coefficients of some steps, and whether these follow each other."""
+    way, low = (
+        BLOCKS if apart == itemsize(x.at) and lanes > 1 else SINGLE,
+        minimum(t * x.step, (t + steps - 1) * x.step),
+    )
+    follow = x.step == load_int(geometry, WAY) * numbers * apart
+    return Operand(shift(x.at, low + first * apart), x.offsets, apart, way), follow
+
+
+@helper
+def bring(rule, buffer, x, geometry, first, numbers, t, steps, ahead):
+    """Bring coefficients that vary in time to a buffer, so many of each step, and those so many steps ahead nearer."""
+    if not varies(rule):
+        return
+    lanes, apart = width(buffer), load_int(geometry, APART)
+    signal, follow = as_signal(x, lanes, geometry, apart, first, numbers, t, steps)
+    if follow:
+        fill(buffer, signal, ZERO, steps * numbers, ahead * x.step // apart)
+        return
+    rows = rows_in(buffer, geometry, numbers, ZERO, steps)
+    for k in range(steps):
+        row, to = shift(x.at, (t + k) * x.step + first * apart), shift(rows.at, k * rows.step)
+        if x.way == ROWS:
+            for n in range(numbers):
+                own = load_vector(shift(row, load_int(x.offsets, 0) + n * apart), 0, buffer)
+                store_vector(to, n * lanes, own)
+        else:
+            fill(to, Operand(row, x.offsets, apart, signal.way), ZERO, numbers, ahead * x.step // apart)
+
+
+@helper
+def take_away(rule, x, buffer, geometry, first, numbers, t, steps):
+    """Write the gradients of coefficients that `bring` brought, which stand in their place."""
+    if not varies(rule):
+        return
+    apart = itemsize(x.at)
+    signal, follow = as_signal(x, width(buffer), geometry, apart, first, numbers, t, steps)
+    if follow:
+        drain(signal, buffer, ZERO, steps * numbers)
+        return
+    rows = rows_in(buffer, geometry, numbers, ZERO, steps)
+    for k in range(steps):
+        row = shift(x.at, (t + k) * x.step + first * apart)
+        drain(Operand(row, x.offsets, apart, signal.way), shift(rows.at, k * rows.step), ZERO, numbers)
+
+
+@inlined
+def section_at(rule, rows, k, steady, tile):
+    """Return a section's coefficients at a step of some that were brought."""
     if not varies(rule):
         return steady
-    row, sign = width(tile), steady.sign
-    at = shift(fields, k * FIELDS * row * itemsize(fields))
+    row, at = width(tile), shift(rows.at, k * rows.step)
     b0, b1, b2 = load_vector(at, 0, tile), load_vector(at, row, tile), load_vector(at, 2 * row, tile)
     a1, a2 = load_vector(at, 4 * row, tile), load_vector(at, 5 * row, tile)
-    return form(b0, b1, b2, a1, a2, sign)
+    return form(b0, b1, b2, a1, a2, steady.sign)
 
 
 @inlined
@@ -221,11 +308,11 @@ def steady_of(rule, here, s, padded, tile):
 
 
 @inlined
-def any_coefficient(rule, here, fields, s, n, order, padded):
-    """Return a coefficient of a section of any order: of b0, ..., a0, ..., the n-th; see `bring`."""
+def any_coefficient(rule, here, at, n, place, padded, tile):
+    """Return the n-th of the coefficients at a step that were brought to ``at``, else that which is in its place."""
     if varies(rule):
-        return load_vector(fields, n * width(fields), fields)
-    return coefficient(rule, here.coefficients.at, s * 2 * (order + 1) + n, padded, here.lane, fields)
+        return load_vector(at, n * width(tile), tile)
+    return coefficient(rule, here.coefficients.at, place, padded, here.lane, tile)
 
 
 @inlined

@@ -161,6 +161,12 @@ def octet(carry):
     return Address(carry.address, carry.dtype, carry.keep, OCTET)
 
 
+@primitive(lambda carry: Pointer(carry.element, 4 * WIDTH), lambda emitter, place: place)
+def fourfold(carry):
+    """Return a carry of vectors of four times as many lanes."""
+    return Address(carry.address, carry.dtype, carry.keep, 4 * WIDTH)
+
+
 @primitive(types.boolean, constant_of(lambda buffer, pointer: buffer == pointer, I1))
 def is_same_kind(buffer, pointer):
     return buffer.dtype == pointer.dtype

@@ -125,7 +125,7 @@ def _stream(builder, value, place, pointer):
     """
     size = value.type.count * pointer.size
     parts = [value]
-    if HAS_AVX and pointer.memory in (F32, I16):
+    if HAS_AVX and pointer.memory in (F32, I16) and size >= 32:
         kind = ir.VectorType(F32, 8)
         join = ir.InlineAsm(ir.FunctionType(kind, [kind]), "", "=x,0", side_effect=False)
         if size == LINE:
@@ -245,6 +245,79 @@ def total(vector):
         half = len(vector) // 2
         vector = vector[:half] + vector[half:]
     return vector[0]
+
+
+def _totals(emitter, place, index, _):
+    builder, (pointer, _, carry) = emitter.builder, emitter.kinds
+    kind = llvm_type(carry.vector)
+    rows = [read(builder, moved(builder, element_at(builder, pointer, place, index), k * WIDTH * pointer.size), kind)
+            for k in range(WIDTH)]  # fmt: skip
+    size = WIDTH  # of what is left of a row; the rows of two vectors are folded into one
+    while size > 1:
+        size //= 2
+        low = [k for k in range(2 * WIDTH) if k % (2 * size) < size]
+        rows = [
+            builder.fadd(*(shuffle(builder, *pair, [k + high for k in low]) for high in (0, size)))
+            for pair in zip(rows[::2], rows[1::2], strict=True)
+        ]
+    return rows[0]
+
+
+@primitive(lambda pointer, index, carry: carry.vector, _totals)
+def totals(pointer, index, carry):
+    """Return the `total` of each of WIDTH vectors that follow each other, of the carry's type."""
+    return np.array([total(_interpreted_load(pointer, index + k * WIDTH, carry, WIDTH)) for k in range(WIDTH)])
+
+
+# ---- Fourfold vectors ---------------------------------------------------------------------------------------------
+#
+# Those of a `fourfold` carry, which the compiler takes apart into registers; of another carry they are plain ones.
+
+
+def _joined_all(builder, vectors):
+    while len(vectors) > 1:
+        vectors = [joined(builder, *vectors[k : k + 2]) for k in range(0, len(vectors), 2)]
+    return vectors[0]
+
+
+def _copies(emitter, vector, _):
+    return _joined_all(emitter.builder, [vector] * (llvm_type(emitter.result).count // WIDTH))
+
+
+@primitive(lambda vector, carry: carry.vector, _copies)
+def copies(vector, carry):
+    """Return a vector of WIDTH lanes as often as one of the carry has room for it."""
+    return np.tile(vector, width(carry) // WIDTH)
+
+
+def _load_each(emitter, place, index, _):
+    builder, pointer = emitter.builder, emitter.kinds[0]
+    place, count = element_at(builder, pointer, place, index), llvm_type(emitter.result).count // WIDTH
+    numbers = [read(builder, moved(builder, place, k * pointer.size), pointer.memory) for k in range(count)]
+    return _joined_all(builder, [spread(builder, number) for number in numbers])
+
+
+@primitive(lambda pointer, index, carry: carry.vector, _load_each)
+def load_each(pointer, index, carry):
+    """Return neighbouring numbers of the carry's type, each in WIDTH lanes."""
+    return np.repeat(_interpreted_load(pointer, index, carry, width(carry) // WIDTH), WIDTH)
+
+
+def _add_products(emitter, whole, a, b):
+    builder, kind = emitter.builder, whole.type
+    name = f"llvm.fmuladd.v{WIDTH}{'f32' if kind.element == F32 else 'f64'}"
+    for k in range(0, a.type.count, WIDTH):
+        parts = [shuffle(builder, v, v, list(range(k, k + WIDTH))) for v in (a, b)]
+        whole = call_llvm(builder, name, kind, *parts, whole)
+    return whole
+
+
+@primitive(first, _add_products)
+def add_products(whole, a, b):
+    """Return a vector of WIDTH lanes and the products of as many lanes of others, added one after the other."""
+    for k in range(0, len(a), WIDTH):
+        whole = a[k : k + WIDTH] * b[k : k + WIDTH] + whole
+    return whole
 
 
 # ---- Short rows ---------------------------------------------------------------------------------------------------

@@ -3,10 +3,9 @@
 import numpy as np
 import torch
 
-from ..._arguments import messages as say
 from ..._cpu import levels as _host
 from ..._cpu.machine import threads as _threads
-from ..._plan.problem import FORGET
+from ..._plan.problem import FORGET, LINEAR
 from . import autograd, ops, tensors
 from .filters import numpy_of, tensor_of as tensor_of, with_batch
 from .ops import library
@@ -23,6 +22,7 @@ for _schema in (
     library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
 holt = torch.ops.fastrecur.holt.default  # of `_cpu.levels.holt`'s arguments; all have gradients
 follow = torch.ops.fastrecur.follow.default  # returns the envelope, and the last one in float64
+_sosfilt = torch.ops.fastrecur.sosfilt.default
 _holt_backward = torch.ops.fastrecur.holt_backward.default
 _follow_backward = torch.ops.fastrecur.follow_backward.default
 
@@ -152,16 +152,48 @@ class _Holt(autograd.Rules):
         return *_holt_backward(grad_level, grad_trend, *ctx.saved_tensors, ctx.axis), None, None
 
 
-class _HoltBackward(autograd.Rules):
+def _composed_holt(x, k, waits, axis):
+    """Do what `holt` does, such that all of it has derivatives of every order.
+
+    What a step predicts, ``level + phi*trend``, is a recurrence of the last two predictions.
+    """
+    level, trend, alpha, beta, phi = (v.unsqueeze(axis) for v in k)
+    place = torch.arange(x.shape[axis], device=x.device).reshape(-1, *(1,) * (x.dim() - 1 - axis))
+    wide = x.double()
+    if waits is not None:  # each series begins at the first step, and what is behind its end is missing
+        waits = waits.unsqueeze(axis)
+        behind = (place + waits).expand(x.shape)
+        wide = torch.where(behind < len(place), wide.gather(axis, behind.clip(max=len(place) - 1)), torch.nan)
+    seen = wide.isfinite()
+    wide, gain = torch.where(seen, wide, 0), alpha * seen
+
+    def before(first, v):
+        return torch.cat([first, v], axis).narrow(axis, 0, len(place))
+
+    nothing, scale, first = torch.zeros_like(level), 1 + phi * beta, level + phi * trend
+    now, last = gain * wide, before(nothing, gain)
+    poles = torch.stack([scale * gain - (1 + phi), phi * (1 - last)], -1).unsqueeze(-2)
+    source = scale * now - phi * before(nothing, now)
+    start = torch.cat([first, level], axis).unsqueeze(0)
+    predicted = before(first, _sosfilt(source, poles, start, None, axis, False, True)[0])
+    move = gain * (wide - predicted)
+    options = trend.squeeze(axis), None, axis, False, torch.float64
+    found = predicted + move, ops.forward(LINEAR, phi, beta * move, *options)[0]
+    if waits is not None:
+        there = (place - waits).expand(x.shape)
+        found = (torch.where(there < 0, torch.nan, v.gather(axis, there.clip(0))) for v in found)
+    return tuple(v.to(x.dtype) for v in found)
+
+
+def _holt_adjoint(_family, g_level, g_trend, x, k, waits, level, trend, axis):
+    """Do what `holt_backward` does, of filters and sums that have derivatives themselves."""
+    given = lambda x, k: _composed_holt(x, k, waits, axis), (x, k), (True, True), (g_level, g_trend)
+    return autograd.gradients_of(*given)
+
+
+class _HoltBackward(autograd.Composed):
     operators = {"holt_backward": _holt_backward}
-
-    @staticmethod
-    def setup(family, ctx, inputs, output, needed=None, has_tangents=False):
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    def gradients(ctx, needed, *cotangents):
-        raise NotImplementedError(say.holt_second())
+    composed = staticmethod(_holt_adjoint)
 
 
 class _Follow(autograd.Rules):

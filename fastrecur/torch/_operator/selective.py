@@ -2,6 +2,9 @@
 
 Where there are no kernels, and for tangents and derivatives of gradients, it is composed of torch's own operators and a
 linear recurrence, which writes the states of all steps to memory. All of these have derivatives.
+
+A call that is recorded keeps checkpoints, the states before each chunk of steps, where shapes alone say how many there
+are: as a result of the operator and an argument of the gradients'.
 """
 
 import functools
@@ -13,6 +16,7 @@ from ..._arguments import checks, messages as say
 from ..._arguments.selective import Operands, Options, Sizes
 from ..._cpu import selective as host
 from ..._cpu.machine import threads
+from ..._plan import selective as plan
 from ..._plan.problem import LINEAR
 from . import internals, ops, team, tensors as _tensors
 from .along_time import valid_steps
@@ -25,8 +29,8 @@ _TAKES = ", ".join(
     + ["Tensor? lengths, Tensor? offsets, Tensor? resets, bool delta_softplus, str layout, bool reverse"]
 )
 for _schema in (
-    f"selective_scan({_TAKES}) -> (Tensor, Tensor)",
-    f"selective_scan_backward(Tensor grad_y, Tensor? grad_state, {_TAKES}, bool[] wanted)"
+    f"selective_scan({_TAKES}, bool keep) -> (Tensor, Tensor, Tensor)",
+    f"selective_scan_backward(Tensor grad_y, Tensor? grad_state, {_TAKES}, Tensor? checkpoints, bool[] wanted)"
     f" -> ({', '.join(['Tensor'] * _COUNT)})",
 ):
     ops.library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
@@ -38,9 +42,17 @@ def wide(u):
     return torch.float64 if u.dtype is torch.float64 else torch.float32
 
 
-def _fake(u, delta, A, *rest):
-    batch = u.shape[0] if rest[7] is None else rest[7].shape[0] - 1
-    return ops.alike(u.shape, u.dtype, u), u.new_empty((batch, *A.shape), dtype=wide(u))
+def _keeps(lengths, offsets, resets, keep):
+    return keep and lengths is None and offsets is None and resets is None
+
+
+def _fake(u, delta, A, B, C, *rest):
+    lengths, offsets, resets, _, layout, _, keep = rest[-7:]
+    batch, kept = u.shape[0] if offsets is None else offsets.shape[0] - 1, 0
+    if _keeps(lengths, offsets, resets, keep) and u.device.type == "cpu":
+        steps, groups = u.shape[2 if layout == "bdl" else 1], plan.groups_of(B.shape, C.shape, layout)
+        kept = plan.kept_numbers(batch, steps, *A.shape, groups)
+    return ops.alike(u.shape, u.dtype, u), *(u.new_empty(n, dtype=wide(u)) for n in ((batch, *A.shape), (kept,)))
 
 
 def _vjp_fake(grad_y, grad_state, *arguments):
@@ -123,13 +135,13 @@ class _Steps:
 
 
 def composed(*arguments):
-    steps, u = _Steps(*arguments), arguments[0]
+    steps, u = _Steps(*arguments[:-1]), arguments[0]
     y = steps.output() if steps.z is None else steps.output() * silu(steps.z)
-    return steps.masked(y).movedim(0, steps.time).to(u.dtype), steps.last
+    return steps.masked(y).movedim(0, steps.time).to(u.dtype), steps.last, u.new_empty(0, dtype=wide(u))
 
 
 def composed_vjp(grad_y, grad_state, *arguments):
-    *arguments, wanted = arguments
+    *arguments, _, wanted = arguments
     grads = _Steps(*arguments).gradients(grad_y, grad_state, *arguments[3:5])
     return tuple(
         grad.to(v.dtype) if is_wanted else grad_y.new_empty(0)
@@ -159,11 +171,12 @@ def _call(arguments):
 
 
 def _on_cpu(*arguments):
-    u = arguments[0]
+    *arguments, keep = arguments
+    u, keep = arguments[0], _keeps(*arguments[_COUNT : _COUNT + 3], keep)
     y = _tensors.empty(u.shape, _tensors.layout(u.shape, u), u.dtype)
     with threads.lent(team.team()):
-        _, state, _ = host.scan(*_call(arguments), _arrays({"y": y}, None)["y"])
-    return y, torch.from_numpy(state)
+        _, state, kept = host.scan(*_call(arguments), _arrays({"y": y}, None)["y"], keep)
+    return y, torch.from_numpy(state), torch.from_numpy(kept) if keep else u.new_empty(0, dtype=wide(u))
 
 
 def _on_gpu(*arguments):
@@ -174,14 +187,15 @@ def _on_gpu(*arguments):
         return _anywhere(composed, _fake)(*arguments)
     u = arguments[0]
     y = u.new_empty_strided(u.shape, _tensors.layout(u.shape, u))
-    return y, device.from_tensors(arguments, y)
+    return y, device.from_tensors(arguments[:-1], y), u.new_empty(0, dtype=wide(u))
 
 
 def _vjp_on_cpu(grad_y, grad_state, *arguments):
-    *arguments, wanted = arguments
+    *arguments, checkpoints, wanted = arguments
     given = _arrays({"grad_y": grad_y, "grad_state": grad_state}, wide(grad_y))
+    kept = None if checkpoints is None else checkpoints.to(wide(arguments[0])).contiguous().numpy()
     with threads.lent(team.team()):
-        grads = host.scan_vjp(given["grad_y"], *_call(arguments), given["grad_state"])
+        grads = host.scan_vjp(given["grad_y"], *_call(arguments), given["grad_state"], kept)
     return tuple(
         _tensor(grad, v) if is_wanted else grad_y.new_empty(0)
         for grad, v, is_wanted in zip(grads, arguments[:_COUNT], wanted, strict=True)
@@ -215,20 +229,25 @@ class _Selective(Rules):
 class _Scan(_Selective):
     operators, composition = {"": SCAN}, staticmethod(composed)
 
-    @staticmethod
-    def setup(family, ctx, inputs, output, needed=None, has_tangents=False):
-        """Keep all operands: the states are computed anew."""
-        ctx.options = inputs[-3:]
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs[:-3])
+    @classmethod
+    def forward(cls, ctx, way, *arguments):
+        return super().forward(ctx, way, *arguments[:-1], True)
 
     @staticmethod
-    def gradients(ctx, needed, grad_y, grad_state):
+    def setup(family, ctx, inputs, output, needed=None, has_tangents=False):
+        """Keep all operands, and checkpoints: the other states are computed anew."""
+        ctx.options = inputs[-4:-1]
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(output[2])
+        ctx.save_for_backward(*inputs[:-4], output[2])
+
+    @staticmethod
+    def gradients(ctx, needed, grad_y, grad_state, _):
         if grad_y is None and grad_state is None:
             return (None,) * len(needed)
-        saved, wanted = ctx.saved_tensors, list(needed[:_COUNT])
+        (*saved, checkpoints), wanted = ctx.saved_tensors, list(needed[:_COUNT])
         grad_y = nothing(saved[0], saved[0].shape, saved[0].dtype) if grad_y is None else grad_y
-        grads = VJP(grad_y, grad_state, *saved, *ctx.options, wanted)
+        grads = VJP(grad_y, grad_state, *saved, *ctx.options, checkpoints, wanted)
         grads = (grad if is_wanted else None for grad, is_wanted in zip(grads, wanted, strict=True))
         return *grads, *[None] * (len(needed) - _COUNT)
 
@@ -238,10 +257,10 @@ class _ScanVjp(_Selective):
 
     @staticmethod
     def setup(family, ctx, inputs, output, needed=None, has_tangents=False):
-        ctx.options, wanted = inputs[-4:], inputs[-1]
+        ctx.options, wanted = (*inputs[-5:-2], None, inputs[-1]), inputs[-1]
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*(v for v, is_wanted in zip(output, wanted, strict=True) if not is_wanted))
-        ctx.save_for_backward(*inputs[:-4])
+        ctx.save_for_backward(*inputs[:-5])
 
     @staticmethod
     def gradients(ctx, needed, *cotangents):
@@ -254,7 +273,10 @@ class _ScanVjp(_Selective):
 
 
 def _vmap(run, names, gives, wanted, _family, info, in_dims, *arguments):
-    """Take the batch for so many times the channels, each sample's behind the last one's; of B and C for groups."""
+    """Take the batch for so many times the channels, each sample's behind the last one's; of B and C for groups.
+
+    Checkpoints would be those of other channels: none are kept.
+    """
     count = len(names)
     if any(dim is not None for dim in in_dims[count : count + 3]):  # of lengths, offsets and resets
         raise NotImplementedError(say.scan_batched())
@@ -280,8 +302,16 @@ def _vmap(run, names, gives, wanted, _family, info, in_dims, *arguments):
     return tuple(results), tuple(dims)
 
 
-_Scan.register(functools.partial(_vmap, SCAN, OPERANDS, ("u", "h0"), lambda _: (True, True)))
-_ScanVjp.register(functools.partial(_vmap, VJP, ("grad_y", "grad_state", *OPERANDS), OPERANDS, lambda v: v[-1]))
+def _scan(*arguments):
+    return SCAN(*arguments[:-1], False)
+
+
+def _vjp(*arguments):
+    return VJP(*arguments[:-2], None, arguments[-1])
+
+
+_Scan.register(functools.partial(_vmap, _scan, OPERANDS, ("u", "h0", "h0"), lambda _: (True, True, False)))
+_ScanVjp.register(functools.partial(_vmap, _vjp, ("grad_y", "grad_state", *OPERANDS), OPERANDS, lambda v: v[-1]))
 _RUNS = {"": (_fake, composed, _on_cpu), "_backward": (_vjp_fake, composed_vjp, _vjp_on_cpu)}
 for _name, (_fake_of, _composed, _kernel) in _RUNS.items():
     ops.library.impl("selective_scan" + _name, _kernel, "CPU")

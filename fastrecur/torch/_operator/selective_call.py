@@ -21,7 +21,7 @@ def forward(operands, options, return_state, out):
     ends, options, _ = _checked(operands, options)
     if out is not None:
         arguments.check_out(out, operands.u.shape, operands.u.dtype, operands._asdict().items())
-    y, state = selective.SCAN(*operands, *ends, *options)
+    y, state, _ = selective.SCAN(*operands, *ends, *options, False)
     if out is not None:
         y = out.copy_(y)
     return (y, state) if return_state else y
@@ -38,7 +38,7 @@ def vjp(grad_y, operands, options, grad_state):
         if v is not None and v.shape != shape:
             raise ValueError(say.exact_shape(name, v.shape, tuple(shape)))
     wanted = [v is not None for v in operands]
-    grads = selective.VJP(grad_y, grad_state, *operands, *ends, *options, wanted)
+    grads = selective.VJP(grad_y, grad_state, *operands, *ends, *options, None, wanted)
     return Operands(*[grad if is_wanted else None for grad, is_wanted in zip(grads, wanted, strict=True)])
 
 
