@@ -393,9 +393,10 @@ filter_in_memory = _message(
     "`x` must be in memory here, got a Dask array: sosfilt, lfilter, allpole and follow take these"
 )
 filter_lazy = _message("gradients of filters are for arrays in memory and tensors, got a Dask array")
-filter_second = _message("gradients of gradients are for coefficients that do not vary in time")
+filter_device = _message("`{name}` must be in CPU memory or on a CUDA GPU: filters have no kernels for {device}")
 follow_real = _message("`{name}` must be real, got dtype {dtype}: take the magnitude first")
-filter_gpu = _message("`{name}` must be in CPU memory: there are no GPU kernels of filters yet, got {kind} on a GPU")
+filter_states = _message("`zi` must be complex on a GPU if `x` is, and else real: it holds {state} beside {signal}")
+filter_gpu = _message("`{name}` must be in CPU memory or a tensor here, got {kind} on a GPU")
 
 
 def values_steps(came, steps, has_next):
