@@ -112,7 +112,7 @@ unreadable = _message("`{name}` must be an array that NumPy can read by {protoco
 
 
 def dtype(name, came):
-    advice = ": pass numpy.asarray(..., float) of it; if values are missing, use fastrecur.smoothing, which skips NaN"
+    advice = ": pass numpy.asarray(..., float) of it, with NaN for None, which fastrecur.smoothing skips"
     return (
         f"`{name}` must hold float16, bfloat16, float32, float64, complex64, complex128, integers or bools, "
         f"got dtype {came}{advice if str(came) == 'object' else ''}"
@@ -373,7 +373,9 @@ merge = _message("two streams can be merged only {rule}")
 merge_kind = _message("`later` must be an Ewm, got {kind}")
 pcen_bands = _message("`S` must have {0} bands, on its last axis that is not time, and time is axis {2}, got shape {1}")
 max_axis = _message("`max_size` must be 1 unless `S` has two dimensions, or more and a `max_axis`, got shape {came}")
-filter_state = _message("`zi` must have the shape {1}, of the filter with 1 along `axis`, or broadcast to it, got {0}")
+filter_state = _message(
+    "`zi` must have the shape {1}, of the filter with 1 along `axis`, or 1 for some of these, got {0}"
+)
 filter_missing = _message(
     "`x` must be finite, as the reverse pass cannot skip missing values, got {came}: fill them first"
 )

@@ -38,8 +38,8 @@ def holt(
         The smoothing factors of the level and of the trend, and what damps the trend: numbers in [0, 1], or arrays that
         broadcast to the shape of ``x`` with 1 along `axis`, one number for each series.
     level, trend : float or array_like, optional
-        The state before the first step, in the shape of ``x`` without `axis`, or broadcast to that. By default the
-        first value of each series, and by how much the next one differs from it.
+        The state before the first step, in the shape of ``x`` without `axis` or with 1 there, or broadcast to that. By
+        default the first value of each series, and by how much the next one differs from it.
 
     Returns
     -------
@@ -75,14 +75,26 @@ def holt(
     numbers, axis, wrap = unwrap(x, axis)
     given = {"alpha": alpha, "beta": beta, "phi": phi, "level": level, "trend": trend}
     given = {name: aligned(x, v, name, axis) for name, v in given.items() if v is not None or name not in _STATES}
+    given |= {name: _of_series(v, numbers, axis) for name, v in given.items() if name in _STATES}
     values = numbers, *given.values()
     if arrays.any_tensor(*values):
+        if numbers is not x:
+            raise TypeError(say.not_a_tensor("x", type(x)))
         found, slopes = _of_tensors(numbers, given, axis)
     elif arrays.any_on_device(*values):
         found, slopes = _dispatch.gpu_filters().holt(numbers, given, axis, _checked)
     else:
         found, slopes = (_of_dask if arrays.any_lazy(*values) else _of_arrays)(numbers, given, axis)
     return wrap(found), wrap(slopes)
+
+
+def _of_series(state: Any, x: Any, axis: Any) -> Any:
+    """Return a state with 1 along time, as a row of a frame is, without that axis."""
+    rank, own = len(getattr(x, "shape", ())), list(getattr(state, "shape", ()))
+    if len(own) == rank and isinstance(axis, int) and -rank <= axis < rank and own[axis] == 1:
+        own.pop(axis)
+        return state.reshape(own)
+    return state
 
 
 def _of_tensors(x: Any, given: dict[str, Any], axis: Any) -> tuple[Any, Any]:
