@@ -572,7 +572,7 @@ def interrupt(*_):
     raise KeyboardInterrupt
 signal.signal(signal.SIGALRM, interrupt)
 came, until = 0, time.monotonic() + 5
-while time.monotonic() < until:
+while time.monotonic() < until or came <= 20:  # under emulation few come in that time
     try:
         signal.setitimer(signal.ITIMER_REAL, 1e-5 + 1e-3 * np.random.random())
         for _ in range(10):
@@ -582,7 +582,6 @@ while time.monotonic() < until:
         came += 1
     assert not np.zeros(32).any()
 signal.signal(signal.SIGALRM, signal.SIG_IGN)
-assert came > 20
 for _ in range(10):
     check()
 assert len(slots()) == 3
