@@ -102,6 +102,15 @@ def tensor_levels() -> ModuleType:
 
 
 @functools.cache
+def gpu_filters() -> ModuleType:
+    """Return the adapter for filters of arrays on a GPU."""
+    with cache.making:
+        from ._cuda import filters
+
+    return filters
+
+
+@functools.cache
 def _selective_host() -> ModuleType:
     with cache.making:
         from ._cpu import selective as _selective

@@ -16,6 +16,9 @@ import fastrecur
 from fastrecur import reference
 from fastrecur._cuda import call, launch, plan
 from fastrecur._cuda.kernels import catalog, descriptors
+from fastrecur.filters import allpole, follow, sosfilt
+from fastrecur.smoothing import holt
+from fastrecur.torch._operator import levels
 from fastrecur.torch._rnn import pooling as _pooling
 
 RECURRENCES = ["forget_mult", "linear_recurrence"]
@@ -84,6 +87,43 @@ def scan_selectively(cupy, rng):
     return launched
 
 
+def signals(rng):
+    """Sections of second order, poles of third that vary in time, levels; along both axes, ragged and in reverse.
+
+    Return calls, and what compiled code, of which the interpreter leaves nothing, says of them.
+    """
+    section = np.array([[0.2, 0.3, 0.1, 1.0, -1.4, 0.6]])
+    sos, a = np.concatenate([section, section]), 0.3 * rng.standard_normal((35, 3, 3))
+    x, lengths = rng.standard_normal((3, 35)).astype(np.float32), np.array([35, 0, 20])
+    calls = [
+        (sosfilt, sos, x, {"zi": rng.standard_normal((2, 3, 2)), "reverse": True, "lengths": lengths}),
+        (allpole, a, x.T.copy(), {"zi": rng.standard_normal((3, 3)), "axis": 0, "lengths": lengths}),
+    ]
+    calls += [(follow, x, rng.random((3, 35)), {"release": 0.1, "zi": rng.standard_normal((3, 1))})]
+    calls += [(holt, x, rng.random((3, 1)), {"beta": 0.2, "axis": 1})]
+    return [(*call, call[0](*call[1:3], **call[3])) for call in calls]
+
+
+def filter_signals(cupy, calls):
+    """Make calls of arrays on the card."""
+    launched = set()
+    for function, *arguments, options, expected in calls:
+        options = {name: cupy.place(v) if isinstance(v, np.ndarray) else v for name, v in options.items()}
+        for own, other in zip(function(*map(cupy.place, arguments), **options), expected, strict=True):
+            np.testing.assert_allclose(own.host, other, rtol=1e-6, atol=1e-6)
+        launched.update(entry[1] for entry in cupy.driver.log if entry[0] == "launch")
+        cupy.driver.forget()
+    return launched
+
+
+def gradient_of_holt():
+    """Return arguments of Holt's gradient, along strided time, and what compiled code says of them."""
+    x, k = torch.randn(34, 3).float(), torch.rand(5, 3).double()
+    waits = torch.tensor([3, 0, 0])
+    arguments = torch.randn(34, 3), None, x, k, waits, *levels._run_holt(x, k, waits, 0), 0
+    return arguments, levels._run_holt_backward(*arguments)
+
+
 def a_wait_without_end():
     """A block whose predecessor never starts traps: here both are told that theirs is the second tile."""
     take, most = simulator.Pointer.take_ticket, descriptors.MOST_LOOKS
@@ -99,7 +139,7 @@ def a_wait_without_end():
 
 
 def main():
-    driver = simulator.Driver()
+    calls, of_holt, driver = signals(np.random.default_rng(2)), gradient_of_holt(), simulator.Driver()
     cupy = sys.modules["cupy"] = devices.Cupy(driver)
     launch.driver = lambda: driver
     simulator.like_compiled_code(setattr)
@@ -141,6 +181,7 @@ def main():
         assert_same_bits(h[f == 0], before[f == 0])
 
     launched |= scan_selectively(cupy, np.random.default_rng(1))
+    launched |= filter_signals(cupy, calls)
     integers(9)
     closed_gates((9, 40), 1)
     for k, (name, reverse, dtype) in enumerate(itertools.product(RECURRENCES, [False, True], FLOATS)):
@@ -200,6 +241,8 @@ def main():
             check_forward("forget_mult", *(array.swapaxes(0, axis).copy() for array in (f, x)), axis=axis)
     a_wait_without_end()
     launched |= pooling(driver)
+    torch.testing.assert_close(levels._holt_backward_on_gpu(*of_holt[0]), of_holt[1])
+    launched.update(entry[1] for entry in driver.log if entry[0] == "launch")
     assert launched == {plan.CLEAR, *catalog.MAKERS}, set(catalog.MAKERS) - launched
     print("done")
 

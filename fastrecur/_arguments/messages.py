@@ -61,7 +61,16 @@ gpu_packages = _message(
     "arrays on a GPU need numba-cuda, and {missing} is missing: in a clone of fastrecur, pip install '.[cuda13]',"
     " or '.[cuda12]' for a driver older than 580"
 )
-gpu_compiler = _message("arrays on a GPU need a numba-cuda that goes with numba: {first} with {second} fails: {error}")
+gpu_compiler = _message(
+    "arrays on a GPU need a numba-cuda that goes with numba, as 0.30.4 does with 0.61 to 0.68: "
+    "{first} with {second} fails: {error}"
+)
+gpu_memory = _message("arrays on a GPU need free memory there, got: {error}")
+gpu_forked = _message(
+    "a process must not use a GPU that its parent used before it forked: start it by 'spawn' or 'forkserver', "
+    "got: {error}"
+)
+gpu_failed = _message("the driver of the GPU must do what it is asked, got: {error}, perhaps of earlier work there")
 gpu_driver = _message("arrays on a GPU need an NVIDIA driver that responds, got: {error}")
 gpu_too_old = _message("arrays on a GPU need compute capability 7.5 or later, got {1}.{2} on device {0}")
 complex_on_gpu = _message("`{name}` must be real on a GPU, where weighted averages are real: pass each part by itself")
@@ -103,7 +112,7 @@ unreadable = _message("`{name}` must be an array that NumPy can read by {protoco
 
 
 def dtype(name, came):
-    advice = ": pass numpy.asarray(..., float) of it; if values are missing, use fastrecur.smoothing, which skips NaN"
+    advice = ": pass numpy.asarray(..., float) of it, with NaN for None, which fastrecur.smoothing skips"
     return (
         f"`{name}` must hold float16, bfloat16, float32, float64, complex64, complex128, integers or bools, "
         f"got dtype {came}{advice if str(came) == 'object' else ''}"
@@ -364,7 +373,9 @@ merge = _message("two streams can be merged only {rule}")
 merge_kind = _message("`later` must be an Ewm, got {kind}")
 pcen_bands = _message("`S` must have {0} bands, on its last axis that is not time, and time is axis {2}, got shape {1}")
 max_axis = _message("`max_size` must be 1 unless `S` has two dimensions, or more and a `max_axis`, got shape {came}")
-filter_state = _message("`zi` must have the shape {1}, of the filter with 1 along `axis`, or broadcast to it, got {0}")
+filter_state = _message(
+    "`zi` must have the shape {1}, of the filter with 1 along `axis`, or 1 for some of these, got {0}"
+)
 filter_missing = _message(
     "`x` must be finite, as the reverse pass cannot skip missing values, got {came}: fill them first"
 )
@@ -384,9 +395,10 @@ filter_in_memory = _message(
     "`x` must be in memory here, got a Dask array: sosfilt, lfilter, allpole and follow take these"
 )
 filter_lazy = _message("gradients of filters are for arrays in memory and tensors, got a Dask array")
-filter_second = _message("gradients of gradients are for coefficients that do not vary in time")
+filter_device = _message("`{name}` must be in CPU memory or on a CUDA GPU: filters have no kernels for {device}")
 follow_real = _message("`{name}` must be real, got dtype {dtype}: take the magnitude first")
-filter_gpu = _message("`{name}` must be in CPU memory: there are no GPU kernels of filters yet, got {kind} on a GPU")
+filter_states = _message("`zi` must be complex on a GPU if `x` is, and else real: it holds {state} beside {signal}")
+filter_gpu = _message("`{name}` must be in CPU memory or a tensor here, got {kind} on a GPU")
 
 
 def values_steps(came, steps, has_next):

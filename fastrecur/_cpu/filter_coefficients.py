@@ -11,7 +11,6 @@ CHUNKS = 2 * WIDTH  # series, with those that are cut, that keep two threads bus
 FORGOTTEN = 2.0**-80  # of a state, before a chunk that is warmed up
 LONGEST = 1 << 24  # steps, of a warm-up that is looked for
 LOOKED_AT = 64  # steps, for the sign of a section that varies in time
-NEAR = 0.5  # of a section's 1 + a1 + a2 (or 1 - a1 + a2), from which its poles are near neither 1 nor -1
 _WIDE = np.dtype(np.float64)
 
 
@@ -98,7 +97,7 @@ class Coefficients:
 def _signs(a1, least):
     """Return the signs of difference forms; ``least`` is ``a2 - abs(a1)``."""
     with np.errstate(invalid="ignore"):
-        return np.where(1 + least < NEAR, np.where(a1 <= 0, 1.0, -1.0), 0.0)
+        return np.where(1 + least < _steps.NEAR, np.where(a1 <= 0, 1.0, -1.0), 0.0)
 
 
 def _blocks(k):

@@ -33,12 +33,15 @@ class Work:
             if isinstance(value, np.ndarray):
                 if name in checks.IN_RANGE:
                     value = checks.IN_RANGE[name](value, steps)
-                value = np.asarray(value, order="C")
-                if launch.driver().is_capturing(self.device, self.stream):  # a replay would copy what is there then
-                    raise RuntimeError(say.gpu_capture_host(name))
-                array = self.owner.upload(value, self.device, self.stream)
-                views[name] = arrays.library(array).view(name, array)
+                views[name] = self.upload(name, value)
         return {name: _place(view) for name, view in views.items()}
+
+    def upload(self, name, value):
+        """Return a view of a host array's copy."""
+        if launch.driver().is_capturing(self.device, self.stream):  # a replay would copy what is there then
+            raise RuntimeError(say.gpu_capture_host(name))
+        array = self.owner.upload(np.asarray(value, order="C"), self.device, self.stream)
+        return arrays.library(array).view(name, array)
 
     def run(self, plan, places):
         """Start a plan's kernels after the work of the arrays' own streams, and before what these do next."""

@@ -28,10 +28,7 @@ def take(name, value, halves=("x", "y", "grad_y")):
 
 
 def take_in_memory(x, given):
-    """Return a signal as `take` does, its library, and other arguments by name; raise for what has no kernels yet."""
-    for name, value in {"x": x, **given}.items():
-        if arrays.any_on_device(value):
-            raise TypeError(say.filter_gpu(name, type(value)))
+    """Return a signal as `take` does, its library, and other arguments by name."""
     return *take("x", x), {name: take(name, value)[0] for name, value in given.items()}
 
 
@@ -50,6 +47,15 @@ def check_sections(came, shape, axis, fields=FIELDS):
     if not fits:
         names = (_shown(*lead, "sections", FIELDS) for lead in ((), series, shape))
         raise ValueError(say.filter_coefficients("sos", tuple(came), *names))
+
+
+def check_polynomial(name, came, shape, axis):
+    """Raise unless a polynomial is one for all series, one for each, or one for each step of a signal of a shape."""
+    series, lead = shape[:axis] + shape[axis + 1 :], tuple(came[:-1])
+    ranks = {0: (), len(series): series, len(shape): tuple(shape)}
+    if not came or not came[-1] or len(lead) not in ranks or not problem.fits(lead, ranks[len(lead)]):
+        forms = (_shown(*own, "coefficients") for own in ((), series, shape))
+        raise ValueError(say.filter_coefficients(name, tuple(came), *forms))
 
 
 def _shown(*sizes):

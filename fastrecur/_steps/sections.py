@@ -14,6 +14,8 @@ from collections import namedtuple
 
 from .recurrence import fma
 
+# What is 1 + a1 + a2, or 1 - a1 + a2, of a section whose poles are near neither 1 nor -1: at least that.
+NEAR = 0.5
 # What a step multiplies by: see `form`.
 Section = namedtuple("Section", "b0 e d f c sign")
 

@@ -125,7 +125,7 @@ def follow(
     -----
     The state is in float64. NaN stays until the end, and an infinity becomes NaN. Tensors have gradients of every order
     of ``x``, both gates and ``zi``: those of the recurrence whose gates are the branches taken, as told by ``y`` in its
-    own precision.
+    own precision. On a GPU each series has a thread, as for `sosfilt`.
 
     References
     ----------
@@ -168,6 +168,8 @@ def lfilter(
 
     Notes
     -----
+    Beside an array on a GPU, ``b`` and ``a`` are in CPU memory.
+
     Of an order above 2, polynomials lose digits as in SciPy, however exact the arithmetic is: small changes of ``a``
     move poles far. ``scipy.signal.tf2sos`` does not bring them back; design sections, and use `sosfilt`.
 
@@ -199,8 +201,8 @@ def sosfilt(
         of ``x`` without `axis`. Coefficients that vary in time: the shape of ``x`` and ``(sections, 6)``. An axis of
         ``x`` may be 1 there.
     x : array_like
-        The signal: an array of any library in CPU memory, a tensor or a Dask array, of floats, complex numbers or
-        integers.
+        The signal: an array of any library in CPU memory or on an NVIDIA GPU, a tensor or a Dask array, of floats,
+        complex numbers or integers.
     axis : int, default -1
         The axis of time. (In the rest of the library it is 0 by default.)
     zi : array_like, optional
@@ -228,18 +230,22 @@ def sosfilt(
     ValueError
         For shapes that do not fit, and an ``a0`` that is not 1.
     TypeError
-        For dtypes and libraries that are not supported or mixed, and for arrays on a GPU.
+        For dtypes and libraries that are not supported or mixed.
 
     See Also
     --------
-    sosfilt_vjp : The gradient, without PyTorch.
+    sosfilt_vjp : The gradient, without PyTorch, of arrays in CPU memory.
 
     Notes
     -----
     The state is in float64, and for poles near 1 and -1 in difference form: see :doc:`/howto/coming_from_scipy`.
     Coefficients that vary: step t uses those of t, and the state is that of the transposed form. Tensors are
-    differentiated in ``x``, ``sos`` (but ``a0``) and ``zi``; in every order, unless coefficients vary in time. Results
-    do not depend on the number of threads.
+    differentiated in ``x``, ``sos`` (but ``a0``) and ``zi``, in every order. Results do not depend on the number of
+    threads.
+
+    On a GPU each series has a thread, and time is not cut, so a few long series leave most of it without work (not
+    measured). ``sos`` and ``zi`` may be in CPU memory beside an array or tensor there; ``a0`` is not looked at in those
+    that are not. Gradients there are for tensors alone, and keep the signals between sections in memory.
 
     References
     ----------
@@ -303,7 +309,7 @@ def sosfiltfilt(sos: Any, x: Any, axis: int = -1, padtype: str | None = "odd", p
     sos : array_like
         As for `sosfilt`; coefficients must not vary in time.
     x, axis
-        As for `sosfilt`, but no Dask array.
+        As for `sosfilt`, but no Dask array, and on a GPU a tensor.
     padtype : {"odd", "even", "constant", None}, default "odd"
         How the ends are continued before filtering, as in SciPy: mirrored and turned, mirrored, repeated, not at all.
     padlen : int, optional

@@ -9,8 +9,11 @@ from .._cpu.machine import allocate
 from .._plan.filters import FIELDS, check_a0, check_sections, check_states, lengths_of, take
 
 
-def sosfilt(x, sos, zi, axis, reverse, lengths, return_state, out, fields=FIELDS, poles=False):
-    """Return the output of a cascade, and the states after it where they are wanted; `poles` may be alone."""
+def sosfilt(x, sos, zi, axis, reverse, lengths, return_state, out, fields=FIELDS, poles=False, is_one=False):
+    """Return the output of a cascade, and the states after it where they are wanted; `poles` may be alone.
+
+    ``is_one``: of arrays on a GPU, states and poles have no axis of sections.
+    """
     axis, reverse = checks.axis(axis), checks.flag("reverse", reverse)
     wants_state = checks.flag("return_state", return_state) or zi is not None
     if type(x) is np.ndarray and type(sos) is np.ndarray and lengths is None and out is None and not poles:
@@ -19,7 +22,8 @@ def sosfilt(x, sos, zi, axis, reverse, lengths, return_state, out, fields=FIELDS
             return known if wants_state else known[0]
     library = _library(x=x, sos=sos, zi=zi, out=out)
     if library is not None:
-        y, zf = library.sosfilt(x, sos, zi, axis, reverse, lengths, out, fields, poles)
+        more = {"is_one": True} if is_one else {}
+        y, zf = library.sosfilt(x, sos, zi, axis, reverse, lengths, out, fields, poles, **more)
         return (y, zf) if wants_state else y
     (x, owner), sos, zi = take("x", x), sos if poles else take("sos", sos)[0], take("zi", zi)[0]
     axis = shapes.axis_of(axis, x.shape, ("x",))
@@ -80,9 +84,8 @@ def _library(**given):
         return None
     if _arrays.any_tensor(*values):
         return _dispatch.tensor_filters()
-    for name, value in given.items():
-        if _arrays.any_on_device(value):
-            raise TypeError(say.filter_gpu(name, type(value)))
+    if _arrays.any_on_device(*values):
+        return _dispatch.gpu_filters()
     if _arrays.any_lazy(*values):
         from . import _lazy
 

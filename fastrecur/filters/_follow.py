@@ -17,9 +17,13 @@ def follow(x, attack, release, axis, zi, return_state, out):
     """Return the envelope, and the last of it where it is wanted, with 1 in place of the axis."""
     axis, wants_state = checks.axis(axis), checks.flag("return_state", return_state) or zi is not None
     given = {"attack": attack, "release": release} | ({} if zi is None else {"zi": zi})
-    run = _of_tensors if arrays.any_tensor(x, *given.values(), out) else _of_arrays
-    run = _of_dask if arrays.any_lazy(x, *given.values()) else run
-    y, zf = run(x, given, axis, out)
+    values = x, *given.values(), out
+    if arrays.any_tensor(*values):
+        y, zf = _of_tensors(x, given, axis, out)
+    elif arrays.any_on_device(*values):
+        y, zf = _dispatch.gpu_filters().follow(x, given, axis, out, _checked)
+    else:
+        y, zf = (_of_dask if arrays.any_lazy(*values) else _of_arrays)(x, given, axis, out)
     return (y, zf) if wants_state else y
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from .._arguments import arrays as _arrays, checks, messages as say, shapes
 from .._arguments.arrays import at, join
 from .._plan import problem
-from .._plan.filters import FIELDS, MOST_VARYING, check_sections, take
+from .._plan.filters import FIELDS, MOST_VARYING, check_polynomial, check_sections, take
 from . import _call
 
 _LEAST = 2  # the order of a section: lower ones are filled up with zeros
@@ -20,6 +20,8 @@ def _namespace(*values):
 def _floats(xp, name, value, like, halves=()):
     """Return coefficients or states as an array of numbers of the signal's library; ``halves`` as for `take`."""
     if xp is np:
+        if _arrays.any_on_device(value):
+            raise TypeError(say.filter_gpu(name, type(value)))
         return take(name, value, halves)[0]
     if not isinstance(value, xp.Tensor):
         value = xp.as_tensor(value, device=like.device)
@@ -48,12 +50,7 @@ def _polynomial(xp, name, value, x, axis, halves=()):
     """Return a filter's polynomial, (coefficients,), or with the shape of x, or of its series, in front."""
     value = _floats(xp, name, value, x, halves)
     value = value if value.ndim else value.reshape(1)  # SciPy's way to write a filter without poles
-    shape, series = tuple(x.shape), tuple(x.shape[:axis]) + tuple(x.shape[axis + 1 :])
-    lead = tuple(value.shape[:-1])
-    ranks = {0: (), len(series): series, len(shape): shape}
-    if not value.shape[-1] or len(lead) not in ranks or not problem.fits(lead, ranks[len(lead)]):
-        forms = [f"({', '.join(map(str, (*own, 'coefficients')))})" for own in ((), series, shape)]
-        raise ValueError(say.filter_coefficients(name, tuple(value.shape), *forms))
+    check_polynomial(name, tuple(value.shape), tuple(x.shape), axis)
     return value
 
 
@@ -77,21 +74,29 @@ def _rows(xp, polynomials, order, x):
     return join(xp, aligned, len(full))[..., None, :]
 
 
-def lfilter(b, a, x, axis, zi, reverse, lengths, return_state, out):
-    """Return the output of a filter of any order, and the states after it where they are wanted."""
-    xp, wants_state = _namespace(b, a, x, zi), checks.flag("return_state", return_state) or zi is not None
-    x = _signal(xp, x)
-    axis = shapes.axis_of(axis, tuple(x.shape), ("x",))
+def _quotient(xp, b, a, x, axis, least=0):
+    """Return a filter as a cascade of one, divided by its first pole and of an order of at least so much; its order."""
     b, a = (_polynomial(xp, name, v, x, axis) for name, v in (("b", b), ("a", a)))
     if {b.ndim, a.ndim} == {x.ndim, x.ndim + 1} and x.ndim > 1:  # one for each series beside one for each step
         b, a = (p if p.ndim > x.ndim else p[(*(slice(None),) * axis, None)] for p in (b, a))
     if xp is np and not a[..., 0].all():
         raise ValueError(say.filter_lead())
-    order = max(b.shape[-1], a.shape[-1]) - 1
-    first, filled = a[..., :1], max(order, _LEAST)
-    rows = _rows(xp, (b / first, join(xp, [xp.ones_like(first), a[..., 1:] / first], a.ndim - 1)), filled, x)
-    state = None if zi is None else _state(xp, "zi", zi, x, axis, order, filled)
-    found = _call.sosfilt(x, rows, state, axis, reverse, lengths, wants_state, out, rows.shape[-1])
+    order, first = max(b.shape[-1], a.shape[-1]) - 1, a[..., :1]
+    quotient = b / first, join(xp, [xp.ones_like(first), a[..., 1:] / first], a.ndim - 1)
+    return _rows(xp, quotient, max(order, least), x), order
+
+
+def lfilter(b, a, x, axis, zi, reverse, lengths, return_state, out):
+    """Return the output of a filter of any order, and the states after it where they are wanted."""
+    xp, wants_state = _namespace(b, a, x, zi), checks.flag("return_state", return_state) or zi is not None
+    rest = reverse, lengths, wants_state, out
+    if xp is np and _arrays.any_on_device(x, zi, out):
+        return _call.sosfilt(x, lambda x, axis: _quotient(np, b, a, x, axis)[0], zi, axis, *rest, is_one=True)
+    x = _signal(xp, x)
+    axis = shapes.axis_of(axis, tuple(x.shape), ("x",))
+    rows, order = _quotient(xp, b, a, x, axis, _LEAST)
+    state = None if zi is None else _state(xp, "zi", zi, x, axis, order, rows.shape[-1] // 2 - 1)
+    found = _call.sosfilt(x, rows, state, axis, *rest, rows.shape[-1])
     return (found[0], at(found[1][0], axis, slice(order))) if wants_state else found
 
 
@@ -123,6 +128,8 @@ def _poles(a, x, axis, zi, *others):
 def allpole(a, x, axis, zi, reverse, lengths, return_state, out):
     """Return the output of poles alone, and its last values where they are wanted, the newest first."""
     wants_state = checks.flag("return_state", return_state) or zi is not None
+    if _namespace(a, x, zi) is np and _arrays.any_on_device(a, x, zi, out):
+        return _call.sosfilt(x, a, zi, axis, reverse, lengths, wants_state, out, poles=True, is_one=True)
     a, x, axis, order, zi = _poles(a, x, axis, {"zi": zi})
     found = _call.sosfilt(x, a, zi, axis, reverse, lengths, wants_state, out, order, poles=True)
     return (found[0], found[1][0]) if wants_state else found
@@ -151,10 +158,20 @@ def _settled(xp, sos):
     return xp.stack(states)
 
 
+def _wide(xp, x):
+    """Return a signal of at least 32 bits, in which its ends may be continued, and what narrows the result."""
+    if xp is np:
+        return (x, lambda y: y) if x.itemsize > 2 else (x.astype(np.float32), lambda y: y.astype(x.dtype))
+    if not (x.is_floating_point() or x.is_complex()):
+        return x.to(xp.get_default_dtype()), lambda y: y
+    return (x, lambda y: y) if x.itemsize > 2 else (x.float(), lambda y: y.to(x.dtype))
+
+
 def sosfiltfilt(sos, x, axis, padtype, padlen):
     """Return what a cascade makes of a signal forward and then in reverse."""
     xp = _namespace(sos, x)
     x, give = _in_memory(xp, x)
+    x, narrow = _wide(xp, x)
     sos = _floats(xp, "sos", sos, x)
     axis = shapes.axis_of(axis, tuple(x.shape), ("x",))
     check_sections(tuple(sos.shape), tuple(x.shape), axis)
@@ -185,4 +202,4 @@ def sosfiltfilt(sos, x, axis, padtype, padlen):
     for reverse in (False, True):
         start = at(x, axis, slice(-1, None) if reverse else slice(0, 1))
         x, _ = _call.sosfilt(x, sos, zi * start, axis, reverse, None, True, None)
-    return give(at(x, axis, slice(padlen, padlen + steps)) if padlen else x)
+    return give(narrow(at(x, axis, slice(padlen, padlen + steps)) if padlen else x))

@@ -62,6 +62,10 @@ class Constant:
         return other
 
 
+def _upper(found):
+    return found[0].upper()
+
+
 def _is_timedelta(value):
     return isinstance(value, datetime.timedelta) or getattr(getattr(value, "dtype", None), "kind", "") == "m"
 
@@ -77,7 +81,7 @@ def _halflife(value):
         try:
             from pandas import Timedelta  # whoever writes pandas' strings has it
 
-            value = Timedelta(re.sub(r"(?<=\d)d(?![a-z])", "D", value))  # polars' day, of which pandas warns
+            value = Timedelta(re.sub(r"(?<=\d)[dw](?![a-z])", _upper, value))  # polars' own, of which pandas warns
         except ImportError:
             raise ValueError(say.halflife_no_pandas(value)) from None
         except ValueError as error:

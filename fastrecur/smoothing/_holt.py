@@ -33,13 +33,13 @@ def holt(
     Parameters
     ----------
     x, axis
-        The data and the axis of time, as for `ewm_mean`, float16 and bfloat16, too; but no GPU array.
+        The data and the axis of time, as for `ewm_mean`, float16 and bfloat16, and arrays on a GPU, too.
     alpha, beta, phi : float or array_like
         The smoothing factors of the level and of the trend, and what damps the trend: numbers in [0, 1], or arrays that
         broadcast to the shape of ``x`` with 1 along `axis`, one number for each series.
     level, trend : float or array_like, optional
-        The state before the first step, in the shape of ``x`` without `axis`, or broadcast to that. By default the
-        first value of each series, and by how much the next one differs from it.
+        The state before the first step, in the shape of ``x`` without `axis` or with 1 there, or broadcast to that. By
+        default the first value of each series, and by how much the next one differs from it.
 
     Returns
     -------
@@ -54,7 +54,8 @@ def holt(
 
     The numbers are those of statsmodels' ``Holt`` with ``initialization_method="known"``, given its level and trend;
     its "simple" start is the default here. The state is in float64. Tensors have gradients of every order of all
-    arguments: :doc:`/howto/holt` fits many series at once.
+    arguments: :doc:`/howto/holt` fits many series at once. On a GPU each series has a thread, and time is not cut, so a
+    few long series leave most of it without work (not measured).
 
     References
     ----------
@@ -74,10 +75,26 @@ def holt(
     numbers, axis, wrap = unwrap(x, axis)
     given = {"alpha": alpha, "beta": beta, "phi": phi, "level": level, "trend": trend}
     given = {name: aligned(x, v, name, axis) for name, v in given.items() if v is not None or name not in _STATES}
-    run = _of_tensors if arrays.any_tensor(numbers, *given.values()) else _of_arrays
-    run = _of_dask if arrays.any_lazy(numbers, *given.values()) else run
-    found, slopes = run(numbers, given, axis)
+    given |= {name: _of_series(v, numbers, axis) for name, v in given.items() if name in _STATES}
+    values = numbers, *given.values()
+    if arrays.any_tensor(*values):
+        if numbers is not x:
+            raise TypeError(say.not_a_tensor("x", type(x)))
+        found, slopes = _of_tensors(numbers, given, axis)
+    elif arrays.any_on_device(*values):
+        found, slopes = _dispatch.gpu_filters().holt(numbers, given, axis, _checked)
+    else:
+        found, slopes = (_of_dask if arrays.any_lazy(*values) else _of_arrays)(numbers, given, axis)
     return wrap(found), wrap(slopes)
+
+
+def _of_series(state: Any, x: Any, axis: Any) -> Any:
+    """Return a state with 1 along time, as a row of a frame is, without that axis."""
+    rank, own = len(getattr(x, "shape", ())), list(getattr(state, "shape", ()))
+    if len(own) == rank and isinstance(axis, int) and -rank <= axis < rank and own[axis] == 1:
+        own.pop(axis)
+        return state.reshape(own)
+    return state
 
 
 def _of_tensors(x: Any, given: dict[str, Any], axis: Any) -> tuple[Any, Any]:
@@ -127,34 +144,41 @@ def _wide(xp: Any, array: Any) -> Any:
     return array.astype(np.float64) if hasattr(array, "astype") else array.double()
 
 
-def _states(xp: Any, x: Any, given: dict[str, Any], axis: Any) -> tuple[Any, Any, int]:
-    """Return each series' first state and constants, (5, *series), how many steps it waits for, and the axis."""
+def _checked(x: Any, given: dict[str, Any], axis: Any, readable: bool = False) -> tuple[int, Any, Any]:
+    """Return the axis, counted from the first, and the shapes of states with 1 there and without it.
+
+    ``readable`` is whether numbers may be looked at; those of NumPy's arrays are in any case.
+    """
     shape = tuple(x.shape)
     axis = shapes.axis_of(axis, shape, ("x",))
     one, series = (*shape[:axis], 1, *shape[axis + 1 :]), shape[:axis] + shape[axis + 1 :]
     for name, value in {"x": x, **given}.items():
         if "complex" in str(value.dtype):
             raise TypeError(say.real_dtype(name, value.dtype))
+    for name, value in given.items():
+        is_state, came = name in _STATES, tuple(value.shape)
+        if is_state and not fits(came, series):
+            raise ValueError(say.state_shape(name, came, series))
+        if not is_state and not fits(came, one):
+            raise ValueError(say.same_shape(name, came, one))
+        seen = not is_state and (readable or isinstance(value, np.ndarray))
+        if seen and not bool(((value >= 0) & (value <= 1)).all()):
+            raise ValueError(say.constant_domain(name, f"0 <= {name} <= 1", value))
+    return axis, one, series
+
+
+def _states(xp: Any, x: Any, given: dict[str, Any], axis: Any) -> tuple[Any, Any, int]:
+    """Return each series' first state and constants, (5, *series), how many steps it waits for, and the axis."""
     readable = xp is np or (hasattr(x, "is_cpu") and x.is_cpu and _dispatch.tensor_adapter().no_modes_active())
-    constants, starts = [], []
+    axis, one, series = _checked(x, given, axis, readable)
     waits: Any = 0 if hasattr(x, "astype") else None
     own: list[Any] = [given.get(name) for name in _STATES]
-    for name in ("alpha", "beta", "phi"):
-        value = given[name]
-        if not fits(tuple(value.shape), one):
-            raise ValueError(say.same_shape(name, tuple(value.shape), one))
-        if readable and not bool(((value >= 0) & (value <= 1)).all()):
-            raise ValueError(say.constant_domain(name, f"0 <= {name} <= 1", value))
-        constants.append(xp.broadcast_to(_wide(xp, value), one).reshape(series))
+    constants = [xp.broadcast_to(_wide(xp, given[name]), one).reshape(series) for name in ("alpha", "beta", "phi")]
     if any(v is None for v in own):
         first, slope, missing = _beginnings(xp, x, axis, readable)
         waits = waits if missing is None or own[0] is not None else missing
         own = [found if v is None else v for v, found in zip(own, (first, slope), strict=True)]
-    for name, value in zip(_STATES, own, strict=True):
-        if not fits(tuple(value.shape), series):
-            raise ValueError(say.state_shape(name, tuple(value.shape), series))
-        starts.append(xp.broadcast_to(_wide(xp, value), series))
-    return xp.stack([*starts, *constants]), waits, axis
+    return xp.stack([*(xp.broadcast_to(_wide(xp, v), series) for v in own), *constants]), waits, axis
 
 
 def _beginnings(xp: Any, x: Any, axis: int, readable: bool) -> tuple[Any, Any, Any]:

@@ -54,6 +54,17 @@ def test_sosfiltfilt_as_scipy(padtype):
     assert_close(sosfiltfilt(sos, x, 0, "even", 5), scipy.signal.sosfiltfilt(sos, x, 0, "even", 5))
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bool, torch.float16])
+def test_the_ends_of_small_numbers_are_continued_in_wide_ones(dtype):
+    sos, x = scipy.signal.butter(2, 0.2, output="sos"), torch.arange(40).reshape(40, 1) * 37 % 256
+    x = (x * 250 if dtype == torch.float16 else x).to(dtype)
+    expected = scipy.signal.sosfiltfilt(sos, x.double().numpy(), 0)
+    found = sosfiltfilt(torch.from_numpy(sos), x, 0)
+    assert found.dtype == (dtype if dtype.is_floating_point else torch.get_default_dtype())
+    np.testing.assert_allclose(found.double(), expected, atol=abs(expected).max() * 1e-3)
+    np.testing.assert_allclose(sosfiltfilt(sos, x.numpy(), 0).astype(float), expected, atol=abs(expected).max() * 1e-3)
+
+
 def loop(a, x, past, lengths):
     """All poles along the first axis, of ``a`` (steps, series, order) and ``past`` (order, series)."""
     y, last = np.zeros_like(x), past.copy()

@@ -199,7 +199,7 @@ def test_gradients_are_those_of_differences(kind, reverse, lengths):
         np.testing.assert_allclose((grad * way).sum(), (ends[0] - ends[1]) / 2e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["", "own", "complex", "ragged", "reverse"])
+@pytest.mark.parametrize("kind", ["", "own", "varying", "complex", "ragged", "reverse"])
 @pytest.mark.sample(kind=["own", "ragged"])
 def test_gradients_of_tensors_of_two_orders(kind):
     random = torch.Generator().manual_seed(0)
@@ -210,7 +210,8 @@ def test_gradients_of_tensors_of_two_orders(kind):
         return torch.randn(shape, dtype=dtype, generator=random).requires_grad_()
 
     fields = torch.from_numpy(DESIGNS["low"][:, [0, 1, 2, 4, 5]])
-    fields = (fields.expand(2, 2, 5) if kind == "own" else fields).clone().requires_grad_()
+    lead = {"own": (2,), "varying": (5, 2)}.get(kind, ())
+    fields = fields.expand(*lead, 2, 5).clone().requires_grad_()
 
     def run(x, fields, zi):
         one = torch.ones_like(fields[..., :1])

@@ -6,7 +6,8 @@ import ml_dtypes
 import numpy as np
 
 from fastrecur._arguments import checks
-from fastrecur._cuda import launch, plan as _plan
+from fastrecur._arguments.shapes import c_strides
+from fastrecur._cuda import filters, launch, plan as _plan
 
 FORGET, LINEAR = ("forget", ("f", "x")), ("linear", ("a", "b"))
 DTYPES = {"float32": np.float32, "float64": np.float64, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
@@ -58,6 +59,35 @@ def pooling(dtype, gated=True, packed=False, masked=False, cuts=()):
     return kernels
 
 
+def label(kernel):
+    """Return a kernel's name, with what tells it from others of that name."""
+    options = dict(kernel.key[3])
+    if "order" in options:
+        return f"{kernel.name} {options['order']}" + " poles" * options["poles"] + " varying" * options["varies"]
+    return kernel.name
+
+
+def filtering(dtype, axes=(0, 1)):
+    """Yield kernels of filters: of one section for all series and of one for each step, of poles, of levels."""
+    dtype, shape = np.dtype(dtype), (512, 4096)
+    x, wide = filters.Form(dtype, shape, c_strides(shape, dtype.itemsize)), np.dtype(np.float64)
+    for axis in axes:
+        for order, poles, lead in [(2, False, ()), (2, False, shape), (2, True, shape), (8, False, ()), (12, True, ())]:
+            own = (*lead, 1, order if poles else 2 * (order + 1))
+            sos = filters.Form(wide, own, c_strides(own, 8))
+            yield launch.Kernel(*filters.plan(x, sos, None, x, None, axis, False, poles).launches[0][:6])
+        one = filters.Form(wide, (shape[0], 1) if axis else (1, shape[1]), (8, 8))
+        k = dict.fromkeys(("level0", "trend0", "alpha", "beta", "phi"), one)
+        results = {"waits": one, "y": x, "slope": x}
+        for name, forms in (
+            ("follow", {"attack": x, "release": x, "h0": one, "y": x, "last": one}),
+            ("holt", k | results),
+            ("holt_vjp", k | results | {"g": x, "g_slope": x, "to_x": x, "to_k": one}),
+        ):
+            made = filters.level_plan(name, tuple(({"x": x} | forms).items()), axis).launches[0]
+            yield launch.Kernel(*made[:6])
+
+
 def all_kernels():
     """Yield every kernel once for each recurrence and dtype that it is made for, with these."""
     for (recurrence, names), (dtype, kind) in itertools.product((FORGET, LINEAR), DTYPES.items()):
@@ -71,3 +101,5 @@ def all_kernels():
     for dtype, kind in DTYPES.items():
         for kernel in pooling(kind):
             yield kernel, "qrnn", dtype
+        for kernel in filtering(kind, axes=(0,)):
+            yield kernel, "filter", dtype

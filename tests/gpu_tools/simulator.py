@@ -23,6 +23,7 @@ import numpy as np
 from fastrecur._cuda.kernels import (
     chunks,
     device,
+    filters,
     lanes,
     look_back,
     operands,
@@ -32,7 +33,7 @@ from fastrecur._cuda.kernels import (
     series,
     summaries,
 )  # fmt: skip
-from fastrecur._steps import pooling, recurrence, selective as selective_steps
+from fastrecur._steps import levels, pooling, recurrence, sections, selective as selective_steps
 
 CARRIES = {"f4": np.float32, "f8": np.float64, "c8": np.complex64, "c16": np.complex128}
 RESIDENT = 3  # blocks that run at a time
@@ -82,8 +83,8 @@ def like_compiled_code(setattr):
     for name, meaning in MEANINGS.items():
         setattr(device, name, meaning)
     stubs = {"fma": fma, "select": lambda condition, yes, no: yes if condition else no, "all_finite": lambda _: False}
-    stepping = recurrence, pooling, selective_steps
-    for module in (*stepping, chunks, lanes, look_back, pool, scan, selective, series, summaries):
+    stepping = levels, recurrence, pooling, sections, selective_steps
+    for module in (*stepping, chunks, filters, lanes, look_back, pool, scan, selective, series, summaries):
         for name in stubs.keys() & vars(module).keys():
             setattr(module, name, stubs[name])
 
@@ -216,7 +217,9 @@ class Pointer:
         return np.int32(self.kind.from_address(address).value)
 
     def unpack(self, raw, dtype):
-        return raw if self.encode is None or np.dtype(dtype).kind == "c" else dtype.type(self.decode(raw))
+        if self.encode is None:
+            return raw if np.dtype(dtype).kind == "c" else dtype.type(raw)
+        return raw if np.dtype(dtype).kind == "c" else dtype.type(self.decode(raw))
 
     def store(self, offset, value):
         address = self.address + int(offset)

@@ -82,7 +82,7 @@ def row_of(code, kernel, recurrence, dtype, architecture):
     needed = -(-card.needs * card.processors // code.in_flight) if card.needs and code.in_flight else None
     options = dict(kernel.key[3])
     what = ", contiguous time" * (options.get("across") == 1) + ", fix-up" * bool(options.get("is_fix_up"))
-    name, _, gradient = kernel.name.partition("_")
+    name, _, gradient = problems.label(kernel).partition("_")
     return Row(
         f"{NAMES.get(name, name)} {gradient}".strip() + what, recurrence, dtype, architecture,
         code.registers, code.local, code.loads, code.in_flight, threads, threads * code.in_flight / 1024, needed,

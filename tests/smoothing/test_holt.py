@@ -111,6 +111,17 @@ def test_short_and_labelled():
     assert_close((level, trend), loop(frame, np.array([0.3, 0.6]), 0.2, 1.0))
 
 
+@pytest.mark.parametrize("kind", ["array", "xarray", "polars"])
+def test_a_row_of_a_table_is_a_state(kind):
+    x = np.stack([X, X[::-1]], 1)
+    table = {"array": np.asarray, "xarray": lambda v: pytest.importorskip("xarray").DataArray(v, dims=("t", "s")),
+             "polars": lambda v: pytest.importorskip("polars").DataFrame(v)}[kind](x)  # fmt: skip
+    last = slice(-1, None) if kind == "array" else -1
+    level, trend = holt(table[:4], 0.3, 0.2)
+    found = holt(table[4:], 0.3, 0.2, level=level[last], trend=trend[last])
+    assert_close([np.asarray(v) for v in found], [v[4:] for v in holt(x, 0.3, 0.2)])
+
+
 def test_digits_at_critical_damping():
     """Two equal poles near 1, beside extended precision."""
     alpha, x = 2e-4 - 1e-8, np.random.default_rng(0).standard_normal(20000).cumsum()
@@ -177,6 +188,7 @@ def test_transforms():
 @pytest.mark.parametrize(
     ("call", "error", "text"),
     [
+        (lambda: holt(pd.Series(X), torch.tensor(0.3), 0.2), TypeError, "`x` must be a tensor"),
         (lambda: holt(X, 1.5, 0.2), ValueError, "`alpha` must satisfy: 0 <= alpha <= 1"),
         (lambda: holt(torch.tensor(X), 0.5, torch.tensor(-1.0)), ValueError, "`beta` must satisfy"),
         (lambda: holt(X, X / 20, 0.2), ValueError, r"`alpha` must have the shape \(1,\)"),

@@ -347,3 +347,90 @@ def test_selective_scan(driver, layout):
         assert actual.stride() == wanted.stride()
     assert launches(driver) == {(0, STREAM)}
     assert torch._C._dispatch_has_kernel_for_dispatch_key("fastrecur::selective_scan", "CUDA")
+
+
+FILTERS = ["shared", "own", "varying", "poles", "complex"]
+
+
+def filter_operands(kind):
+    """Return an operator's arguments without poles: a float32 signal (5, 33), coefficients, states and lengths."""
+    rng = torch.Generator().manual_seed(0)
+    random = lambda *shape: torch.randn(shape, generator=rng, dtype=torch.float64)  # noqa: E731
+    x, lead = random(5, 33).float(), {"own": (5,), "varying": (5, 33), "poles": (5, 33)}.get(kind, ())
+    sos, zi = 0.2 * random(*lead, 1 if kind == "poles" else 2, 3 if kind == "poles" else 6), random(2, 5, 2)
+    if kind == "poles":
+        zi = random(1, 5, 3)
+    else:
+        sos[..., 3] = 1
+    lengths = torch.tensor([33, 0, 9, 30, 1])
+    if kind == "complex":
+        return torch.complex(x, x.flip(0)), sos, zi, lengths, 1, True
+    return x, sos, zi, lengths, 1, kind == "own"
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("kind", FILTERS)
+def test_filters(driver, kind):
+    """The operator's kernel gives what the CPU's gives, in the same dtypes and layouts."""
+    from fastrecur.torch._operator import filters
+
+    arguments = *filter_operands(kind), kind == "poles"
+    for actual, wanted in zip(filters._on_gpu(*arguments), filters._run_forward(*arguments), strict=True):
+        torch.testing.assert_close(actual, wanted)
+        assert actual.stride() == wanted.stride()
+    assert launches(driver) == {(0, STREAM)}
+    assert torch._C._dispatch_has_kernel_for_dispatch_key("fastrecur::sosfilt_backward", "CUDA")
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("kind", FILTERS)
+@pytest.mark.parametrize("cut", [True, False])
+def test_gradients_of_filters_are_composed(kind, cut):
+    """Of filters, of which those on the CPU stand for a GPU's: what is in the padding reaches nothing."""
+    from fastrecur.torch._operator import filters
+
+    x, sos, zi, lengths, *scan = filter_operands(kind)
+    g, grad_zf, poles = torch.randn_like(x), torch.randn_like(zi), kind == "poles"
+    if cut:
+        y = filters._run_forward(x, sos, zi, lengths, *scan, poles)[0] if poles else x.clone()
+        y[torch.arange(33) >= lengths[:, None]] = 0 if poles else float("nan")
+    else:
+        y, lengths = x, None
+    arguments = g, grad_zf, y, sos, zi, lengths, *scan, poles
+    for own, wanted in zip(filters._backward_on_gpu(*arguments), filters._run_backward(*arguments), strict=True):
+        torch.testing.assert_close(own, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("kind", ["varying", "poles"])
+def test_gradients_of_filters_stay_on_the_device(fake_device, kind):
+    from fastrecur.torch._operator import filters
+
+    with fake_device("cuda"):
+        fake = lambda v: getattr(v, "new_empty", lambda *_, **__: v)(getattr(v, "shape", ()), device="cuda")  # noqa: E731
+        x, sos, zi, lengths, *scan = map(fake, filter_operands(kind))
+        for own in (lengths, None):
+            composed = filters._composed_poles if kind == "poles" else filters._composed
+            grads = composed(x, zi, x, sos, zi, own, *scan)
+            assert {grad.device.type for grad in grads} == {"cuda"}
+
+
+@pytest.mark.exhaustive
+def test_follow_and_holt(driver):
+    """Operators and their gradients give what the CPU's give."""
+    from fastrecur.torch._operator import levels
+
+    def check(runs, *arguments):
+        found, wanted = (run(*arguments) for run in runs)
+        torch.testing.assert_close(found, wanted, equal_nan=True)
+        return wanted
+
+    x, gates, first = torch.randn(5, 33), (torch.rand(5, 33), torch.rand(())), torch.rand(5, dtype=torch.float64)
+    y, last = check((levels._follow_on_gpu, levels._run_follow), x, *gates, first, 1)
+    runs = levels._follow_backward_on_gpu, levels._run_follow_backward
+    check(runs, torch.randn_like(x), last, x, *gates, first, y, 1)
+    x[0, :3] = x[1, 7] = float("nan")
+    k, waits = torch.rand(5, 5, dtype=torch.float64), torch.tensor([3, 0, 0, 0, 33])
+    found = check((levels._holt_on_gpu, levels._run_holt), x, k, waits, 1)
+    for g in (torch.randn_like(x), None):
+        check((levels._holt_backward_on_gpu, levels._run_holt_backward), g, torch.randn_like(x), x, k, waits, *found, 1)

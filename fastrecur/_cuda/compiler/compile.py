@@ -11,7 +11,7 @@ from numba.cuda import types
 from numba.cuda.extending import models, register_model
 
 from ..._cpu.compiler import cache
-from ..._steps import pooling, recurrence, selective
+from ..._steps import levels, pooling, recurrence, sections, selective
 from ..._steps.recurrence import constant, is_single, power_of_two, select
 from ..kernels import device, operands
 from .numba_cuda_internals import KNOWN, means, overload
@@ -97,7 +97,7 @@ def _widen(builder, value, element, target):
 def _narrow(builder, value, pointer):
     element = pointer.element
     if element == "f2":
-        # To half from double would round twice on the way: no carry of halves is that wide.
+        # From double, as filters carry, it rounds twice on the way.
         return builder.fptrunc(_resize(builder, value, _F32), _F16)
     if element == "bf2" and not pointer.rounds:
         bits = builder.bitcast(_resize(builder, value, _F32), _I32)
@@ -155,12 +155,15 @@ def _load(call, address, offset, _):
 
 def _raw(pointer, like):
     """Return the type of what is loaded, and waits to be made a number: a word if that is small."""
-    is_word = isinstance(pointer, Pointer) and pointer.is_small and not isinstance(like, types.Complex)
-    return types.int32 if is_word else like
+    if not isinstance(pointer, Pointer) or isinstance(like, types.Complex):
+        return like
+    return types.int32 if pointer.is_small else types.float32 if pointer.element == "f4" else like
 
 
 @means(device.load_raw, lambda pointer, offset, like: _raw(pointer, like)(pointer, _offset(offset), like))
 def _load_raw(call, address, offset, like):
+    if call.returned == types.float32:
+        return call.builder.load(_place(call.builder, address, offset, _F32))
     if call.returned != types.int32:
         return _load(call, address, offset, like)
     return call.builder.zext(call.builder.load(_place(call.builder, address, offset, _I16)), _I32)
@@ -173,7 +176,7 @@ def _unpack(call, _, raw, like):
         return raw
     value = _opaque(builder, raw)
     if not pointer.is_small:
-        return value
+        return _resize(builder, value, _llvm(like))
     half = builder.trunc(value, _I16)
     if pointer.element == "f2":
         half = builder.bitcast(half, _F16)
@@ -406,7 +409,7 @@ def _consider(function, meaning=None):
 
 for _function, _meaning in _MEANINGS.items():
     _consider(_function, _meaning)
-for _module in (recurrence, pooling, selective):
+for _module in (recurrence, pooling, selective, sections, levels):
     for _function in vars(_module).values():
         if inspect.isfunction(_function):
             _consider(_function)

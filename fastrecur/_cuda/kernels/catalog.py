@@ -6,7 +6,7 @@ from collections import namedtuple
 import numpy as np
 
 from ..._steps import recurrence
-from . import lanes, look_back, operands, pool, scan, selective, series, sums
+from . import filters, lanes, look_back, operands, pool, scan, selective, series, sums
 
 # A recurrence: its step; that of deviations from an origin, and of weights, of which small ones need no care with
 # 1 - f; its adjoint; what a step multiplies the state by; the first operand's value that leaves the state as it is,
@@ -23,7 +23,7 @@ RULES = {
 }
 
 # Plain parameters that are int32; times are int32 or int64; whatever ends in _lane holds three int64 strides.
-_INT32 = frozenset((*operands.Geometry._fields, *operands.Sizes._fields, "outers"))
+_INT32 = frozenset((*operands.Geometry._fields, *operands.Sizes._fields, "outers", "sections"))
 
 MAKERS = {
     "lanes": lanes.forward,
@@ -36,8 +36,13 @@ MAKERS = {
     "pool": pool.forward,
     "pool_vjp": pool.vjp,
     "selective": selective.forward,
+    "cascade": filters.cascade,
+    "follow": filters.follow,
+    "holt": filters.holt,
+    "holt_vjp": filters.holt_vjp,
 }
 THREADS = {"sums": sums.THREADS, "scan": look_back.THREADS, "scan_vjp": look_back.THREADS}
+THREADS |= dict.fromkeys(("cascade", "follow", "holt", "holt_vjp"), filters.THREADS)
 MOST_THREADS = 128
 
 
@@ -57,6 +62,8 @@ def blocks(name, rule, carry, options, elements, capability):
         return 4 if "offsets" in cuts else 6 if carry == "f4" else 5
     if name == "lanes":
         return 6 if carry == "f4" else 4
+    if THREADS.get(name) == filters.THREADS:
+        return 16
     return 4 if name in ("lanes_vjp", "pool", "pool_vjp", "selective") else 2
 
 
@@ -72,10 +79,9 @@ def make(cuda, name, rule, carry, options, elements=()):
     maker = MAKERS[name]
     if "packs" in given:
         given["packs"] = dict(given["packs"])
-    # 16-bit numbers wait in registers as words, but those of a complex series.
-    given["raws"] = {
-        key: np.int32 if value in ("f2", "bf2") and carry in ("f4", "f8") else kind for key, value in elements
-    }
+    # 16-bit numbers wait in registers as words, but those of a complex series, and float32 as it is.
+    narrow = {"f2": np.int32, "bf2": np.int32, "f4": np.float32} if carry in ("f4", "f8") else {}
+    given["raws"] = {key: narrow.get(value, kind) for key, value in elements}
     return maker(cuda, **{key: given[key] for key in inspect.signature(maker).parameters if key != "cuda"})
 
 

@@ -17,6 +17,8 @@ Valid = namedtuple("Valid", "start stop")
 # Where series begin anew: offsets, the bytes to the next one, the size of the outer dimension of series, the bytes to
 # the next segment's states; flags, the bytes to the next step's, and those of series. A null address: none.
 Cuts = namedtuple("Cuts", "at next outers h0 last first resets time series")
+# Of filters: how many sections, and the bytes to a section's coefficients, to the next of these, and of states alike.
+Cascade = namedtuple("Cascade", "count section field h0 h0_number last last_number")
 
 # Of sums: what is added up and to where, and strides of results, of summands and of slices of these.
 Source = namedtuple("Source", "at kept summed")
@@ -24,12 +26,15 @@ Target = namedtuple("Target", "at kept slice")
 Sizes = namedtuple("Sizes", "results middles inners summands summed_middles summed_inners slice_size across")
 
 
-_STATES = ("h0", "last", "first", "lengths", "skip", "bias")
+_STATES = ("h0", "last", "first", "lengths", "skip", "bias", "level0", "trend0", "alpha", "beta", "phi", "waits")
 _OPERANDS = ("g", "a", "b", "h", "to_a", "to_b", "product", "keep", "states", "to_product", "u", "delta", "c", "z", "y")
+_OPERANDS += "x", "sos", "attack", "release", "slope", "g_slope", "to_x", "to_k"
+_CASCADE = "sections section_next field_next h0_next h0_number_next last_next last_number_next"
 _CUTS = "offsets offsets_next outers h0_next last_next first_next resets resets_time resets_lane"
 _GROUPS = {
     "geometry": (Geometry, Geometry._fields),
     "cuts": (Cuts, tuple(_CUTS.split())),
+    "cascade": (Cascade, tuple(_CASCADE.split())),
     "sizes": (Sizes, Sizes._fields),
     "source": (Source, ("source", "source_kept", "source_summed")),
     "target": (Target, ("target", "target_kept", "target_slice")),

@@ -64,16 +64,20 @@ def _taken(fields, poles, x, sos, states, axis, lengths, *others):
 
 
 def tensor_of(name, value, like):
-    """Return an argument as a tensor of floating-point numbers in CPU memory."""
+    """Return an argument as a tensor of floating-point numbers, in CPU memory or on a GPU, or where ``like`` is."""
     if not isinstance(value, torch.Tensor):
         if value is None:
             raise TypeError(say.not_an_array(name, type(None)))
         digits = torch.float64 if isinstance(value, float) and name != "x" else None  # torch's default has fewer
-        value = torch.as_tensor(np.asarray(value) if isinstance(value, (list, tuple)) else value, dtype=digits)
+        device = None if like is None else like.device
+        value = np.asarray(value) if isinstance(value, (list, tuple)) else value
+        if isinstance(value, np.ndarray) and not value.flags.writeable:
+            value = value.copy()  # torch warns of what it must not write to
+        value = torch.as_tensor(value, dtype=digits, device=device)
     if value.layout is not torch.strided:
         raise TypeError(say.layout(name, f"layout {value.layout}"))
-    if not value.is_cpu and not value.is_meta:
-        raise TypeError(say.filter_gpu(name, type(value)))
+    if value.device.type not in ("cpu", "cuda", "meta"):
+        raise TypeError(say.filter_device(name, value.device))
     if value.is_floating_point() or value.is_complex():
         is_half = value.dtype in (torch.float16, torch.bfloat16)
         return value.float() if is_half and name not in ("x", "y", "grad_y", "a") else value
@@ -158,6 +162,26 @@ def _fake_backward(g, grad_zf, x, sos, zi, lengths, axis, reverse, poles):
     return torch.empty_like(x), sos.new_empty(sos.shape), grad_zi
 
 
+# ---- On a GPU -------------------------------------------------------------------------------------------------------
+
+
+def _on_gpu(x, sos, zi, lengths, axis, reverse, poles):
+    from ..._cuda import filters as device
+
+    dtype, wide = _signal(x, zi), _wide(x, zi)
+    y, zi = torch.empty_like(x, dtype=dtype), None if zi is None else zi.to(wide)
+    x, sos, zi = (v if v is None else v.detach().resolve_conj().resolve_neg() for v in (x.to(dtype), sos, zi))
+    return y, device.from_tensors(x, sos, zi, lengths, axis, reverse, poles, y)
+
+
+def _backward_on_gpu(*arguments):
+    """Compose the gradient of the filters that it consists of: all signals between sections are in memory."""
+    *given, poles = arguments
+    found = (_composed_poles if poles else _composed)(*given)
+    pairs = zip(_fake_backward(*arguments), found, strict=True)
+    return tuple(own.copy_(v.real if v.is_complex() and not own.is_complex() else v) for own, v in pairs)
+
+
 # ---- Derivatives ----------------------------------------------------------------------------------------------------
 
 
@@ -192,30 +216,26 @@ class _SosfiltBackward(autograd.Rules):
     @staticmethod
     def gradients(ctx, needed, *cotangents):
         tensors = ctx.saved_tensors
-        sos, x = tensors[3], tensors[2]
-        if sos.dim() == x.dim() + 2 and not ctx.poles:
-            raise NotImplementedError(say.filter_second())
         composed, scan = _composed_poles if ctx.poles else _composed, (ctx.axis, ctx.reverse)
         wanted = needed[: len(tensors)]
         grads = autograd.gradients_of(lambda *operands: composed(*operands, *scan), tensors, wanted, cotangents)
         return *grads, None, None, None
 
 
-def _composed(*operands):
+def _composed(g, grad_zf, x, sos, zi, lengths, axis, reverse):
     """Do what `sosfilt_backward` does, of filters and sums that have derivatives themselves."""
-    g, grad_zf, x, sos, zi, lengths, axis, reverse = operands
     wide, count, series = _wide(x, g, zi, grad_zf), sos.shape[-2], x.shape[:axis] + x.shape[axis + 1 :]
     full = state_shape(sos.shape, tuple(x.shape), axis)
     first, last = (x.new_zeros(full, dtype=wide) if v is None else v.to(wide).expand(full) for v in (zi, grad_zf))
-    if lengths is None:
-        lengths = torch.tensor(x.shape[axis])
-    lengths = lengths.reshape(lengths.shape + (1,) * (len(series) - lengths.dim())).expand(series)
-    scan, coefficients, signals = (lengths, axis, reverse, False), sos.double(), [x.to(wide)]
+    place, steps = _counts(x, lengths, axis)
+    valid, coefficients, g, grads, firsts = steps < place, sos.double(), g.to(wide), [], []
+    signals = [x.to(wide) if lengths is None else torch.where(valid, x, 0).to(wide)]
     for s in range(count):
-        signals.append(_forward(signals[s], coefficients[..., s : s + 1, :], first[s : s + 1], *scan)[0])
-    g, grads, firsts = g.to(wide), [], []
+        scan = coefficients.narrow(-2, s, 1), first[s : s + 1], lengths, axis, reverse, False
+        signals.append(_forward(signals[s], *scan)[0])
     for s in range(count - 1, -1, -1):
-        g, grad, before = _section_back(g, last[s], *signals[s : s + 2], coefficients[..., s, :], *scan)
+        signal = last[s], *signals[s : s + 2], coefficients.select(-2, s), lengths
+        g, grad, before = _section_back(g, *signal, place, valid, axis, reverse)
         grads.append(grad)
         firsts.append(before)
     grad_sos = torch.stack(grads[::-1], -2)
@@ -225,20 +245,24 @@ def _composed(*operands):
     return grad_x.to(x.dtype), grad_sos.to(sos.dtype), grad_zi if zi is None else _like(grad_zi, zi)
 
 
-def _section_back(g, last, v, y, k, lengths, axis, reverse, _):
+def _counts(x, lengths, axis):
+    """Return how many steps each series has, with 1 in place of time, and the steps, along its axis."""
+    series, steps = x.shape[:axis] + x.shape[axis + 1 :], torch.arange(x.shape[axis], device=x.device)
+    count = torch.full((), x.shape[axis], device=x.device) if lengths is None else lengths.to(x.device, torch.int64)
+    count = count.reshape(count.shape + (1,) * (len(series) - count.dim())).expand(series)
+    return count.unsqueeze(axis), steps.reshape(-1, *(1,) * (x.dim() - 1 - axis))
+
+
+def _section_back(g, last, v, y, k, lengths, place, valid, axis, reverse):
     """Return the cotangents of a section's input, of its coefficients for each series, and of its first state.
 
     Those of its output, with all that comes of it, are the output of its poles against time; those of its states are
     that output one step later, two, and so on.
     """
-    order, steps, place = k.shape[-1] // 2 - 1, g.shape[axis], lengths.unsqueeze(axis)
-    fields = [c if k.dim() == 1 else c.unsqueeze(axis) for c in k.unbind(-1)]
-    b, a = fields[: order + 1], fields[order + 1 :]
-    ends = last.split(1, axis)
-    zero, one = torch.zeros_like(k[..., 0]), torch.ones_like(k[..., 0])
-    poles = torch.stack([one, *[zero] * order, one, *k[..., order + 2 :].unbind(-1)], -1).unsqueeze(-2)
-    zi = torch.cat([-sum(a[j] * ends[j - n] for j in range(n, order + 1)) for n in range(1, order + 1)], axis)
-    e = _forward(g, poles, zi.unsqueeze(0), lengths, axis, not reverse, False)[0]
+    order, steps, varies = k.shape[-1] // 2 - 1, g.shape[axis], k.dim() > g.dim()
+    fields = [c if k.dim() == 1 or varies else c.unsqueeze(axis) for c in k.unbind(-1)]
+    ends, b, poles = last.split(1, axis), fields[: order + 1], k.narrow(-1, order + 2, order).unsqueeze(-2)
+    e = _forward(g, poles, last.unsqueeze(0), lengths, axis, not reverse, True)[0]
     if reverse:  # the scan ends at the first step, and each series has begun at its own last one
         e = torch.cat([*ends[::-1], e], axis)
         before = e.gather(axis, torch.cat([place + n for n in range(order - 1, -1, -1)], axis))
@@ -246,12 +270,12 @@ def _section_back(g, last, v, y, k, lengths, axis, reverse, _):
         e = torch.cat([e, torch.zeros_like(last)], axis)
         e = e.scatter(axis, torch.cat([place + n for n in range(order)], axis), last)
         before = e.narrow(axis, 0, order)
-    valid = torch.arange(steps).reshape(-1, *(1,) * (g.dim() - 1 - axis)) < place
     later = [e.narrow(axis, order - n if reverse else n, steps) * valid for n in range(order + 1)]
 
     def product(one, other):
         found = one * other.conj()
-        return (found.real if found.is_complex() else found).sum(axis)
+        found = found.real if found.is_complex() else found
+        return found if varies else found.sum(axis)
 
     of_b, of_a = [product(own, v) for own in later], [-product(own, y) for own in later[1:]]
     grads = torch.stack([*of_b, torch.zeros_like(of_b[0]), *of_a], -1)
@@ -265,14 +289,7 @@ def _composed_poles(g, grad_zf, y, sos, zi, lengths, axis, reverse):
     past, last = (
         y.new_zeros(full[1:], dtype=wide) if v is None else v[0].to(wide).expand(full[1:]) for v in (zi, grad_zf)
     )
-    series = y.shape[:axis] + y.shape[axis + 1 :]
-    count = (
-        torch.tensor(steps)
-        if lengths is None
-        else lengths.reshape(lengths.shape + (1,) * (len(series) - lengths.dim()))
-    )
-    place, varies = count.expand(series).unsqueeze(axis), sos.dim() == y.dim() + 2
-    step = torch.arange(steps).reshape(-1, *(1,) * (y.dim() - 1 - axis))
+    (place, step), varies = _counts(y, lengths, axis), sos.dim() == y.dim() + 2
 
     def turned(v):
         v = v.expand(y.shape)
@@ -284,7 +301,8 @@ def _composed_poles(g, grad_zf, y, sos, zi, lengths, axis, reverse):
         return torch.cat([next(parts), v, *parts], axis)
 
     each = [
-        c if sos.dim() == 2 else turned(c) if varies else c.unsqueeze(axis) for c in sos[..., 0, :].double().unbind(-1)
+        c if sos.dim() == 2 else turned(c) if varies else c.unsqueeze(axis)
+        for c in sos.select(-2, 0).double().unbind(-1)
     ]
     g, outputs = with_zeros(order, turned(g.to(wide)), 0), torch.cat([past.flip(axis), turned(y.to(wide))], axis)
     g = g.scatter_add(axis, torch.cat([place + n for n in range(order - 1, -1, -1)], axis), last)
@@ -345,10 +363,12 @@ def _vmap_backward(_family, info, dims, g, grad_zf, x, sos, zi, lengths, axis, *
     return (grad_x, grad_sos.reshape(info.batch_size, *had), grad_zi), (0, 0, 1)
 
 
-for _name, _run, _fake in (
-    ("sosfilt", _run_forward, _fake_forward), ("sosfilt_backward", _run_backward, _fake_backward)
-):  # fmt: skip
+for _name, _run, _run_gpu, _fake in (
+    ("sosfilt", _run_forward, _on_gpu, _fake_forward),
+    ("sosfilt_backward", _run_backward, _backward_on_gpu, _fake_backward),
+):
     library.impl(_name, _run, "CPU")
+    library.impl(_name, _run_gpu, "CUDA")
     torch.library.register_fake(f"fastrecur::{_name}", _fake, lib=library)
 _Sosfilt.register(_vmap_forward)
 _SosfiltBackward.register(_vmap_backward)

@@ -79,6 +79,44 @@ def _run_follow_backward(g, g_last, x, attack, release, first, y, axis):
     return to_x, to_attack.clone(), to_release.clone(), to_first
 
 
+def _run_on_gpu(kernel, axis, **tensors):
+    from ..._cuda import filters as device
+
+    tensors = {name: v if v is None else v.detach().resolve_neg() for name, v in tensors.items()}
+    device.run_tensors(kernel, axis, **tensors)
+
+
+def _of_series(k, waits, axis):
+    names = ("level0", "trend0", "alpha", "beta", "phi")
+    found = {name: v.unsqueeze(axis) for name, v in zip(names, k.unbind(0), strict=True)}
+    return found | {"waits": None if waits is None else waits.unsqueeze(axis)}
+
+
+def _holt_on_gpu(x, k, waits, axis):
+    level, trend = torch.empty_like(x), torch.empty_like(x)
+    _run_on_gpu("holt", axis, x=x, **_of_series(k, waits, axis), y=level, slope=trend)
+    return level, trend
+
+
+def _holt_backward_on_gpu(grad_level, grad_trend, x, k, waits, level, trend, axis):
+    to_x, to_k = torch.empty_like(x), torch.zeros_like(k, memory_format=torch.contiguous_format)
+    given = {"x": x, **_of_series(k, waits, axis), "y": level, "slope": trend, "g": grad_level, "g_slope": grad_trend}
+    _run_on_gpu("holt_vjp", axis, **given, to_x=to_x, to_k=to_k.movedim(0, axis))
+    return to_x, to_k
+
+
+def _follow_on_gpu(x, attack, release, first, axis):
+    y, last = torch.empty_like(x), torch.empty_like(first.unsqueeze(axis))
+    given = {"attack": attack, "release": release, "h0": first.unsqueeze(axis)}
+    _run_on_gpu("follow", axis, x=x, **given, y=y, last=last)
+    return y, last.squeeze(axis)
+
+
+def _follow_backward_on_gpu(*arguments):
+    grads = _follow_adjoint("", *arguments)
+    return tuple(own.copy_(grad) for own, grad in zip(_fake_follow_backward(*arguments), grads, strict=True))
+
+
 def _fake_holt(x, k, waits, axis):
     return torch.empty_like(x), torch.empty_like(x)
 
@@ -120,7 +158,7 @@ def _composed_holt(x, k, waits, axis):
     What a step predicts, ``level + phi*trend``, is a recurrence of the last two predictions.
     """
     level, trend, alpha, beta, phi = (v.unsqueeze(axis) for v in k)
-    place = torch.arange(x.shape[axis]).reshape(-1, *(1,) * (x.dim() - 1 - axis))
+    place = torch.arange(x.shape[axis], device=x.device).reshape(-1, *(1,) * (x.dim() - 1 - axis))
     wide = x.double()
     if waits is not None:  # each series begins at the first step, and what is behind its end is missing
         waits = waits.unsqueeze(axis)
@@ -208,13 +246,14 @@ def _vmapped(operator, places, to):
     return call
 
 
-for _name, _run, _fake in (
-    ("holt", _run_holt, _fake_holt),
-    ("holt_backward", _run_holt_backward, _fake_holt_backward),
-    ("follow", _run_follow, _fake_follow),
-    ("follow_backward", _run_follow_backward, _fake_follow_backward),
+for _name, _run, _on_gpu, _fake in (
+    ("holt", _run_holt, _holt_on_gpu, _fake_holt),
+    ("holt_backward", _run_holt_backward, _holt_backward_on_gpu, _fake_holt_backward),
+    ("follow", _run_follow, _follow_on_gpu, _fake_follow),
+    ("follow_backward", _run_follow_backward, _follow_backward_on_gpu, _fake_follow_backward),
 ):
     library.impl(_name, _run, "CPU")
+    library.impl(_name, _on_gpu, "CUDA")
     torch.library.register_fake(f"fastrecur::{_name}", _fake, lib=library)
 _Holt.register(_vmapped(holt, (0, 1, 0), (0, 0)))
 _HoltBackward.register(_vmapped(_holt_backward, (0, 0, 0, 1, 0, 0, 0), (0, 1)))

@@ -1,0 +1,380 @@
+"""The kernels of filters: a thread for each series, and chunks of steps that go through all sections.
+
+A block is a warp, with as many series. Each chunk of the signal is read as it stands in memory, neighbours by
+neighbouring threads, and turned round in shared memory, where one section after the other goes through it, as on a CPU.
+Between chunks the states, in difference form, are where they are returned. Time is not cut.
+"""
+
+import math
+
+import numpy as np
+
+from ..._steps import levels
+from ..._steps.recurrence import constant, fma, is_finite, magnitude, select
+from ..._steps.sections import NEAR, form, section, two_poles
+from . import device as gpu
+from .operands import find_series, offset
+from .selective import finder
+
+THREADS = CHUNK = 32
+AHEAD = 16  # loads of a thread before it uses the first
+LOOKED_AT = 8  # steps, for the sign of a section that varies in time
+_WIDTH = THREADS + 1  # of a row of steps in shared memory: its columns are in different banks
+_TILE = CHUNK * _WIDTH
+
+
+@gpu.helper
+def step_at(t, stop, reverse):
+    """Return which step of a series comes after t others; of what is behind its valid ones, the same."""
+    return gpu.narrow(stop - 1 - t if reverse != 0 and t < stop else t)
+
+
+def copiers(cuda, zero, by_time, raw):
+    """Return the device functions that begin a block's series, and bring chunks to shared memory and away."""
+    find = finder(by_time, CHUNK, THREADS)
+
+    @gpu.helper
+    def begin(lengths, geometry):
+        """Return whether this thread has a series, which one, and how many steps of it are valid, and are written."""
+        series = gpu.narrow(gpu.block() * THREADS + gpu.thread())
+        is_there, index, valid, steps = find_series(series, lengths, geometry)
+        return is_there, index, gpu.narrow(valid.stop - valid.start), gpu.narrow(steps)
+
+    @gpu.helper
+    def fill(tile, x, places, stops, t, reverse):
+        raws = cuda.local.array(AHEAD, raw)
+        for first in range(0, CHUNK, AHEAD):
+            for e in range(AHEAD):
+                step, other = find(gpu.narrow(gpu.thread() + (first + e) * THREADS))
+                raws[e] = raw(0)
+                if t + step < stops[other]:
+                    at = places[other] + step_at(gpu.narrow(t + step), stops[other], reverse) * x.time
+                    raws[e] = gpu.load_raw(x.at, at, zero)
+            for e in range(AHEAD):
+                step, other = find(gpu.narrow(gpu.thread() + (first + e) * THREADS))
+                tile[step * _WIDTH + other] = gpu.unpack(x.at, raws[e], zero)
+
+    @gpu.helper
+    def drain(y, tile, places, stops, ends, t, reverse):
+        """Write a chunk, zeros behind a series' valid steps."""
+        for e in range(CHUNK):
+            step, other = find(gpu.narrow(gpu.thread() + e * THREADS))
+            if t + step < ends[other]:
+                at = places[other] + step_at(gpu.narrow(t + step), stops[other], reverse) * y.time
+                gpu.store(y.at, at, select(t + step < stops[other], tile[step * _WIDTH + other], zero))
+
+    return begin, fill, drain
+
+
+def fields(zero, order, poles):
+    """Return the device functions that give a section's b and a of a number; those above its order are 0."""
+
+    @gpu.helper
+    def b_of(sos, at, k, cascade):
+        if poles:
+            return constant(1.0 if k == 0 else 0.0, zero)
+        return gpu.load(sos.at, at + k * cascade.field, zero) if k <= order else zero
+
+    @gpu.helper
+    def a_of(sos, at, k, cascade):
+        first = -1 if poles else order + 1
+        return gpu.load(sos.at, at + (first + k) * cascade.field, zero) if k <= order else zero
+
+    return b_of, a_of
+
+
+def pairs(zero, order, poles, varies):
+    """Return the device function that takes a chunk through a section of second order, or less, in difference form."""
+    b_of, a_of = fields(zero, order, poles)
+
+    @gpu.helper
+    def read(sos, at, sign, cascade):
+        b0, b1, b2 = b_of(sos, at, 0, cascade), b_of(sos, at, 1, cascade), b_of(sos, at, 2, cascade)
+        return form(b0, b1, b2, a_of(sos, at, 1, cascade), a_of(sos, at, 2, cascade), sign)
+
+    @gpu.helper
+    def sign_of(sos, at, steps, cascade):
+        """Return the sign of a section's form; it stays for all steps, so that a state means the same at all."""
+        one, looks = constant(1.0, zero), gpu.narrow(min(LOOKED_AT, steps) if varies else 1)
+        total, least = zero, constant(2.0, zero)
+        for n in range(looks):
+            here = at + gpu.divide(gpu.narrow(n * gpu.narrow(steps)), looks) * sos.time
+            a1, a2 = a_of(sos, here, 1, cascade), a_of(sos, here, 2, cascade)
+            total, least = total + a1, min(least, a2 - magnitude(a1))
+        return select(one + least < constant(NEAR, zero), select(total <= zero, one, -one), zero)
+
+    @gpu.helper
+    def advance(tile, sos, at, states, first, last, t, high, stop, geometry, cascade):
+        sign, me, width = sign_of(sos, at, geometry.steps, cascade), gpu.thread(), cascade.last_number
+        p = gpu.load(states, first, zero) if order > 0 else zero
+        q = gpu.load(states, first + width, zero) if order > 1 else zero
+        if t == 0 or order < 2:  # SciPy's states become those of the difference form; without a second, it is 0
+            if poles:
+                p = fma(-sign, q, p)
+            else:
+                q = fma(sign, p, q)
+        steady = read(sos, at, sign, cascade)
+        for k in range(high):
+            if varies:
+                here = at + step_at(gpu.narrow(t + k), stop, geometry.reverse) * sos.time
+                steady = read(sos, here, sign, cascade)
+            v = tile[k * _WIDTH + me]
+            if poles:
+                y, p, q = two_poles(v, p, q, steady)
+            else:
+                y, p, q = section(v, p, q, steady)
+            tile[k * _WIDTH + me] = y
+        if last or order < 2:
+            if poles:
+                p = fma(sign, q, p)
+            else:
+                q = fma(-sign, p, q)
+        if order > 0:
+            gpu.store(states, first, p)
+        if order > 1:
+            gpu.store(states, first + width, q)
+
+    return advance
+
+
+def any_order(cuda, zero, order, poles, varies):
+    """Return the device function that takes a chunk through a section of any order, in SciPy's form."""
+    kind = type(zero)
+    b_of, a_of = fields(zero, order, poles)
+
+    @gpu.helper
+    def advance(tile, sos, at, states, first, last, t, high, stop, geometry, cascade):
+        z, me, here = cuda.local.array(order, kind), gpu.thread(), at
+        for k in range(order):
+            z[k] = gpu.load(states, first + k * cascade.last_number, zero)
+        for i in range(high):
+            if varies:
+                here = at + step_at(gpu.narrow(t + i), stop, geometry.reverse) * sos.time
+            v = tile[i * _WIDTH + me]
+            if poles:
+                y = v
+                for k in range(order):
+                    y = fma(-a_of(sos, here, order - k, cascade), z[order - 1 - k], y)
+                for k in range(order - 1):
+                    z[order - 1 - k] = z[order - 2 - k]
+                z[0] = y
+            else:
+                y = fma(b_of(sos, here, 0, cascade), v, z[0])
+                for k in range(1, order + 1):
+                    after = z[k] if k < order else zero
+                    after = fma(-a_of(sos, here, k, cascade), y, after)
+                    z[k - 1] = fma(b_of(sos, here, k, cascade), v, after)
+            tile[i * _WIDTH + me] = y
+        for k in range(order):
+            gpu.store(states, first + k * cascade.last_number, z[k])
+
+    return advance
+
+
+def cascade(cuda, zero, order, poles, varies, by_time, raws):
+    """Return the kernel of sections of an order, or of poles alone; ``varies`` says whether coefficients do in time."""
+    kind = type(zero)
+    begin, fill, drain = copiers(cuda, zero, by_time, raws["x"])
+    is_pair = order <= 2
+    advance = pairs(zero, order, poles, varies) if is_pair else any_order(cuda, zero, order, poles, varies)
+
+    def kernel(x, sos, h0, y, last, lengths, geometry, cascade):
+        tile, places = cuda.shared.array(_TILE, kind), cuda.shared.array(THREADS, np.int64)
+        targets, stops = cuda.shared.array(THREADS, np.int64), cuda.shared.array(THREADS, np.int32)
+        ends, me = cuda.shared.array(THREADS, np.int32), gpu.thread()
+        is_there, index, stop, end = begin(lengths, geometry)
+        places[me], targets[me], stops[me], ends[me] = offset(x.series, index), offset(y.series, index), stop, end
+        own, state = offset(sos.series, index), offset(last.series, index)
+        if is_there:
+            for s in range(cascade.count):
+                for k in range(order):
+                    value = zero
+                    if not gpu.is_null(h0.at):
+                        at = offset(h0.series, index) + s * cascade.h0 + k * cascade.h0_number
+                        value = gpu.load(h0.at, at, zero)
+                    gpu.store(last.at, state + s * cascade.last + k * cascade.last_number, value)
+        gpu.barrier()
+        chunks = gpu.divide(gpu.narrow(geometry.steps + CHUNK - 1), CHUNK)
+        for n in range(chunks):
+            t = gpu.narrow(n * CHUNK)
+            fill(tile, x, places, stops, t, geometry.reverse)
+            gpu.barrier()
+            if is_there:
+                high = gpu.narrow(min(max(stop - t, 0), CHUNK))
+                for s in range(cascade.count):
+                    at, first = own + s * cascade.section, state + s * cascade.last
+                    advance(tile, sos, at, last.at, first, n == chunks - 1, t, high, stop, geometry, cascade)
+            gpu.barrier()
+            drain(y, tile, targets, stops, ends, t, geometry.reverse)
+            gpu.barrier()
+
+    return kernel
+
+
+# ---- Levels that follow a signal ------------------------------------------------------------------------------------
+
+
+@gpu.helper
+def state_of(x, index, missing, zero):
+    """Return a number that each series has, or what is there instead."""
+    return missing if gpu.is_null(x.at) else gpu.load(x.at, offset(x.series, index), zero)
+
+
+def follow(cuda, zero, varies, by_time, raws):
+    """Return the kernel of envelopes; ``varies`` says whether gates do in time."""
+    kind = type(zero)
+    begin, fill, drain = copiers(cuda, zero, by_time, raws["x"])
+
+    def kernel(x, attack, release, h0, y, last, lengths, geometry):
+        tile, places = cuda.shared.array(_TILE, kind), cuda.shared.array(THREADS, np.int64)
+        targets, stops = cuda.shared.array(THREADS, np.int64), cuda.shared.array(THREADS, np.int32)
+        me = gpu.thread()
+        is_there, index, stop, _ = begin(lengths, geometry)
+        places[me], targets[me], stops[me] = offset(x.series, index), offset(y.series, index), stop
+        rises, falls, state = (
+            offset(attack.series, index),
+            offset(release.series, index),
+            state_of(h0, index, zero, zero),
+        )
+        rise, fall = zero, zero
+        if not varies:
+            rise, fall = gpu.load(attack.at, rises, zero), gpu.load(release.at, falls, zero)
+        gpu.barrier()
+        chunks = gpu.divide(gpu.narrow(geometry.steps + CHUNK - 1), CHUNK)
+        for n in range(chunks):
+            t = gpu.narrow(n * CHUNK)
+            fill(tile, x, places, stops, t, geometry.reverse)
+            gpu.barrier()
+            for k in range(gpu.narrow(min(max(stop - t, 0), CHUNK))):
+                if varies:
+                    rise = gpu.load(attack.at, rises + (t + k) * attack.time, zero)
+                    fall = gpu.load(release.at, falls + (t + k) * release.time, zero)
+                state = levels.follow(tile[k * _WIDTH + me], state, rise, fall)
+                tile[k * _WIDTH + me] = state
+            gpu.barrier()
+            drain(y, tile, targets, stops, stops, t, geometry.reverse)
+            gpu.barrier()
+        if is_there:
+            gpu.store(last.at, offset(last.series, index), state)
+
+    return kernel
+
+
+def beginner(zero):
+    """Return the device function that looks where a series begins: its first two values that are not missing."""
+
+    @gpu.helper
+    def begins(x, place, steps):
+        """Return the first value, by how much the next one differs, a step, and how many are missing before."""
+        found, t, first, second, one = 0, 0, zero, zero, constant(1.0, zero)
+        missing, between = zero, one
+        while t < steps and found < 2:
+            value = gpu.load(x.at, place + t * x.time, zero)
+            if is_finite(value):
+                first, second, found = select(found == 0, value, first), value, found + 1
+            missing, between = select(found == 0, missing + one, missing), select(found == 1, between + one, between)
+            t += 1
+        return first, select(found == 2, (second - first) / (between - one), zero), missing
+
+    return begins
+
+
+def holt(cuda, zero, by_time, raws):
+    """Return the kernel of Holt's levels and trends, which have the same strides."""
+    kind, begins = type(zero), beginner(zero)
+    begin, fill, drain = copiers(cuda, zero, by_time, raws["x"])
+
+    def kernel(x, level0, trend0, alpha, beta, phi, waits, y, slope, lengths, geometry):
+        tile, slopes = cuda.shared.array(_TILE, kind), cuda.shared.array(_TILE, kind)
+        places, targets = cuda.shared.array(THREADS, np.int64), cuda.shared.array(THREADS, np.int64)
+        stops, me = cuda.shared.array(THREADS, np.int32), gpu.thread()
+        _, index, stop, _ = begin(lengths, geometry)
+        places[me], targets[me], stops[me] = offset(x.series, index), offset(y.series, index), stop
+        level, trend = state_of(level0, index, zero, zero), state_of(trend0, index, zero, zero)
+        left, one, nothing = state_of(waits, index, zero, zero), constant(1.0, zero), constant(math.nan, zero)
+        if gpu.is_null(level0.at) or gpu.is_null(trend0.at):
+            first, rise, missing = begins(x, offset(x.series, index), stop)
+            trend = rise if gpu.is_null(trend0.at) else trend
+            if gpu.is_null(level0.at):
+                level, left = first, missing
+        k = levels.Holt(
+            state_of(alpha, index, zero, zero), state_of(beta, index, zero, zero), state_of(phi, index, zero, zero)
+        )
+        gpu.barrier()
+        chunks = gpu.divide(gpu.narrow(geometry.steps + CHUNK - 1), CHUNK)
+        for n in range(chunks):
+            t = gpu.narrow(n * CHUNK)
+            fill(tile, x, places, stops, t, geometry.reverse)
+            gpu.barrier()
+            for i in range(gpu.narrow(min(max(stop - t, 0), CHUNK))):
+                at, is_waiting = i * _WIDTH + me, zero < left
+                new_level, new_trend = levels.holt(tile[at], level, trend, k)
+                level, trend = select(is_waiting, level, new_level), select(is_waiting, trend, new_trend)
+                tile[at], slopes[at] = select(is_waiting, nothing, level), select(is_waiting, nothing, trend)
+                left = left - one
+            gpu.barrier()
+            drain(y, tile, targets, stops, stops, t, geometry.reverse)
+            drain(slope, slopes, targets, stops, stops, t, geometry.reverse)
+            gpu.barrier()
+
+    return kernel
+
+
+def holt_vjp(cuda, zero, by_time, raws):
+    """Return the kernel of the gradients of values, and of each series' start and constants, which are sums.
+
+    Cotangents, levels and trends are read step by step: in shared memory there is no room for them.
+    """
+    kind = type(zero)
+    begin, fill, drain = copiers(cuda, zero, by_time, raws["x"])
+
+    @gpu.helper
+    def at_step(x, place, t):
+        return zero if gpu.is_null(x.at) else gpu.load(x.at, place + t * x.time, zero)
+
+    def kernel(x, level0, trend0, alpha, beta, phi, waits, y, slope, g, g_slope, to_x, to_k, lengths, geometry):
+        tile, places = cuda.shared.array(_TILE, kind), cuda.shared.array(THREADS, np.int64)
+        targets, stops = cuda.shared.array(THREADS, np.int64), cuda.shared.array(THREADS, np.int32)
+        me = gpu.thread()
+        is_there, index, stop, _ = begin(lengths, geometry)
+        places[me], targets[me], stops[me] = offset(x.series, index), offset(to_x.series, index), stop
+        first_level, first_trend = state_of(level0, index, zero, zero), state_of(trend0, index, zero, zero)
+        left, ys, trends = state_of(waits, index, zero, zero), offset(y.series, index), offset(slope.series, index)
+        of_level, of_trend = offset(g.series, index), offset(g_slope.series, index)
+        k = levels.Holt(
+            state_of(alpha, index, zero, zero), state_of(beta, index, zero, zero), state_of(phi, index, zero, zero)
+        )
+        r_level, r_trend, in_alpha, in_beta, in_phi = zero, zero, zero, zero, zero
+        gpu.barrier()
+        chunks = gpu.divide(gpu.narrow(geometry.steps + CHUNK - 1), CHUNK)
+        for n in range(chunks):
+            t = gpu.narrow((chunks - 1 - n) * CHUNK)
+            fill(tile, x, places, stops, t, geometry.reverse)
+            gpu.barrier()
+            high = gpu.narrow(min(max(stop - t, 0), CHUNK))
+            for i in range(high):
+                step = gpu.narrow(t + high - 1 - i)
+                at, is_waiting, is_first = (high - 1 - i) * _WIDTH + me, step < left, step == left
+                before = select(is_first, first_level, at_step(y, ys, max(step - 1, 0)))
+                rise = select(is_first, first_trend, at_step(slope, trends, max(step - 1, 0)))
+                to_value, to_level, to_trend, to_alpha, to_beta, to_phi = levels.holt_adjoint(
+                    r_level + at_step(g, of_level, step), r_trend + at_step(g_slope, of_trend, step),
+                    tile[at], before, rise, k,
+                )  # fmt: skip
+                tile[at] = select(is_waiting, zero, to_value)
+                r_level, r_trend = select(is_waiting, r_level, to_level), select(is_waiting, r_trend, to_trend)
+                in_alpha = in_alpha + select(is_waiting, zero, to_alpha)
+                in_beta = in_beta + select(is_waiting, zero, to_beta)
+                in_phi = in_phi + select(is_waiting, zero, to_phi)
+            gpu.barrier()
+            drain(to_x, tile, targets, stops, stops, t, geometry.reverse)
+            gpu.barrier()
+        if is_there:
+            own = offset(to_k.series, index)
+            gpu.store(to_k.at, own, r_level)
+            gpu.store(to_k.at, own + to_k.time, r_trend)
+            gpu.store(to_k.at, own + 2 * to_k.time, in_alpha)
+            gpu.store(to_k.at, own + 3 * to_k.time, in_beta)
+            gpu.store(to_k.at, own + 4 * to_k.time, in_phi)
+
+    return kernel

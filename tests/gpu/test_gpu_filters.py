@@ -1,0 +1,152 @@
+"""The GPU's filters: their real PTX, run on the CPU, against the CPU's kernels."""
+
+import itertools
+
+import devices
+import numpy as np
+import pytest
+import scipy.signal
+from machine_code import together
+from problems import filtering
+
+from fastrecur.filters import allpole, follow, lfilter, sosfilt, sosfilt_vjp, sosfiltfilt
+from fastrecur.smoothing import holt
+
+SOS = scipy.signal.butter(4, 0.2, output="sos")
+LENGTHS = np.arange(40) * 2 - 9
+
+
+def check(cupy, function, *arguments, on_host=(), tolerance=1e-13, kernel="cascade", **options):
+    """Compare a call of arrays on a card, but some of them, with one in memory: one launch, results alike."""
+    place = lambda k, v: cupy.place(v) if isinstance(v, np.ndarray) and k not in on_host else v  # noqa: E731
+    given = [place(k, v) for k, v in enumerate(arguments)]
+    options |= {"return_state": True} if function is not holt else {}
+    found = function(*given, **{name: place(name, v) for name, v in options.items()})
+    assert [entry[1] for entry in cupy.driver.log if entry[0] == "launch"] == [kernel]
+    cupy.driver.forget()
+    for actual, wanted in zip(found, function(*arguments, **options), strict=True):
+        assert (actual.host.dtype, actual.host.shape) == (wanted.dtype, wanted.shape)
+        bound = tolerance * np.nanmax(abs(wanted), initial=0)
+        np.testing.assert_allclose(actual.host, wanted, rtol=0, atol=bound)
+
+
+KINDS = [(np.float32, *rest) for rest in itertools.product(["shared", "own", "varying"], [1, 0], [True, False])]
+KINDS += [(dtype, "shared", 1, True) for dtype in (np.float64, np.float16, np.complex64, np.int16)]
+KINDS += [(np.complex64, kind, 0, True) for kind in ("own", "varying")]
+
+
+@pytest.mark.sample(case=KINDS[:1])
+@pytest.mark.parametrize("case", KINDS)
+def test_sosfilt(cupy, rng, case):
+    """Chunks and blocks with a rest, states, ragged series in reverse; one filter for all from the host."""
+    dtype, kind, axis, is_cut = case
+    x = (rng.standard_normal((70, 40)) * 8).astype(dtype) * (1 + 0.5j if dtype == np.complex64 else 1)
+    x = x.astype(dtype) if axis == 0 else np.ascontiguousarray(x.astype(dtype).T)
+    lead = {"shared": (), "own": (40,), "varying": x.shape}[kind]
+    sos, states, options = SOS * (1 + 0.02 * rng.standard_normal((*lead, 2, 6))), [2, 40, 40], {}
+    sos[..., 3], states[axis + 1] = 1, 2
+    if is_cut:
+        options = {"reverse": True, "lengths": LENGTHS.clip(0, 70), "zi": rng.standard_normal(states)}
+        options["zi"] = options["zi"] + (0.5j if dtype == np.complex64 else 0)
+    half = 1e-3 if dtype == np.float16 else 1e-6 if x.itemsize < 8 or dtype == np.complex64 else 1e-13
+    check(cupy, sosfilt, sos, x, axis=axis, on_host=(0,) if not lead else (), tolerance=half, **options)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("kind", ["shared", "own", "varying"])
+@pytest.mark.parametrize("order", [1, 2, 3, 5])
+def test_poles_alone(cupy, rng, order, kind):
+    x, lead = rng.standard_normal((70, 40)), {"shared": (), "own": (40,), "varying": (70, 40)}[kind]
+    a, past = 0.3 * rng.standard_normal((*lead, order)), rng.standard_normal((order, 40))
+    check(cupy, allpole, a, x, axis=0, zi=past, reverse=order % 2 == 0, lengths=LENGTHS.clip(0, 70))
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("order", [0, 1, 2, 4])
+def test_polynomials(cupy, rng, order):
+    (b, a), shape = scipy.signal.butter(order, 0.3) if order else ([3.0], 2.0), (3, 40, 2)
+    x, zi = rng.standard_normal(shape), rng.standard_normal((3, order, 2))
+    check(cupy, lfilter, b, a, x, axis=1, zi=zi, on_host=(0, 1))
+
+
+@pytest.mark.exhaustive
+def test_digits_shapes_and_in_place(cupy, rng):
+    """Poles near 1 and -1; one series; none; no steps, which leave the states; the input's own memory."""
+    slow = np.concatenate([scipy.signal.butter(2, 1e-4, output="sos"), [[1, 0.2, 0, 1, 1.98, 0.9802]]])
+    check(cupy, sosfilt, slow, rng.standard_normal(3000), on_host=(0,), tolerance=1e-12)
+    for shape in ((0, 3), (9, 0)):
+        sos, x = (cupy.place(np.ones((*shape, *more))) for more in ((2, 6), ()))
+        y, zf = sosfilt(sos, x, 0, cupy.place(np.ones((2, 2, shape[1]))))
+        assert y.shape == shape and (zf.host == 1).all()
+        y, zf = follow(x, x, x, 0, cupy.place(np.ones((1, shape[1]))))
+        assert y.shape == shape and (zf.host == 1).all()
+    x = rng.standard_normal((3, 70))
+    placed, expected = cupy.place(x), sosfilt(SOS, x)
+    assert sosfilt(SOS, placed, out=placed) is placed
+    np.testing.assert_allclose(x, expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("gates", ["numbers", "series", "steps"])
+@pytest.mark.parametrize("axis", [1, 0])
+def test_follow(cupy, rng, gates, axis):
+    shape = (40, 70) if axis else (70, 40)
+    one = (40, 1) if axis else (1, 40)
+    own = {"series": one, "steps": shape}.get(gates, ())
+    attack, release = (rng.random(own if gates == "steps" or k else ()) if own else 0.3 for k in (1, 0))
+    x, options = rng.standard_normal(shape).astype(np.float32), {"axis": axis, "tolerance": 1e-6, "kernel": "follow"}
+    check(cupy, follow, x, attack, release, zi=rng.standard_normal(one), **options)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("given", ["nothing", "level", "trend", "all"])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_holt(cupy, rng, given, axis):
+    """Series that begin late, twice, never, or have one value; an infinity is missing, too."""
+    x, one = rng.standard_normal((70, 40)), np.ones((1, 40))
+    x[:3, 2] = x[:2, 3] = x[3:5, 3] = x[:, 5] = x[1:, 6] = np.nan
+    x[40, 7] = np.inf
+    options = {"phi": 0.9, "axis": axis, "tolerance": 1e-6, "kernel": "holt"}
+    options |= {name: rng.standard_normal(40) for name in ("level", "trend") if given in (name, "all")}
+    x, one = (x.T.copy(), one.T) if axis else (x, one)
+    check(cupy, holt, x.astype(np.float32), one * 0.3, 0.2, **options)
+
+
+def test_errors(cupy):
+    x, a, wide = (cupy.place(v) for v in (np.ones((4, 9), np.float32), np.ones((4, 2)), np.ones((4, 9))))
+    for error, text, call in (
+        (ValueError, "`sos` must have 1", lambda: sosfilt(2 * SOS, x)),
+        (ValueError, "`sos` must have the shape", lambda: sosfilt(a, x)),
+        (ValueError, "`a` must have the shape", lambda: allpole(np.ones((3, 2)), x)),
+        (ValueError, "`zi` must have the shape", lambda: sosfilt(SOS, x, zi=a)),
+        (TypeError, "`zi` must be complex", lambda: sosfilt(SOS, x, zi=np.ones((2, 4, 2), complex))),
+        (TypeError, "`sos` must be real", lambda: sosfilt(cupy.place(SOS + 0j), x)),
+        (TypeError, "`out` must have the result's dtype float32", lambda: sosfilt(SOS, x, out=wide)),
+        (ValueError, "`out` must be `x` itself", lambda: sosfilt(SOS, x, out=cupy.place(x.host[:, ::-1]))),
+        (TypeError, "`x`", lambda: sosfilt(cupy.place(SOS), x.host)),
+        (TypeError, "`a` must be an array", lambda: allpole(None, x)),
+        (TypeError, "`attack` must be an array", lambda: follow(x, None, 0.1)),
+        (TypeError, "`b` must be in CPU memory", lambda: lfilter(a, [1.0], x)),
+        (TypeError, "`grad_y` must be in CPU memory or a tensor", lambda: sosfilt_vjp(x, SOS, x, x)),
+        (TypeError, "`x` must be in CPU memory or a tensor", lambda: sosfiltfilt(SOS, x)),
+        (ValueError, "`attack` must have the shape", lambda: follow(x, a, 0.1)),
+        (ValueError, "`level` must", lambda: holt(x, 0.1, 0.1, level=a)),
+        (ValueError, "0 <= beta <= 1", lambda: holt(x, 0.1, 1.1)),
+        (TypeError, "`out` must have the result's dtype float32", lambda: follow(x, 0.2, 0.1, out=wide)),
+    ):
+        with pytest.raises(error, match=text):
+            call()
+    assert not [entry for entry in cupy.driver.log if entry[0] == "launch"]
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("card", ["sm_75", "sm_80", "sm_90", "sm_120"])
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+def test_machine_code(card, dtype):
+    """All in registers up to order 12, and a batch of loads before the first is used."""
+    capability, every = (int(card[3:-1]), int(card[-1])), list(filtering(dtype))
+    for kernel, code in zip(every, together(tuple(devices.ptx(k, capability) for k in every), card), strict=True):
+        assert code.local == 0, kernel.key
+        assert code.registers <= 128
+        if dict(kernel.key[3]).get("order") == 2 and dtype != "f8":
+            assert code.loads >= 8, kernel.key
