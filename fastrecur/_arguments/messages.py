@@ -61,7 +61,16 @@ gpu_packages = _message(
     "arrays on a GPU need numba-cuda, and {missing} is missing: in a clone of fastrecur, pip install '.[cuda13]',"
     " or '.[cuda12]' for a driver older than 580"
 )
-gpu_compiler = _message("arrays on a GPU need a numba-cuda that goes with numba: {first} with {second} fails: {error}")
+gpu_compiler = _message(
+    "arrays on a GPU need a numba-cuda that goes with numba, as 0.30.4 does with 0.61 to 0.68: "
+    "{first} with {second} fails: {error}"
+)
+gpu_memory = _message("arrays on a GPU need free memory there, got: {error}")
+gpu_forked = _message(
+    "a process must not use a GPU that its parent used before it forked: start it by 'spawn' or 'forkserver', "
+    "got: {error}"
+)
+gpu_failed = _message("the driver of the GPU must do what it is asked, got: {error}, perhaps of earlier work there")
 gpu_driver = _message("arrays on a GPU need an NVIDIA driver that responds, got: {error}")
 gpu_too_old = _message("arrays on a GPU need compute capability 7.5 or later, got {1}.{2} on device {0}")
 complex_on_gpu = _message("`{name}` must be real on a GPU, where weighted averages are real: pass each part by itself")

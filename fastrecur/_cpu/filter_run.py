@@ -85,7 +85,8 @@ class _Places:
         if self.streams:
             size = self.forms[Y][2]
             in_lines = (width * size) % LINE == self.steps[Y] % LINE == 0
-            ways[Y] += STREAMED * ((ways[Y] == BLOCKS) | (in_lines & (ways[Y] == ROWS)))
+            whole = np.arange(padded) < self.series // width * width  # vectors, in which no series is written again
+            ways[Y] += STREAMED * (whole & ((ways[Y] == BLOCKS) | (in_lines & (ways[Y] == ROWS))))
         geometry[HEAD:] = np.concatenate([*filled, *ways])
         return geometry, fill
 

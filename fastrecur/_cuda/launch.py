@@ -15,6 +15,8 @@ from .._cpu.compiler import cache
 from .kernels import catalog
 
 OLDEST = 7, 5  # compute capability
+# What a driver's error means, but when it is asked for the first time.
+WORDS = {"CUDA_ERROR_OUT_OF_MEMORY": say.gpu_memory, "CUDA_ERROR_NOT_INITIALIZED": say.gpu_forked}
 DEFAULT_STREAMS = 0, 1  # handles of a device's default stream, which nobody can capture
 
 
@@ -89,7 +91,9 @@ class CudaCore:
         if version // 1000 < api.CUDA_VERSION // 1000:
             raise RuntimeError(say.gpu_old_driver(api.CUDA_VERSION // 1000, version))
         self.version = version
-        self.ask(api.cuInit(0))
+        (status,) = api.cuInit(0)
+        if status:
+            raise RuntimeError(say.gpu_driver(status.name))
         self.contexts = {}  # by device
         self.queue = functools.lru_cache(1024)(core.Stream.from_handle)
         self.config = functools.lru_cache(1024)(lambda grid, threads: core.LaunchConfig(grid=grid, block=threads))
@@ -98,7 +102,7 @@ class CudaCore:
         """Return what a function of the driver gave; raise where that is an error."""
         error, *given = answer
         if error:
-            raise RuntimeError(say.gpu_driver(getattr(error, "name", error)))
+            raise RuntimeError(WORDS.get(error.name, say.gpu_failed)(error.name))
         return given[0] if given else None
 
     def enter(self, device, primary=False):

@@ -7,8 +7,10 @@ import subprocess
 import sys
 import threading
 
+import correctness
+import needs
 import numpy as np
-from groups import group
+from groups import CUT, GROUPS, cut_kernels, cut_time, group
 
 import fastrecur
 
@@ -43,23 +45,32 @@ def each(pairs):
         yield name, attempt(function)
 
 
-@group("repeats", 60)
+REPEATED = [((64, 100001), 1, 100), ((64, 1 << 20), 1, 20), ((65536, 512), 0, 20), ((512, 4096), 0, 100)]
+
+
+@group("repeats", 40, kernels=lambda: needs.of_rows([needs.Row("", "", *its[:2]) for its in REPEATED]))
 def repeats(bench):
-    """The same bits a hundred times: kernels that look back see others in another order each time."""
-    lib, times = bench.lib, 3 if bench.tiny else 100
-    for shape, axis in [((512, 4096), 0), ((64, 100001), 1), ((64, 1 << 20), 1), ((65536, 512), 0)]:
-        shape = bench.shape(shape)
+    """The same bits, over and over: kernels that look back see others in another order each time."""
+    lib = bench.lib
+    for shape, axis, times in REPEATED:
+        shape, times = bench.shape(shape), 3 if bench.tiny else times
         f, x = lib.random(shape), lib.random(shape)
         first = lib.get(fastrecur.forget_mult(f, x, axis=axis))
 
-        def count(f=f, x=x, axis=axis, first=first):
+        def count(f=f, x=x, axis=axis, first=first, times=times):
             again = (lib.get(fastrecur.forget_mult(f, x, axis=axis)) for _ in range(times))
             return sum(bool((h == first).all()) for h in again)
 
         bench.report.row(f"repeats to the bit {shape}", str(times), count, "")
 
 
-@group("operands", 60)
+def alike(*shapes, gate=None, dtype=np.float32, axis=0):
+    """Return what yields the kernels of averages of some shapes."""
+    cases = [correctness.Case("forget_mult", s if gate is None else gate, s, dtype, axis, False) for s in shapes]
+    return lambda: needs.of_cases(cases)
+
+
+@group("operands", kernels=alike((70, 40), (2800,)))
 def operands(bench):
     """`out`, strided, misaligned and offset operands, and threads that have not used the device."""
     lib = bench.lib
@@ -97,7 +108,7 @@ def operands(bench):
     bench.checks(each([*checks, ("a side thread", side_thread)]))
 
 
-@group("past 2**31", 60, ("torch", "cupy"))
+@group("past 2**31", 40, ("torch", "cupy"), kernels=alike((16, (1 << 27) + 5), gate=(), dtype=np.float16))
 def past(bench):
     """Elements whose offsets in bytes, and whose number, are more than 32 bits hold."""
 
@@ -111,7 +122,10 @@ def past(bench):
     bench.checks(each([("2**31 elements and more", check)]))
 
 
-@group("order", 60, ("torch",))
+GRAPHS = [needs.Row("", "", (105, 20, 640), 0, gradient=True), needs.Row("", "", (64, 1 << 17), 1, gradient=True)]
+
+
+@group("order", 40, ("torch",), kernels=lambda: needs.of_rows(GRAPHS))
 def order(bench):
     """Streams, graphs, other devices, DLPack."""
     lib, torch = bench.lib, bench.lib.torch
@@ -198,14 +212,14 @@ def order(bench):
         ("a stream of its own", side_stream), ("foreign streams", foreign_streams), ("a second device", second_device),
         ("DLPack", dlpack),
     ]  # fmt: skip
-    for shape, axis in [((105, 20, 640), 0), ((64, 1 << 17), 1)]:
+    for _, _, shape, axis, *_ in GRAPHS:
         for gradient in (False, True):
             name = f"graph of {shape}{' gradient' * gradient}"
             checks.append((name, lambda s=shape, a=axis, g=gradient: graph(s, a, g)))
     bench.checks(each(checks))
 
 
-@group("torch", 120, ("torch",))
+@group("torch", 60, ("torch",), kernels=lambda: [*alike((50, 6, 40))(), *alike((50, 6, 40), gate=())()])
 def torch_features(bench):
     """Gradients, transforms, the compiler, the QRNN, smoothing: each against the same on the CPU."""
     lib, torch = bench.lib, bench.lib.torch
@@ -256,29 +270,19 @@ def torch_features(bench):
     bench.checks(each((function.__name__, lambda function=function: both(function)) for function in names))
 
 
-@group("cut time", 60)
-def cut_time(bench):
-    """The single-pass scan of numbers of which none is rounded has an uncut scan's bits; so has its fix-up pass."""
-    from groups import unsplit
-
-    lib, rng = bench.lib, np.random.default_rng(0)
-
-    def check(shape, axis, is_dirty):
-        shape = bench.shape(shape)
-        f, x = rng.integers(0, 2, shape).astype(np.float32), rng.integers(-2, 3, shape).astype(np.float32)
-        if is_dirty:  # half of an infinity, over and over, is what no tile's summary says
-            f, x = np.full_like(f, 0.5), np.zeros_like(x)
-            x[(5, 0) if axis == 0 else (0, 5)] = np.inf
-        f, x = lib.put(f), lib.put(x)
-        cut = lib.get(fastrecur.forget_mult(f, x, axis=axis))
-        whole = unsplit(lambda: lib.get(fastrecur.forget_mult(f, x, axis=axis)))
-        return None if np.array_equal(cut, whole, equal_nan=True) else "other bits"
-
-    problems = itertools.product([((64, 1 << 17), 1), ((65536, 64), 0)], [False, True])
-    bench.checks(each((f"{s} dirty {d}", lambda s=s, a=a, d=d: check(s, a, d)) for (s, a), d in problems))
+@group("cut time", 40, kernels=cut_kernels)
+def cut(bench):
+    """The single-pass scan has an uncut scan's bits, of numbers of which none is rounded, and of infinities."""
+    pairs = itertools.product(CUT, [False, True])
+    names = (f"{c.value}{' with an infinity' * i}" for c, i in itertools.product(CUT, [False, True]))
+    checks = [lambda c=c, i=i: cut_time(bench, c.value, c.axis, i) for c, i in pairs]
+    bench.checks(each(zip(names, checks, strict=True)))
 
 
-@group("peers", 90, ("torch", "cupy"))
+PEERS = [needs.Row("", "", (8, 1536, 65536), 2, name="linear_recurrence")]
+
+
+@group("peers", 60, ("torch", "cupy"), kernels=lambda: [*needs.of_rows(PEERS), *alike((4, 10**7), gate=(), axis=1)()])
 def peers(bench):
     """The same on the same card by whatever else is installed."""
     lib, row = bench.lib, bench.report.row
@@ -337,16 +341,58 @@ def peers(bench):
     timed("torch associative_scan (8,64,65536)", torch.compile(associative))
 
 
-@group("sanitizer", 120)
+SCAN = 64, 100_001
+
+
+@group("sanitized", 40, ("bare",), cases=lambda: [correctness.Case("forget_mult", SCAN, SCAN, np.float32, 1, False)])
+def sanitized(bench):
+    """What the sanitizer and the profiler look at: the scan that looks back, of gates that are 0 or 1, to the bit."""
+    lib, shape, rng = bench.lib, bench.shape(SCAN), np.random.default_rng(0)
+    f, x = (rng.integers(low, high, shape).astype(np.float32) for low, high in ((0, 2), (1, 9)))
+    out = lib.put(np.full(shape, np.nan, np.float32))
+    fastrecur.forget_mult(lib.put(f), lib.put(x), axis=1, out=out)
+    last = np.maximum.accumulate(np.where(f == 1, np.arange(shape[1]), -1), axis=1)  # the last step with an open gate
+    wanted = np.where(last < 0, 0, np.take_along_axis(x, np.maximum(last, 0), 1))
+    bench.checks([(f"scan of {shape}", None if np.array_equal(lib.get(out), wanted) else "other bits")])
+
+
+def under(bench, *command, seconds):
+    """Run `sanitized` under a tool, in a process of its own, for some seconds at most."""
+    command = [*command, sys.executable, str(RUN), "--group", "sanitized", *["--tiny"] * bench.tiny]
+    command += ["--output", str(bench.report.path), *bench.more]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+@group("sanitizer", 75, kernels=lambda: GROUPS["sanitized"].kernels())
 def sanitizer(bench):
-    """The first problems under compute-sanitizer, where it is installed."""
+    """The look-back under compute-sanitizer, where it is installed; each of its tools within a time of its own."""
     tool = shutil.which("compute-sanitizer")
     if tool is None:
         bench.report.write("note", note="needs compute-sanitizer")
         return
-    for check in ("memcheck", "racecheck", "initcheck"):
-        command = [tool, "--tool", check, "--error-exitcode", "9", sys.executable, str(RUN), "--tiny"]
-        command += ["--group", "correctness 1", "--library", bench.lib.name, "--output", str(bench.report.path)]
-        done = subprocess.run(command, capture_output=True, text=True)
+    for check in ("memcheck", "racecheck", "synccheck"):
+        done = under(bench, tool, "--tool", check, "--error-exitcode", "9", seconds=25)
+        if done is None:
+            bench.report.write("note", note=f"compute-sanitizer {check} took too long")
+            continue
         off = None if done.returncode == 0 else f"status {done.returncode}: {done.stdout[-1500:]}"
-        bench.checks([(f"compute-sanitizer {check}", off)])
+        bench.checks([(f"compute-sanitizer {check} of {SCAN}", off)])
+
+
+PERCENT = "avg.pct_of_peak_sustained_"
+COUNTERS = "smsp__inst_executed.sum", f"smsp__issue_active.{PERCENT}active"
+COUNTERS += f"sm__inst_executed_pipe_alu.{PERCENT}active", f"dram__throughput.{PERCENT}elapsed"
+
+
+@group("profiler", 60, kernels=lambda: GROUPS["sanitized"].kernels())
+def profiler(bench):
+    """What binds the scan, instructions or memory, as Nsight Compute counts it where it is installed and allowed."""
+    tool = shutil.which("ncu")
+    if tool is None:
+        bench.report.write("note", note="needs ncu")
+        return
+    done = under(bench, tool, "--kernel-name", "regex:scan", "--metrics", ",".join(COUNTERS), "--csv", seconds=50)
+    bench.report.write("note", note="ncu took too long" if done is None else (done.stdout + done.stderr)[-4000:])

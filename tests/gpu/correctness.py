@@ -5,7 +5,6 @@ import pathlib
 import sys
 from typing import NamedTuple
 
-import ml_dtypes
 import numpy as np
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
@@ -16,6 +15,11 @@ import fastrecur  # noqa: E402
 from fastrecur import reference  # noqa: E402
 from fastrecur._arguments import checks  # noqa: E402
 from fastrecur._cuda import launch, plan as _plan  # noqa: E402
+
+try:
+    from ml_dtypes import bfloat16
+except ImportError:  # a card's machine may have little; its problems are then of three dtypes
+    bfloat16 = None
 
 
 class Case(NamedTuple):
@@ -43,9 +47,13 @@ class Case(NamedTuple):
 NAMES, WAYS = ["forget_mult", "linear_recurrence"], [False, True]
 
 
-def cases(bfloat16):
+def _dtypes(has_bfloat16):
+    return [np.float32, np.float64, np.float16] + [bfloat16] * (has_bfloat16 and bfloat16 is not None)
+
+
+def cases(has_bfloat16):
     """Yield problems for every kernel, dtype and direction."""
-    dtypes = [np.float32, np.float64, np.float16] + [ml_dtypes.bfloat16] * bfloat16
+    dtypes = _dtypes(has_bfloat16)
     shapes = [((105, 12800), 0), ((33, 65), 0), ((40, 1031), 1), ((3, 70001), 1), ((9000, 130), 0), ((17, 5, 9), 1)]
     for (shape, axis), dtype, name, reverse in itertools.product(shapes, dtypes, NAMES, WAYS):
         yield Case(name, shape, shape, dtype, axis, reverse)
@@ -73,9 +81,9 @@ def cases(bfloat16):
         yield Case("linear_recurrence", gate, (20, 33), dtype, axis, reverse)
 
 
-def segment_cases(bfloat16):
+def segment_cases(has_bfloat16):
     """Yield problems whose series begin anew inside the axis of time; sums over time, of many segments, of states."""
-    dtypes = [np.float32, np.float64, np.float16] + [ml_dtypes.bfloat16] * bfloat16
+    dtypes = _dtypes(has_bfloat16)
     both = [("offsets",), ("resets",), ("offsets", "resets")]
     shapes = [((105, 1280), 0), ((33, 65), 0), ((40, 150), 1), ((17, 5, 9), 1), ((190,), 0)]
     for (shape, axis), dtype, name, reverse in itertools.product(shapes, dtypes, NAMES, WAYS):
@@ -94,6 +102,14 @@ def segment_cases(bfloat16):
         yield Case(name, (70, 40), (70, 40), np.float32, 0, reverse, lengths=True, cuts=("resets",))
 
 
+# A call a family: by lanes, averaging and linear; in contiguous time; a gradient that is a sum; series that begin anew.
+FIRST = [
+    Case("forget_mult", (33, 65), (33, 65), np.float32, 0, False),
+    Case("linear_recurrence", (33, 65), (33, 65), np.float32, 0, False),
+    Case("forget_mult", (40, 150), (40, 150), np.float32, 1, False),
+    Case("forget_mult", (), (33, 65), np.float32, 0, False, (1,)),
+    Case("forget_mult", (33, 65), (33, 65), np.float32, 0, False, cuts=("offsets", "resets")),
+]
 STEPS = 200  # of a problem that the reference, step by step in Python, computes; others take seconds each
 
 
@@ -223,8 +239,8 @@ def correctness(library, problems):
             yield str(case), None
 
 
-def pooling_correctness(library, device="cuda"):
-    """Compare a QRNN's pooling and its gradient with the same composed in float64 on the CPU: as `correctness`."""
+def pooling_problems(every=1, begin=0):
+    """Yield a QRNN's poolings, each so many-th: a name, dtype, and what computes results and gradients on a device."""
     import torch
 
     from fastrecur.torch._rnn import pooling
@@ -242,22 +258,74 @@ def pooling_correctness(library, device="cuda"):
 
     steps, batch, width = 67, 5, 300
     sizes = torch.arange(steps, 0, -1).clamp(max=batch)
-    bounds = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 5e-3}
+    dtypes = torch.float32, torch.float64, torch.bfloat16, torch.float16
     offsets, flags = torch.tensor([0, 0, 20, 21, 45, steps]), torch.rand(steps, batch) < 0.1
     kinds = "padded", "packed", "offsets", "resets", "offsets resets"
-    for dtype, gated, reverse, masked, kind in itertools.product(bounds, *[(False, True)] * 3, kinds):
+    problems = itertools.product(dtypes, *[(False, True)] * 3, kinds)
+    for dtype, gated, reverse, masked, kind in itertools.islice(problems, begin, None, every):
         rows = (int(sizes.sum()),) if kind == "packed" else (steps, 1 if "offsets" in kind else batch)
         product, c0, grad_h, grad_last = (
             torch.randn(shape).to(dtype)
             for shape in ((*rows, (2 + gated) * width), (batch, width), (*rows, width), (batch, width))
         )
         keep = torch.randint(2, (*rows, width)) if masked else 0.9
-        here = f"pooling {dtype} gated {gated} reverse {reverse} masked {masked} {kind}"
+        yield f"pooling {dtype} gated {gated} reverse {reverse} masked {masked} {kind}", dtype, results
+
+
+def pooling_correctness(library, every=1):
+    """Compare a QRNN's pooling and its gradient with the same composed in float64 on the CPU: as `correctness`."""
+    import torch
+
+    bounds = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 5e-3}
+    for here, dtype, results in pooling_problems(every):
         try:
             wanted = results(torch.float64, "cpu", fastrecur.forget_mult)
-            library.poison(product.numel())
-            got = results(dtype, device)
-            torch.testing.assert_close(got, wanted, rtol=bounds[dtype], atol=bounds[dtype])
+            library.poison(1 << 17)
+            torch.testing.assert_close(results(dtype, "cuda"), wanted, rtol=bounds[dtype], atol=bounds[dtype])
+        except Exception as error:
+            yield here, f"{type(error).__name__}: {error}"
+        else:
+            yield here, None
+
+
+def selective_operands(rng, layout="bdl", maps="steps", batch=2, steps=70, channels=40, states=16, rows=None):
+    """Return operands of a selective scan, in their order; groups are two, and ``rows`` series have a first state."""
+    order = [0, 2, 1] if layout == "bdl" else [0, 1, 2]
+    u, delta, z = (np.transpose(v, order) for v in rng.standard_normal((3, batch, steps, channels)))
+    shape = {
+        "steps": (batch, *((states, steps) if layout == "bdl" else (steps, states))),
+        "groups": (batch, *((2, states, steps) if layout == "bdl" else (steps, 2, states))),
+        "constant": (channels, states),
+    }[maps]
+    a, skip, bias = -2 * rng.random((channels, states)), *rng.standard_normal((2, channels))
+    state = rng.standard_normal((rows or batch, channels, states))
+    given = u, delta, a, *rng.standard_normal((2, *shape)), skip, z, bias, state
+    return [np.ascontiguousarray(v, np.float32) for v in given]
+
+
+def selective_correctness(library, every=1, call=fastrecur.selective_scan):
+    """Compare selective scans, each so many-th, with the definition: as `correctness`."""
+    rng = np.random.default_rng(0)
+    ways, dtypes = ("bdl", "bld"), [np.float32, np.float16] + [bfloat16] * (library.name == "torch" and bool(bfloat16))
+    cuts = {
+        "": {},
+        "offsets": {"offsets": np.array([0, 2, 2, 40, 70])},
+        "resets": {"resets": rng.random((2, 70)) < 0.1},
+    }
+    problems = itertools.product(dtypes, ways, ("steps", "groups", "constant"), WAYS, cuts)
+    for dtype, layout, maps, reverse, cut in itertools.islice(problems, 0, None, every):
+        here = f"selective {np.dtype(dtype)} {layout} {maps} reverse {reverse} {cut}"
+        batch, rows = (1, 4) if cut == "offsets" else (2, 2)
+        given = [v.astype(dtype) for v in selective_operands(rng, layout, maps, batch, rows=rows)]
+        options = {"delta_softplus": True, "layout": layout, "reverse": reverse, "return_state": True}
+        try:
+            wide = [v.astype(np.float64) for v in given]
+            wanted = reference.selective_scan(*wide, **options, **cuts[cut])
+            library.poison(given[0].size)
+            ends = {name: library.put(end) for name, end in cuts[cut].items()}
+            for got, right in zip(call(*map(library.put, given), **options, **ends), wanted, strict=True):
+                error = np.abs(library.get(got).astype(np.float64) - right).max() / np.abs(right).max()
+                assert error < {"float32": 1e-5, "float16": 1e-2}.get(np.dtype(dtype).name, 6e-2), error
         except Exception as error:
             yield here, f"{type(error).__name__}: {error}"
         else:

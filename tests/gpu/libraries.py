@@ -2,6 +2,7 @@
 
 import functools
 import statistics
+import types
 
 import numpy as np
 
@@ -187,6 +188,34 @@ class Numba(Library):
         return start.elapsed_time(stop)
 
 
+class Bare(Library):
+    """Memory of the driver alone: it starts at once, and a sanitizer has no other kernels to look at."""
+
+    name = "bare"
+
+    def __init__(self):
+        from cuda.bindings import driver as api
+
+        from fastrecur._cuda import launch
+
+        self.api, self.driver = api, launch.driver()
+        self.card = self.driver.describe()[0]
+
+    def put(self, array):
+        with self.driver.on(0):
+            pointer = int(self.driver.ask(self.api.cuMemAlloc(array.nbytes)))
+            self.driver.ask(self.api.cuMemcpyHtoD(pointer, array.ctypes.data, array.nbytes))
+        known = {"shape": array.shape, "typestr": array.dtype.str, "data": (pointer, False), "version": 3}
+        return types.SimpleNamespace(__cuda_array_interface__=known)
+
+    def get(self, array):
+        known = array.__cuda_array_interface__
+        host = np.empty(known["shape"], known["typestr"])
+        with self.driver.on(0):  # the copy waits for the default stream
+            self.driver.ask(self.api.cuMemcpyDtoH(host.ctypes.data, known["data"][0], host.nbytes))
+        return host
+
+
 KINDS = {"torch": Torch, "cupy": Cupy, "numba": Numba}
 
 
@@ -195,7 +224,7 @@ def installed(names=tuple(KINDS)):
     found = []
     for name in names:
         try:
-            found.append(KINDS[name]())
+            found.append((KINDS | {"bare": Bare})[name]())
         except Exception as error:
             print(f"{name}: not used ({type(error).__name__}: {error})")
     return found

@@ -793,6 +793,21 @@ def test_without_the_packages(monkeypatch):
         _launch.CudaCore()
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("CUDA_ERROR_OUT_OF_MEMORY", "need free memory there"), ("CUDA_ERROR_NOT_INITIALIZED", "before it forked"),
+        ("CUDA_ERROR_ILLEGAL_ADDRESS", "perhaps of earlier work"),
+    ],
+)  # fmt: skip
+def test_an_error_of_the_driver_is_said_in_words(name, words):
+    api = pytest.importorskip("cuda.bindings.driver")
+    with pytest.raises(RuntimeError) as caught:
+        _launch.CudaCore.ask(None, (getattr(api.CUresult, name),))
+    assert words in str(caught.value)
+    assert name in str(caught.value)
+
+
 def test_what_is_needed_of_numba_cuda():
     """Names that it does not document: there, and what they were."""
     from numba.cuda import decorators, dispatcher

@@ -412,7 +412,7 @@ CANNOT_WORK = {
         from numba.cuda import dispatcher
         del dispatcher.CUDADispatcher
         """,
-        "arrays on a GPU need a numba-cuda that goes with numba: numba-cuda 0.",
+        "a numba-cuda that goes with numba, as 0.30.4 does with 0.61 to 0.68: numba-cuda 0.",
     ),
     "no device": ("_launch.driver.cache_clear()", "CUDA_ERROR_NO_DEVICE"),
     "an old driver": ("", "arrays on a GPU need a driver for CUDA 1"),

@@ -8,9 +8,12 @@ import subprocess
 import sys
 
 import compare
+import mutants
 import numpy as np
 import pytest
 import stub_driver
+
+from fastrecur._cuda import launch
 
 GPU = pathlib.Path(__file__).parent
 LARGEST = 3000  # elements that are run here
@@ -67,17 +70,33 @@ def test_problems_are_right(load, cupy):
     assert all(off for _, off in problems.correctness(Library(cupy, off=0.01), first))
 
 
+@pytest.mark.parametrize("name", [name for name, its in mutants.ALL.items() if its])
+def test_mutants_change_lines_that_are_there(name):
+    path, text = mutants.changed(name)
+    assert text != path.read_text()
+
+
 @pytest.mark.exhaustive
-def test_kernels_are_compiled_without_a_card(tmp_path):
-    """Of some problems, as machine code for a card's capability."""
-    command = [sys.executable, str(GPU / "run.py"), "--precompile", "sm_90", "--every", "1000"]
+def test_kernels_are_compiled_without_a_card(load, monkeypatch, tmp_path):
+    """Of some problems, as machine code for a card's capability; and travel."""
+    command = [sys.executable, str(GPU / "run.py"), "--precompile", "sm_90", "--bundle", str(tmp_path / "bundle")]
+    command += ["--only", "lanes"]
     environment = os.environ | {"FASTRECUR_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(GPU.parents[1])}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "2 kernels for sm_90" in done.stdout
-    kept = list(tmp_path.glob("*-*"))
-    assert {path.name.partition("-")[0] for path in kept} == {"lanes", "lanes_vjp"}
+    kept = list(tmp_path.glob("lanes-90-*"))
+    assert len(kept) == 2
     assert all(b"\x7fELF" in path.read_bytes() for path in kept)
+    # They are in the bundle; where there are no compilers and nothing on the disk they are loaded from there.
+    monkeypatch.setattr(launch, "compiler", lambda: pytest.fail("something is compiled"))
+    monkeypatch.setenv("FASTRECUR_CACHE_DIR", str(tmp_path / "empty"))
+    for name in ("cubin", "assemble"):
+        monkeypatch.setattr(launch, name, getattr(launch, name))
+    counts = load("bundle").Bundle(tmp_path / "bundle").use()
+    kernels = load("needs").of_rows(load("groups").LANES)
+    assert [launch.cubin(kernel, (9, 0))[0][:4] for kernel in kernels] == [b"\x7fELF"] * 2
+    assert dict(counts) == {"bundle": 2, "cache": 0, "compiled": 0}
 
 
 class Tensors:
@@ -134,7 +153,7 @@ def crashes(bench):
     bench.report.row("before the crash", "1", lambda: 1.0, "")
     os.abort()
 
-@groups.group("hangs", 12)
+@groups.group("hangs", 2)
 def hangs(bench):
     bench.report.row("before the hang", "1", lambda: 1.0, "")
     time.sleep(1000)
@@ -162,12 +181,13 @@ def test_main_from_end_to_end(tmp_path):
     script.write_text(FAULTY.format(places=places))
     environment = os.environ | stub_driver.environment()
     environment |= {"FASTRECUR_CACHE_DIR": str(stub_driver.folder() / "ptx"), "MPLBACKEND": "Agg"}
-    names = ["segments", "correctness numba", "ceilings", "crashes", "hangs", "wrong", "order", "operands", "cut time"]
+    names = ["first", "segments", "correctness numba", "crashes", "hangs", "wrong", "order", "operands", "sanitized"]
     command = [sys.executable, str(script), "--tiny", "--output", str(output), "--library", "numba", "--only", *names]
+    command += ["--every", "1000", "--minutes", "60"]
 
     def run(*more):
         return subprocess.run(
-            [*command, *more], capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=600
+            [*command, *more], capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=1200
         )
 
     done = run()
@@ -184,9 +204,17 @@ def test_main_from_end_to_end(tmp_path):
     assert [row["what"] for row in rows if row["kind"] == "wrong"] == ["what is wrong"], shown
     measured = {row["what"]: row["measured"] for row in rows if row["kind"] == "row"}
     kept = {"copy", "before the crash", "before the hang", "what is right, warm", "what is right, cold", "its gradient"}
+    kept |= {"(2048,32,1024)"}
     assert kept | {"what raises"} == set(measured), shown
     assert all(measured[what] is not None for what in kept)
     assert sum(row["count"] for row in rows if row["kind"] == "right") >= 7
+    # What is compiled before a group begins is there, and not compiled again; and the first times come first.
+    compiled = {row["name"]: row["tasks"] for row in rows if row["kind"] == "compiled"}
+    assert list(compiled)[:2] == ["first", "segments"]
+    assert all(compiled[name] for name in list(compiled)[:2])
+    used = {row["group"]: row for row in rows if row["kind"] == "kernels"}
+    assert used["segments"]["cache"] > 0
+    assert used["segments"]["bundle"] == 0
     # The text and the chart, once more from what is there, of which the last line was cut off.
     assert "1 WRONG" in output.with_suffix(".txt").read_text()
     assert output.with_suffix(".png").stat().st_size > 1000

@@ -37,14 +37,14 @@ MUTANTS = {
         "            if writes and me.tile > 0:\n                at, further = locate",
     ),
 }
-_ENTER = "state, gate = select(begins, zero, state), select(begins and drops_gate, zero, gate)"
+_ENTER = "step(passed(flag, state), passed(flag, gate) if drops_gate else gate, value)"
 _STOP = "end = min(max(gpu.load_int(cuts.at, at + cuts.next), begin), geometry.steps)"
 OF_BORDERS = {
     "borders": None,
     # A border is ignored: by the state, by the state before a step of the gradient, by what flows on.
-    "state": ("borders.py", _ENTER, "gate = select(begins and drops_gate, zero, gate)"),
-    "before": ("borders.py", "value, select(begins, zero, before))", "value, before)"),
-    "onward": ("borders.py", "grad_b, select(begins, zero, onward)", "grad_b, onward"),
+    "state": ("borders.py", "step(passed(flag, state), ", "step(state, "),
+    "before": ("borders.py", "value, passed(flag, before))", "value, before)"),
+    "onward": ("borders.py", "grad_b, passed(flag, onward)", "grad_b, onward"),
     "behind": ("borders.py", "if own.reverse != 0 and", "if own.reverse > 1 and"),
     # In reverse it stands a step further on; the first valid step has the flag of the padding.
     "shifted": ("lanes.py", "load_flags(own, t - geometry.reverse,", "load_flags(own, t,"),
@@ -58,8 +58,8 @@ OF_BORDERS = {
     "advance": ("summaries.py", "select(is_anew(form, summary.decay), summary.origin + summary.rise, after)", "after"),
     "held": ("summaries.py", " and flag_of(flags, j) == 0  #", "  #"),
     # A product with zero in the place of a choice.
-    "product": ("borders.py", _ENTER, "state = select(begins, zero, state)"),
-    "product_back": ("borders.py", "return select(begins and drops_gate, zero, grad_a)", "return grad_a"),
+    "product": ("borders.py", _ENTER, "step(passed(flag, state), gate, value)"),
+    "product_back": ("borders.py", "return passed(flag, grad_a) if drops_gate else grad_a", "return grad_a"),
     # All segments have the states of the first, or steps past the last.
     "first_segment": ("operands.py", "else segment * step", "else 0 * step"),
     "range": ("operands.py", _STOP, "end = max(gpu.load_int(cuts.at, at + cuts.next), begin)"),
@@ -67,6 +67,16 @@ OF_BORDERS = {
 
 
 ALL = MUTANTS | OF_BORDERS
+
+
+def changed(name, place=ROOT):
+    """Return a mutant's file and text; raise where the line that it changes is gone."""
+    file, line, new = ALL[name]
+    path = place / "fastrecur" / "_cuda" / "kernels" / file
+    text = path.read_text()
+    if text.count(line) != 1:
+        raise ValueError(f"{name}: the line is there {text.count(line)} times")
+    return path, text.replace(line, new)
 
 
 def run(name):
@@ -80,12 +90,8 @@ def run(name):
         waits = place / "fastrecur" / "_cuda" / "kernels" / "descriptors.py"
         waits.write_text(waits.read_text().replace("MOST_LOOKS = 1 << 20", "MOST_LOOKS = 1 << 12"))
         if ALL[name]:
-            file, line, changed = ALL[name]
-            path = place / "fastrecur" / "_cuda" / "kernels" / file
-            text = path.read_text()
-            if text.count(line) != 1:
-                raise ValueError(f"{name}: the line is there {text.count(line)} times")
-            path.write_text(text.replace(line, changed))
+            path, text = changed(name, place)
+            path.write_text(text)
         command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "-o", "addopts=", "-q", "-x", "--tb=line"]
         command += [CASE] if name in MUTANTS else BORDERS
         environment = os.environ | {"PYTHONPATH": folder, "FASTRECUR_CACHE_DIR": str(place / "cache")}
