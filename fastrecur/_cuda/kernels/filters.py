@@ -56,7 +56,7 @@ def copiers(cuda, zero, by_time, raw):
 
     @gpu.helper
     def drain(y, tile, places, stops, ends, t, reverse):
-        """Write a chunk, zeros behind a series' valid steps."""
+        """Write a chunk, zeros behind a series' valid steps; a thread reads the places of the tile that it fills."""
         for e in range(CHUNK):
             step, other = find(gpu.narrow(gpu.thread() + e * THREADS))
             if t + step < ends[other]:
@@ -206,7 +206,6 @@ def cascade(cuda, zero, order, poles, varies, by_time, raws):
                     advance(tile, sos, at, last.at, first, n == chunks - 1, t, high, stop, geometry, cascade)
             gpu.barrier()
             drain(y, tile, targets, stops, ends, t, geometry.reverse)
-            gpu.barrier()
 
     return kernel
 
@@ -253,7 +252,6 @@ def follow(cuda, zero, varies, by_time, raws):
                 tile[k * _WIDTH + me] = state
             gpu.barrier()
             drain(y, tile, targets, stops, stops, t, geometry.reverse)
-            gpu.barrier()
         if is_there:
             gpu.store(last.at, offset(last.series, index), state)
 
@@ -315,7 +313,6 @@ def holt(cuda, zero, by_time, raws):
             gpu.barrier()
             drain(y, tile, targets, stops, stops, t, geometry.reverse)
             drain(slope, slopes, targets, stops, stops, t, geometry.reverse)
-            gpu.barrier()
 
     return kernel
 
@@ -368,7 +365,6 @@ def holt_vjp(cuda, zero, by_time, raws):
                 in_phi = in_phi + select(is_waiting, zero, to_phi)
             gpu.barrier()
             drain(to_x, tile, targets, stops, stops, t, geometry.reverse)
-            gpu.barrier()
         if is_there:
             own = offset(to_k.series, index)
             gpu.store(to_k.at, own, r_level)
