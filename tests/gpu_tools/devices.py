@@ -413,8 +413,8 @@ DlpackArray.__module__ = "otherlibrary"
 def looking_back(choose):
     """Return a choice of kernels by which time of more than one tile is cut, however few series there are."""
 
-    def chosen(lanes, steps, neighbours, contiguous, word, ahead, by_lanes=False):
-        found = choose(lanes, steps, neighbours, contiguous, word, ahead, by_lanes)
+    def chosen(lanes, steps, neighbours, contiguous, word, ahead, by_lanes=False, *executed):
+        found = choose(lanes, steps, neighbours, contiguous, word, ahead, by_lanes, *executed)
         across = 1 if found.traversal == plan.SERIES else plan.ACROSS
         is_cut = steps > look_back.THREADS // across * ahead and not by_lanes
         return found._replace(tiles=2 if is_cut else 1)
