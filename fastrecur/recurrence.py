@@ -101,8 +101,8 @@ def forget_mult(
     On a CPU the state is carried one precision wider than the data (float16 and bfloat16 in float32, float32 in
     float64), so float32 results are within one ulp of the float64 result. float64 is carried in float64, by a
     compensated step. For finite inputs ``f == 1`` gives ``x`` and ``f == 0`` keeps the state, bit for bit, except for
-    the sign of a zero. A constant series stays constant. The same input gives the same bits for any number of threads.
-    A complex ``x`` is computed as two real series.
+    the sign of a zero; on a GPU that splits time over blocks, within a few ulp. A constant series stays constant. The
+    same input gives the same bits for any number of threads. A complex ``x`` is computed as two real series.
 
     The QRNN [1]_ calls this recurrence *f-pooling*, in its equation (3), with the opposite convention: its forget
     gate multiplies the state, and is ``1 - f`` here.

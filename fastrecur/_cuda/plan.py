@@ -23,12 +23,15 @@ LANES, SERIES = "lanes", "series"
 CLEAR = "clear"  # no kernel: the driver sets words to zero
 
 # What `choose` reckons with. Not measured: a large card's numbers, rounded, and the same for every card.
-BYTES_PER_US = 3e6
-BATCH_US, STEP_US = 0.6, 0.013  # what memory takes to answer, and a step once its operands are there
-CHUNK_US = 1.5  # a warp's chunk
+BYTES_PER_US, INSTRUCTIONS_PER_US = 3e6, 29.6e6  # the second of threads, at 128 lanes a multiprocessor
+# Instructions an element of lanes, series and the scan, by its bytes, forward (0) and backward: docs/gpu_kernels.txt.
+EXECUTED = {(2, 0): (34, 68, 61), (4, 0): (38, 74, 67), (8, 0): (38, 120, 128)}
+EXECUTED |= {(2, 1): (48, 55, 75), (4, 1): (38, 49, 70), (8, 1): (39, 115, 163)}
+BATCH_US, STEP_US, CHUNK_US = 0.6, 0.013, 1.5  # memory's answer, a step once its operands are there, a warp's chunk
 FIXED_US = 8.0  # what clearing descriptors, a look at flags and the launches of both take
 LOOK_US, FOLD_US = 0.8, 0.007  # a status word's way to another block, and a tile's summary once it is there
-THREADS_WANTED = 43_254  # that keep such a card's memory busy: tests/gpu_tools/table.py, the lanes' kernel
+THREADS_WANTED = 43_254  # that keep such a card's memory busy: tests/gpu_tools/table.py, the lanes' kernel in float32
+IN_FLIGHT = THREADS_WANTED * 16 * 12  # bytes that these move in a batch; of fewer a thread there must be more threads
 GAIN = 0.9  # three launches in the place of one are to save a tenth
 FEW_LANES = 32
 ACROSS = 32  # series side by side in a tile
@@ -50,41 +53,39 @@ Estimate = namedtuple("Estimate", "choice whole scan")
 Launch = namedtuple("Launch", "kernel rule carry options elements time grid threads values")
 
 
-def _overlapped(stream, alone, threads):
-    """Return what a kernel takes that moves its bytes in ``stream`` and waits for memory ``alone``.
-
-    Too few threads ask for too few bytes at once; but to wait and to move, one after the other, takes longest.
-    """
-    return max(alone, min(stream / min(1, threads / THREADS_WANTED), alone + stream))
+def _overlapped(stream, work, alone, share):
+    """Return what a kernel takes that moves bytes in ``stream``, by a share of the threads wanted, and waits."""
+    return max(alone, work, min(stream / min(1, share), alone + stream))
 
 
-def estimate(lanes, steps, neighbours, time_is_contiguous, word, ahead):
+def estimate(lanes, steps, neighbours, time_is_contiguous, word, ahead, executed=EXECUTED[4, 0]):
     """Return what `choose` reckons with; arguments are as there."""
     in_time = time_is_contiguous and neighbours < FEW_LANES and steps > 1
     series = in_time or (lanes < FEW_LANES and neighbours < FEW_LANES and steps > ahead)
-    stream = word * lanes * steps / BYTES_PER_US
+    stream, wanted = word * lanes * steps / BYTES_PER_US, IN_FLIGHT / (ahead * max(1, word))
+    of_lanes, of_series, of_scan = (lanes * steps * each / INSTRUCTIONS_PER_US for each in executed)
     batch = CHUNK_US if series else BATCH_US + ahead * STEP_US
-    across, width = (1, 32) if series else (ACROSS, 1)
-    whole = _overlapped(stream, math.ceil(steps / (width * ahead)) * batch, width * lanes)
+    across, width, work = (1, 32, of_series) if series else (ACROSS, 1, of_lanes)
+    whole = _overlapped(stream, work, math.ceil(steps / (width * ahead)) * batch, width * lanes / wanted)
     tiles = -(-steps // (look_back.THREADS // across * ahead))
     window = look_back.window(across)
     looks = tiles / window * (LOOK_US + window * FOLD_US)
-    resident = tiles * -(-lanes // across) * look_back.THREADS
-    scan = _overlapped(stream, batch + looks, resident) + FIXED_US
+    share = tiles * -(-lanes // across) * look_back.THREADS / wanted
+    scan = _overlapped(stream, of_scan, batch + looks, share) + FIXED_US
     is_cut = tiles > 1 and scan < GAIN * whole
     return Estimate(Choice(SERIES if series else LANES, tiles if is_cut else 1), whole, scan)
 
 
-def choose(lanes, steps, neighbours, time_is_contiguous, word, ahead, by_lanes=False):
+def choose(lanes, steps, neighbours, time_is_contiguous, word, ahead, by_lanes=False, executed=EXECUTED[4, 0]):
     """Return the choice for a problem: a function of its shape and layout alone.
 
     In memory ``neighbours`` lanes stand next to each other, and steps do if ``time_is_contiguous``, in every operand
     that has them all. A step of a lane moves ``word`` bytes, and a thread takes ``ahead`` steps at once. ``by_lanes``:
-    complex states and offsets have the one kernel only, and time is not cut.
+    complex states and offsets have the one kernel only, and time is not cut. ``executed``: a value of `EXECUTED`.
     """
     if by_lanes or not lanes or not steps:
         return Choice(LANES, 1)
-    return estimate(lanes, steps, neighbours, time_is_contiguous, word, ahead).choice
+    return estimate(lanes, steps, neighbours, time_is_contiguous, word, ahead, executed).choice
 
 
 @dataclass(eq=False)
@@ -184,7 +185,8 @@ class _Operands:
         self.ahead = ahead = (16 if largest <= 4 else 8) // (2 if "g" in full else 1)
         word = sum(sizes[name] for name in moved)
         by_lanes = self.carry.startswith("c") or "offsets" in self.cuts
-        self.choice = choose(self.lanes, steps, neighbours, time_is_contiguous, word, ahead, by_lanes)
+        executed = EXECUTED[largest if largest in (2, 8) else 4, int("g" in full)]
+        self.choice = choose(self.lanes, steps, neighbours, time_is_contiguous, word, ahead, by_lanes, executed)
         packs, guide, width, self.tiles, self.across = dict.fromkeys(full, 0), ("b", 0), 1, 1, ACROSS
         if self.choice.traversal == SERIES:
             for name in full:

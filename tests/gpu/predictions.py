@@ -4,7 +4,7 @@
 
 For each shape and direction: the least time at which the bytes can be moved, the kernel that is chosen and how many
 tiles it cuts time into, what an uncut kernel and the single-pass scan should take, and the share of the least time in
-what is chosen. Microseconds, for a large card (an H100, 3.0 TB/s).
+what is chosen. Microseconds, for an H100 (3.0 TB/s) or another of `CARDS`; the choice is the same on all.
 """
 
 import argparse
@@ -24,13 +24,25 @@ SHAPES = [
 ]  # fmt: skip
 
 
-def predicted(shape, axis, dtype, gradient):
+# Bytes a card copies in a microsecond, and instructions of threads: multiprocessors, 128 lanes, MHz. Not measured.
+CARDS = {
+    "A100": (1.4e6, 108 * 128 * 1410),
+    "H100": (3.0e6, 132 * 128 * 1755),
+    "B200": (6.5e6, 148 * 128 * 1850),
+    "RTX 4090": (0.93e6, 128 * 128 * 2520),
+}
+
+
+def predicted(shape, axis, dtype, gradient, card="H100"):
     """Return the estimate of a call, and the least time."""
-    found, choose = [], plan.choose
+    found, choose, reckoned = [], plan.choose, (plan.BYTES_PER_US, plan.INSTRUCTIONS_PER_US)
 
     def recorded(*arguments):
-        found.append((plan.estimate(*arguments[:6]), arguments[4] * arguments[0] * arguments[1]))
-        return choose(*arguments)
+        choice = choose(*arguments)  # the same on every card
+        plan.BYTES_PER_US, plan.INSTRUCTIONS_PER_US = CARDS[card]
+        estimate = plan.estimate(*arguments[:6], arguments[7])._replace(choice=choice)
+        found.append((estimate, arguments[4] * arguments[0] * arguments[1] / plan.BYTES_PER_US))
+        return choice
 
     dtype = np.dtype(dtype)
     full = dtype, shape, c_strides(shape, dtype.itemsize)
@@ -41,21 +53,23 @@ def predicted(shape, axis, dtype, gradient):
         else:
             plan.forward.__wrapped__("forget", ("f", "x", "h0"), full, full, None, None, axis, False, None)
     finally:
-        plan.choose = choose
-    ((estimate, moved),) = found
-    return estimate, moved / plan.BYTES_PER_US
+        plan.choose, (plan.BYTES_PER_US, plan.INSTRUCTIONS_PER_US) = choose, reckoned
+    (answer,) = found
+    return answer
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dtypes", nargs="+", default=["float32"], choices=["float32", "float64", "float16"])
+    parser.add_argument("--card", default="H100", choices=CARDS)
+    arguments = parser.parse_args()
     print(
         f"{'shape':<18}{'dtype':<9}{'':<10}{'least':>8}  {'kernel':<8}{'tiles':>6}{'uncut':>10}{'scan':>8}{'share':>7}"
     )
-    for dtype in parser.parse_args().dtypes:
+    for dtype in arguments.dtypes:
         for shape, axis in SHAPES:
             for gradient in (False, True):
-                (choice, whole, scan), least = predicted(shape, axis, dtype, gradient)
+                (choice, whole, scan), least = predicted(shape, axis, dtype, gradient, arguments.card)
                 kernel, time = ("scan", scan) if choice.tiles > 1 else (choice.traversal, whole)
                 print(
                     f"{','.join(map(str, shape)):<18}{dtype:<9}{'gradient' if gradient else 'forward':<10}{least:>8.1f}"

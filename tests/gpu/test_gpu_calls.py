@@ -507,6 +507,16 @@ def test_predictions(lanes, steps, neighbours, contiguous, least, most):
     assert least <= _plan.estimate(lanes, steps, neighbours, contiguous, 12, 16).scan <= most
 
 
+def test_16_bits_want_more_threads_and_are_bound_by_instructions():
+    tiles, times = [], []
+    for word in (12, 6):
+        executed = _plan.EXECUTED[word // 3, 0]
+        tiles.append(_plan.choose(65536, 512, 65536, False, word, 16, executed=executed).tiles)
+        times.append(_plan.estimate(64, 1 << 20, 1, True, word, 16, executed).scan)
+    assert tiles == [1, 4]
+    assert times[1] > times[0] / 2
+
+
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
 def test_long_series_are_scanned_in_a_single_pass(dtype):
     full = np.dtype(dtype), (64, 1 << 20), ((1 << 20) * int(dtype[1]), int(dtype[1]))
@@ -523,7 +533,7 @@ def test_all_descriptors_are_cleared(dtype, family):
     full = np.dtype(dtype), (64, 1 << 20), ((1 << 20) * int(dtype[1]), int(dtype[1]))
     forward = _plan.forward(name, (*names, "h0"), full, full, None, None, 1, False, None)
     backward = _plan.vjp(name, ("g", *names, "h"), (*[full] * 4, None, None), 1, False, None)
-    for plan, words in ((forward, 6 if name == "forget" else 3), (backward, 3)):
+    for plan, words in ((forward, 4 if name == "forget" else 3), (backward, 3)):
         program = run.program(plan)
         kernel, _, cleared, _, place = program.launches[0]
         assert (kernel, place) == (None, len(plan.names))  # that of the only region

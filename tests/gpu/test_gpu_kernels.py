@@ -219,13 +219,22 @@ def test_tiles_are_read_once(gpu, cut, rng, axis):
 
 @pytest.mark.exhaustive
 def test_only_a_dirty_series_is_scanned_once_more(gpu, cut, rng):
-    """Closed gates and NaN need no second scan; an overflow that is none, step after step, does."""
+    """Closed gates, NaN and infinities need no second scan; an overflow that is none, step after step, does."""
     cut(True)
     f, x = operands(rng, (500, 40), np.float32)
-    f[100:400, 3], f[128, 4], x[200, 5] = 0, 0, np.nan
-    fastrecur.forget_mult(f, x)
+    f[100:400, 3], f[128, 4], x[200, 5], gpu.seed = 0, 0, np.nan, 0
     flags = 8 * 40 * 32  # each thread of a warp looks at the one of its series
-    assert gpu.counts["series", "loaded"] == flags
+    executed = []
+    for late in (1, np.inf):
+        gpu.forget()
+        x[[3, 140], [8, 9]], f[300:, 8:10] = late, 0.5
+        h = fastrecur.forget_mult(f, x)
+        assert gpu.counts["series", "loaded"] == flags
+        fastrecur.forget_mult_vjp(x, f, np.ones_like(x), np.zeros_like(x), reverse=True)
+        assert gpu.counts["series_vjp", "loaded"] == flags
+        executed.append(gpu.executed["scan"] + gpu.executed["scan_vjp"])
+    assert executed[1] < 1.1 * executed[0]
+    assert np.all(h[140:, 8:10] == np.inf)
     gpu.forget()
     f[250:262, 7], x[249:262, 7], f[249, 7] = 1e25, 0, 1
     fastrecur.forget_mult(f, x)
@@ -426,7 +435,14 @@ def test_exact_ends(gpu, cut, rng, axis, is_cut, dtype):
     h = back(axis, fastrecur.forget_mult(*turned(axis, f, x), h0, axis=axis))
     before = np.concatenate([h0[np.newaxis], h[:-1]])
     assert_same_bits(h[f == 1], x[f == 1])
-    assert_same_bits(h[f == 0], before[f == 0])
+    if is_cut:  # in a thread to the bit; across threads within a few ulp at the magnitudes involved
+        involved = reference.forget_mult(f.astype(np.float64), abs(x.astype(np.float64)), abs(h0.astype(np.float64)))
+        ulp = np.spacing(involved.astype(dtype)).astype(np.float64)
+        off = abs(h.astype(np.float64) - before.astype(np.float64))[f == 0]
+        assert np.max(off / ulp[f == 0]) <= 4
+        assert np.mean(off == 0) > 0.95
+    else:
+        assert_same_bits(h[f == 0], before[f == 0])
     constant = np.full((steps, lanes), rng.standard_normal(lanes).astype(dtype))
     gates = rng.random((steps, lanes)).astype(dtype)
     h, last = fastrecur.forget_mult(*turned(axis, gates, constant), constant[0].copy(), axis=axis, return_state=True)
@@ -643,6 +659,17 @@ def test_million_steps(gpu):
     h = fastrecur.forget_mult(np.float32(1e-5).item(), x)
     expected = reference.forget_mult(np.float64(np.float32(1e-5)), x)
     assert abs(h[-1] - expected[-1]) < 2e-3
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("shape", "axis", "gate"), [((2000, 3), 0, 1e-3), ((1, 16384), 1, 1e-4)])
+def test_a_scan_keeps_the_digits_of_small_gates(gpu, cut, rng, shape, axis, gate):
+    """A product of 1 - f, rounded at each combination, would be off by 30 and 127 ulp."""
+    cut(True)
+    f, x = np.full(shape, gate, np.float32), rng.random(shape).astype(np.float32)
+    expected = reference.forget_mult(f.astype(np.float64), x.astype(np.float64), axis=axis)
+    h = fastrecur.forget_mult(f, x, axis=axis)
+    assert np.max(abs(h - expected) / np.spacing(expected.astype(np.float32))) <= 12
 
 
 # ---- Bytes -----------------------------------------------------------------------------------------------------------

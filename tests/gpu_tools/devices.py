@@ -125,7 +125,7 @@ class Driver:
 
     def __init__(self, seed=1, race=True):
         self.memory, self.log, self.seed, self.race = [], [], seed, race
-        self.counts, self.accesses = {}, {}
+        self.counts, self.accesses, self.executed = {}, {}, {}
 
     def own(self, array, device=0):
         """Let kernels touch an array's memory; forgotten by `forget`."""
@@ -134,7 +134,7 @@ class Driver:
 
     def forget(self):
         """Forget all memory and what was noted."""
-        self.memory, self.log, self.counts, self.accesses = [], [], {}, {}
+        self.memory, self.log, self.counts, self.accesses, self.executed = [], [], {}, {}, {}
 
     def start(self, launches, places, device, stream):
         """Run what `run` has prepared."""
@@ -153,6 +153,7 @@ class Driver:
         flat = [a if isinstance(a, int) else a.value for a in arguments]
         run = self.run(kernel, grid, threads, flat, [array for array, where in self.memory if where == device])
         self.accesses[kernel.name] = self.accesses.get(kernel.name, 0) + run.accesses
+        self.executed[kernel.name] = self.executed.get(kernel.name, 0) + getattr(run, "executed", 0)
         for name, count in (("loaded", run.loaded), ("stored", run.stored)):
             self.counts[kernel.name, name] = self.counts.get((kernel.name, name), 0) + count
 
@@ -412,8 +413,8 @@ DlpackArray.__module__ = "otherlibrary"
 def looking_back(choose):
     """Return a choice of kernels by which time of more than one tile is cut, however few series there are."""
 
-    def chosen(lanes, steps, neighbours, contiguous, word, ahead, by_lanes=False):
-        found = choose(lanes, steps, neighbours, contiguous, word, ahead, by_lanes)
+    def chosen(lanes, steps, neighbours, contiguous, word, ahead, by_lanes=False, *executed):
+        found = choose(lanes, steps, neighbours, contiguous, word, ahead, by_lanes, *executed)
         across = 1 if found.traversal == plan.SERIES else plan.ACROSS
         is_cut = steps > look_back.THREADS // across * ahead and not by_lanes
         return found._replace(tiles=2 if is_cut else 1)

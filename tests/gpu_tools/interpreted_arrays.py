@@ -62,10 +62,10 @@ def pytest_configure(config):
 def in_tiles(choose):
     """Let every other length be cut into tiles, as only long ones are."""
 
-    def chosen(lanes, steps, neighbours, contiguous, word, ahead, by_lanes=False):
+    def chosen(lanes, steps, neighbours, contiguous, word, ahead, by_lanes=False, *executed):
         if lanes * steps > LARGEST:
             raise TooLarge("too large to be interpreted")
-        choice = choose(lanes, steps, neighbours, contiguous, word, ahead, by_lanes)
+        choice = choose(lanes, steps, neighbours, contiguous, word, ahead, by_lanes, *executed)
         return choice._replace(tiles=2 if steps > 8 and steps % 2 and not by_lanes else 1)
 
     return chosen

@@ -52,11 +52,11 @@ OF_BORDERS = {
     "padding": ("lanes.py", "1, low + geometry.reverse, high", "1, low, high"),
     # Where threads share a series: the same, and a summary that lets what is before a border take part.
     "shifted_shared": ("borders.py", "load_flags(own, mine - own.reverse,", "load_flags(own, mine,"),
-    "summary": ("summaries.py", "return second if is_anew(form, second.decay) else composed", "return composed"),
-    "mark": ("summaries.py", "select(is_anew(form, first.decay), first.decay, ", "select(False, first.decay, "),
+    "summary": ("summaries.py", "return second if is_anew(form, second.factor) else Summary", "return Summary"),
+    "mark": ("summaries.py", "select(is_anew(form, first.factor), first", "select(False, first"),
     "rise": ("summaries.py", "select(begins, zero, rise)", "rise"),
-    "advance": ("summaries.py", "select(is_anew(form, summary.decay), summary.origin + summary.rise, after)", "after"),
-    "held": ("summaries.py", " and flag_of(flags, j) == 0  #", "  #"),
+    "advance": ("summaries.py", "select(is_anew(form, summary.factor), anew, after)", "after"),
+    "held": ("series.py", " and flag_of(flags, j) == 0  #", "  #"),
     # A product with zero in the place of a choice.
     "product": ("borders.py", _ENTER, "step(passed(flag, state), gate, value)"),
     "product_back": ("borders.py", "return passed(flag, grad_a) if drops_gate else grad_a", "return grad_a"),

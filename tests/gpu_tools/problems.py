@@ -12,7 +12,7 @@ from fastrecur._cuda import filters, launch, plan as _plan
 FORGET, LINEAR = ("forget", ("f", "x")), ("linear", ("a", "b"))
 DTYPES = {"float32": np.float32, "float64": np.float64, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 SHAPES = {
-    "lanes": ((512, 65536), 0),
+    "lanes": ((512, 131072), 0),
     "series": ((4096, 4096), 1),
     "tiles of lanes": ((65536, 512), 0),
     "tiles of series": ((64, 1 << 20), 1),

@@ -31,7 +31,7 @@ typedef struct Thread {
 static Range *ranges, *last;
 static int range_count, check_races;
 static uint32_t *written, *read_by, epoch, block_number; /* of the block that runs */
-static uint64_t loaded, stored, accesses;
+static uint64_t loaded, stored, accesses, executed;
 static char error[512];
 
 #define FAIL(...) do { if (!error[0]) snprintf(error, sizeof error, __VA_ARGS__); return -1; } while (0)
@@ -274,7 +274,8 @@ int run(uint32_t *grid, uint32_t *block, uint32_t dynamic, char *parameters, Ran
     uint32_t count = block[0] * block[1] * block[2], blocks = grid[0] * grid[1] * grid[2], running = 0, next = 0;
     uint64_t rounds = 0;
     int failed = 0;
-    ranges = all; range_count = how_many; last = 0; check_races = races; error[0] = 0; loaded = stored = accesses = 0;
+    ranges = all; range_count = how_many; last = 0; check_races = races; error[0] = 0;
+    loaded = stored = accesses = executed = 0;
     if (word_count) memset(words, 0, sizeof words);
     word_count = unseen_count = 0;
     disorder = seed != 0;
@@ -314,7 +315,7 @@ int run(uint32_t *grid, uint32_t *block, uint32_t dynamic, char *parameters, Ran
     }
     while (unseen_count) show(0);
     for (int k = 0; k < how_many && races; k++) free(all[k].writers);
-    bytes[0] = loaded; bytes[1] = stored; bytes[2] = accesses;
+    bytes[0] = loaded; bytes[1] = stored; bytes[2] = accesses; bytes[3] = executed;
     strcpy(message, error);
     for (uint32_t k = 0; k < resident; k++) {
         free(here[k].threads); free(here[k].order); free(here[k].shared); free(here[k].written); free(here[k].read_by);

@@ -50,6 +50,10 @@ def fma(a, b, c):
     return kind(wide(a) * wide(b) + wide(c))
 
 
+def _bits(value):
+    return value.view(f"u{value.itemsize}")
+
+
 def _of_block(name):
     return lambda *arguments: getattr(Block.running, name)(*arguments)
 
@@ -62,6 +66,8 @@ MEANINGS = {
     "divide": lambda a, b: a // b,
     "narrow": lambda number: number,
     "anew": lambda value: value,
+    "is_tagged": lambda value: bool(_bits(value) & 1),
+    "tagged": lambda value, tag: (_bits(value) // 2 * 2 + tag).view(value.dtype),
     "is_null": lambda pointer: pointer.address == 0,
     "misalignment": lambda pointer: pointer.address % 16,
     "shift": lambda pointer, offset: pointer.shift(offset),

@@ -6,9 +6,13 @@ A card copies at nine tenths of its rate or more once enough bytes are on their 
 kernel, dtype and architecture this prints the registers of a thread, its local memory, the loads that it asks for
 before it uses the first and their bytes, how many threads a multiprocessor holds, how many bytes these have on their
 way, and, for the cards of which it is known how many they need, from how many threads in all that is reached.
+
+A second table has the PTX instructions that the emulator executes for an element, without ``mov``: on whole tiles, one
+after another, so that nothing is waited for. Machine code has more for a division, and fewer for addresses.
 """
 
 import argparse
+import itertools
 import json
 import pathlib
 import sys
@@ -21,6 +25,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
 sys.path.append(str(HERE.parent / "benchmarks"))
 
 import devices  # noqa: E402
+import numpy as np  # noqa: E402
 import problems  # noqa: E402
 import report  # noqa: E402
 from machine_code import assembled  # noqa: E402
@@ -108,6 +113,37 @@ def rows(architectures, dtypes, recurrences):
         return [future.result() for future in futures]
 
 
+# What is scanned so: shapes, axes, and whether time is cut.
+COUNTED = {
+    "parallel series": ((256, 128), 0, False),
+    "contiguous time": ((8, 4096), 1, False),
+    "scan": ((512, 64), 0, True),
+    "scan, contiguous time": ((1, 16376), 1, True),
+}
+
+
+def executed(dtypes, recurrences):
+    """Yield names of kernels, recurrences, dtypes, and instructions an element forward and backward."""
+    import fastrecur
+    from fastrecur._cuda import call, launch, plan
+
+    driver, choose, rng = devices.Driver(seed=0, race=False), plan.choose, np.random.default_rng(0)
+    launch.driver, sys.modules["cupy"] = lambda: driver, devices.Cupy(driver)
+    devices.run_on(sys.modules["cupy"], setattr)
+    for recurrence, dtype, (kernel, (shape, axis, is_cut)) in itertools.product(recurrences, dtypes, COUNTED.items()):
+        uncut = lambda *arguments, **options: choose(*arguments, **options)._replace(tiles=1)  # noqa: E731
+        plan.choose = devices.looking_back(choose) if is_cut else uncut
+        plan.forward.cache_clear(), plan.vjp.cache_clear(), call._shortcuts.clear()
+        name = {"forget": "forget_mult", "linear": "linear_recurrence"}[recurrence]
+        gate, value = (rng.random(shape).astype(problems.DTYPES[dtype]) for _ in range(2))
+        counts = []
+        for function, operands in ((name, (gate, value)), (f"{name}_vjp", (value, gate, value, value))):
+            driver.forget()
+            getattr(fastrecur, function)(*operands, axis=axis)
+            counts.append(sum(driver.executed.values()) / gate.size)
+        yield kernel, recurrence, dtype, *counts
+
+
 HEADER = (
     f"{'kernel':<29}{'recurrence':<12}{'dtype':<10}{'GPU':<8}{'registers':>9}{'local':>7}{'loads':>7}{'bytes':>7}"
     f"{'threads':>9}{'KB':>7}  90 % of the copy rate from"
@@ -137,6 +173,10 @@ def main():
     print(report.title(facts), HEADER, sep="\n\n")
     for each in found:
         print(line(each))
+    print(f"\n{'instructions an element':<29}{'recurrence':<12}{'dtype':<10}{'forward':>9}{'gradient':>10}")
+    recurrences = [name for name in arguments.recurrences if name != "qrnn"]
+    for kernel, recurrence, dtype, forward, gradient in executed(arguments.dtypes, recurrences):
+        print(f"{kernel:<29}{recurrence:<12}{dtype:<10}{forward:>9.0f}{gradient:>10.0f}")
     if arguments.json:
         arguments.json.write_text(json.dumps([each._asdict() for each in found], indent=1))
 

@@ -339,7 +339,15 @@ def _as_int32(call, number):
     return number if number.type == _I32 else call.builder.trunc(number, _I32)
 
 
-# What is one instruction: types, and what writes it.
+def _bits(call, value):
+    return call.builder.bitcast(value, ir.IntType(call.kinds[0].bitwidth))
+
+
+def _with_lowest(builder, bits, lowest):
+    return builder.or_(builder.and_(bits, ir.Constant(bits.type, -2)), builder.zext(lowest, bits.type))
+
+
+# What is an instruction or two: types, and what writes it.
 _INSTRUCTIONS = {
     recurrence.constant: (
         lambda value, like: like(value, like),
@@ -350,6 +358,11 @@ _INSTRUCTIONS = {
         lambda call, *arguments: call.builder.select(*arguments),
     ),
     device.anew: (lambda value: value(value), lambda call, value: _opaque(call.builder, value)),
+    device.is_tagged: (lambda value: types.boolean(value), lambda call, its: call.builder.trunc(_bits(call, its), _I1)),
+    device.tagged: (
+        lambda value, tag: value(value, types.boolean),
+        lambda call, value, tag: call.builder.bitcast(_with_lowest(call.builder, _bits(call, value), tag), value.type),
+    ),
     device.divide: (lambda a, b: types.int32(types.int32, types.int32), lambda call, a, b: call.builder.udiv(a, b)),
     device.misalignment: (
         lambda pointer: types.int64(pointer),

@@ -10,7 +10,7 @@ from . import filters, lanes, look_back, operands, pool, scan, selective, series
 
 # A recurrence: its step; that of deviations from an origin, and of weights, of which small ones need no care with
 # 1 - f; its adjoint; what a step multiplies the state by; the first operand's value that leaves the state as it is,
-# with 0 for the second; whether a constant series stays constant, and a closed gate repeats the state to the bit.
+# with 0 for the second; whether a constant series stays constant, and a closed gate repeats the state.
 Rule = namedtuple("Rule", "step deviation adjoint decay closed is_average")
 
 _FORGET = recurrence.forget_wide, recurrence.forget_adjoint, recurrence.forget_decay, 0.0, True

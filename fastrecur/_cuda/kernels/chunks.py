@@ -149,7 +149,7 @@ def back_fetcher(kind, count, packs, closed, in_time):
         low, high = gpu.narrow(valid.start - mine), gpu.narrow(valid.stop - mine)
         g, a, b, h = reads
         operands = (later(g, mine), later(a, mine)), (later(b, mine), later(h, mine - ago))
-        lows, fills = ((low, low), (low, gpu.narrow(low + ago))), ((zero, closed), (zero, zero))
+        lows, fills = ((low, low), (low, gpu.narrow(low + ago))), ((-zero, closed), (zero, zero))
         fetch(operands, lows, high, ((arriving, gates), (values, before)), fills)
         if in_time:
             # The state before each step: its neighbour's, the thread's before, or one from before the group's steps.
@@ -160,8 +160,9 @@ def back_fetcher(kind, count, packs, closed, in_time):
             for j in range(count - 1, 0, -1):
                 before[j] = before[j - 1]
             before[0] = edge
-        for j in range(count):
-            before[j] = select(j == low, origin, before[j])
+        if low >= 0 and low < count:
+            for j in range(count):
+                before[j] = select(j == low, origin, before[j])
 
     return fetch_back
 
@@ -178,6 +179,14 @@ def writer(count, pack):
                 gpu.store(x.at, j * x.time, values[j])
 
     @gpu.helper
+    def write_whole(x, low, high, values):
+        if low <= 0 and high >= count:
+            for j in range(count):
+                gpu.store(x.at, j * x.time, values[j])
+        else:
+            write_singly(x, low, high, values)
+
+    @gpu.helper
     def write_packs(x, low, high, values):
         if low <= 0 and high >= count and is_aligned(x):
             first = lowest(x, pack)
@@ -187,4 +196,4 @@ def writer(count, pack):
         else:
             write_singly(x, low, high, values)
 
-    return write_packs if pack else write_singly
+    return write_packs if pack else write_whole

@@ -1,21 +1,21 @@
 """Tile descriptors of the single-pass scan: where tiles tell each other what they know, in the call's own memory.
 
 It begins as zeros and holds the next ticket, a dirty flag for each series, and for each tile of a series some status
-words: the state before the tile, the numbers of its summary and, for averages, the last state of the tile. A status
-word is a number and the mark that it is there, written and read as one: so a reader that sees the mark sees the number,
-in whatever order memory makes other writes visible. No fence is needed, and no second look.
+words: the state before the tile, the numbers of its summary and, for averages, their origin. A status word is a number
+and the mark that it is there, written and read as one: so a reader that sees the mark sees the number, in whatever
+order memory makes other writes visible. No fence is needed, and no second look.
 """
 
 from . import device as gpu
 
 HEAD = 16  # bytes of the ticket
 MOST_LOOKS = 1 << 20  # at a status word that never comes, of about a microsecond each
-STATE, DECAY, RISE, WEIGHT, ORIGIN, END = range(6)
+STATE, FACTOR, RISE, ORIGIN = range(4)
 
 
 def bytes_of(series, tiles, across, is_average, size):
     """Return how many bytes there are, for ``across`` series side by side in a tile and carries of ``size`` bytes."""
-    padded, words = -(-series // across) * across, 6 if is_average else 3
+    padded, words = -(-series // across) * across, 4 if is_average else 3
     return HEAD + 2 * size * padded * (1 + words * tiles)
 
 
@@ -39,17 +39,6 @@ def pause(looks):
     if looks > MOST_LOOKS:
         gpu.trap()
     return looks + 1
-
-
-@gpu.helper
-def await_status(descriptors, at, zero):
-    """Return a status word's number as soon as it is there."""
-    looks = 0
-    is_there, number = gpu.load_status(descriptors, at, zero)
-    while not is_there:
-        looks = pause(looks)
-        is_there, number = gpu.load_status(descriptors, at, zero)
-    return number
 
 
 @gpu.helper

@@ -82,6 +82,14 @@ def anew(value):
     """Return a value that the compiler takes for another each time: what is made of it is made where it is used."""
 
 
+def is_tagged(value):
+    """Return whether a number's lowest bit is set."""
+
+
+def tagged(value, tag):
+    """Return a number with its lowest bit set, or cleared."""
+
+
 def store(pointer, offset, value):
     """Round a carry and write it."""
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from ..._steps.recurrence import select
 from . import device as gpu
-from .descriptors import DECAY, ORIGIN, RISE, STATE, WEIGHT, locate, pause
-from .summaries import Summary, advanced, compose, compose_group
+from .descriptors import FACTOR, ORIGIN, RISE, STATE, locate, pause
+from .summaries import Summary, about, advanced, compose, compose_group, nearer
 
 WARPS = 8
 THREADS = 32 * WARPS
@@ -49,10 +49,11 @@ def opener(cuda, across, is_forward):
             ticket[0] = gpu.take_ticket(descriptors)
         gpu.barrier()
         number, side = gpu.narrow(ticket[0]), gpu.divide(geometry.lanes + (across - 1), across)
-        lane_id, warp = gpu.narrow(gpu.thread() & 31), gpu.narrow(gpu.thread() >> 5)
+        thread = gpu.thread() & (THREADS - 1)  # so that the compiler knows that no index made of it is negative
+        lane_id, warp = gpu.narrow(thread & 31), gpu.narrow(thread >> 5)
         tile = gpu.divide(number, side)
         column = lane_id if across > 1 else gpu.narrow(0)
-        row = warp if across > 1 else gpu.narrow(gpu.thread())
+        row = warp if across > 1 else gpu.narrow(thread)
         turn = warp if is_forward else gpu.narrow(WARPS - 1 - warp)
         return Work(tile, gpu.narrow(across * (number - tile * side) + column), lane_id, turn, column, row)
 
@@ -81,7 +82,7 @@ def nearest_state(descriptors, geometry, me, back, near, held, across, size, zer
 
 def collector(cuda, form, kind, across):
     """Return the device function that waits for summaries."""
-    zero, one, each, size = kind(0), kind(1), looks(across), kind(0).itemsize
+    zero, each, size = kind(0), looks(across), kind(0).itemsize
     part = window(across) * across
 
     @gpu.helper
@@ -89,24 +90,23 @@ def collector(cuda, form, kind, across):
         """Put the summaries of the tiles from ``first`` to this one, as many as are looked at at once, to ``found``."""
         # Loops of their own: what is asked for in one is on its way at once.
         missing = cuda.local.array(each, np.int32)
-        decays, rises = cuda.local.array(each, kind), cuda.local.array(each, kind)
-        weights, origins = cuda.local.array(each, kind), cuda.local.array(each, kind)
+        factors, rises = cuda.local.array(each, kind), cuda.local.array(each, kind)
+        origins = cuda.local.array(each, kind)
         for k in range(each):
             missing[k] = 1 if first + each * me.row + k < me.tile else 0
-            decays[k], rises[k], weights[k], origins[k] = one, zero, zero, zero
+            factors[k], rises[k], origins[k] = zero, zero, zero
         waits, naps = True, 0
         while waits:
             waits = False
             for k in range(each):
                 if missing[k] != 0:
                     at, further = locate(geometry, me.series, first + each * me.row + k, across, size)
-                    has_decay, decays[k] = gpu.load_status(descriptors, at + DECAY * further, zero)
+                    has_factor, factors[k] = gpu.load_status(descriptors, at + FACTOR * further, zero)
                     has_rise, rises[k] = gpu.load_status(descriptors, at + RISE * further, zero)
-                    is_there = has_decay and has_rise
+                    is_there = has_factor and has_rise
                     if form.is_average:
-                        has_weight, weights[k] = gpu.load_status(descriptors, at + WEIGHT * further, zero)
                         has_origin, origins[k] = gpu.load_status(descriptors, at + ORIGIN * further, zero)
-                        is_there = is_there and has_weight and has_origin
+                        is_there = is_there and has_origin
                     missing[k] = 0 if is_there else 1
             for k in range(each):
                 waits = waits or missing[k] != 0
@@ -114,9 +114,9 @@ def collector(cuda, form, kind, across):
                 naps = pause(naps)
         for k in range(each):
             at = gpu.narrow((each * me.row + k) * across + me.column)
-            found[at], found[part + at] = decays[k], rises[k]
+            found[at], found[part + at] = factors[k], rises[k]
             if form.is_average:
-                found[2 * part + at], found[3 * part + at] = weights[k], origins[k]
+                found[2 * part + at] = origins[k]
 
     return await_summaries
 
@@ -125,40 +125,42 @@ def looker(cuda, form, kind, across):
     """Return the device function that finds the state before a tile, in the first warp."""
     zero, most, slots = kind(0), window(across), WARPS * across
     part = most * across
-    numbers = part * (4 if form.is_average else 2)
+    numbers = part * (3 if form.is_average else 2)
     size, await_summaries = kind(0).itemsize, collector(cuda, form, kind, across)
 
     @gpu.helper
     def look_back(descriptors, geometry, me, state):
         """Return the state before a tile, that before the first tile being ``state``."""
         near, held = cuda.shared.array(slots, np.int32), cuda.shared.array(slots, kind)
-        found = cuda.shared.array(numbers, kind)
-        begin, back = gpu.narrow(-1), me.tile  # from where this series is folded, not yet known
-        while gpu.ballot(begin < 0) != 0:
+        found, earliest = cuda.shared.array(numbers, kind), cuda.shared.array(1, np.int32)
+        begin, first, back = gpu.narrow(-1), gpu.narrow(-1), me.tile  # from where is folded, not yet known
+        while first < 0:
             nearest_state(descriptors, geometry, me, back, near, held, across, size, zero)
             gpu.barrier()
-            for k in range(gpu.narrow(gpu.block_threads() >> 5)):  # `WARPS`: see `starter`
-                at = k * across + me.column
-                if begin < 0 and near[at] < most:
-                    begin, state = gpu.narrow(back - near[at]), held[at]
+            if gpu.thread() < 32:
+                for k in range(gpu.narrow(gpu.block_threads() >> 5)):  # `WARPS`: see `starter`
+                    at = k * across + me.column
+                    if begin < 0 and near[at] < most:
+                        begin, state = gpu.narrow(back - near[at]), held[at]
+                if begin < 0 and back <= most:
+                    begin = gpu.narrow(0)
+                first, earlier = me.tile, gpu.ballot(begin < me.tile)
+                while earlier != 0:
+                    first = gpu.shuffle(begin, gpu.highest(earlier))
+                    earlier = gpu.ballot(begin < first)
+                if me.lane_id == 0:
+                    earliest[0] = first
             back = gpu.narrow(back - most)
-            if begin < 0 and back <= 0:
-                begin = gpu.narrow(0)
             gpu.barrier()
-        first, earlier = me.tile, gpu.ballot(begin < me.tile)
-        while earlier != 0:
-            first = gpu.shuffle(begin, gpu.highest(earlier))
-            earlier = gpu.ballot(begin < first)
+            first = gpu.narrow(earliest[0])
         while first < me.tile:
             await_summaries(descriptors, geometry, me, first, found)
             gpu.barrier()
             if gpu.thread() < 32:
                 for k in range(min(gpu.narrow(most), me.tile - first)):
                     at = k * across + me.column
-                    weight, origin = zero, zero
-                    if form.is_average:
-                        weight, origin = found[2 * part + at], found[3 * part + at]
-                    after = advanced(form, Summary(found[at], found[part + at], weight, origin), state)
+                    origin = found[2 * part + at] if form.is_average else zero
+                    after = advanced(form, Summary(found[at], found[part + at], origin), state)
                     state = select(first + k >= begin, after, state)
             first = gpu.narrow(first + most)
             gpu.barrier()
@@ -175,15 +177,15 @@ def tell(sums, me, summary, form, across, is_forward):
         before, summary = compose_group(form, summary, me.lane_id, gpu.narrow(32), is_forward)
         tells = me.lane_id == (31 if is_forward else 0)
     if tells:
-        sums[at], sums[slots + at] = summary.decay, summary.rise
-        sums[2 * slots + at], sums[3 * slots + at] = summary.weight, summary.origin
+        sums[at], sums[slots + at], sums[2 * slots + at] = summary.factor, summary.rise, summary.origin
     return before
 
 
 @gpu.helper
 def told(sums, at, across):
     slots = WARPS * across
-    return Summary(sums[at], sums[slots + at], sums[2 * slots + at], sums[3 * slots + at])
+    at = at & (slots - 1)  # which is the same, and not negative
+    return Summary(sums[at], sums[slots + at], sums[2 * slots + at])
 
 
 @gpu.helper
@@ -206,23 +208,26 @@ def own_state(me, before, states, form, across, is_forward):
 @functools.cache
 def starter(cuda, form, kind, across):
     """Return the device function that finds the states from which a tile's warps start, and publishes what it knows."""
-    zero, one, slots = kind(0), kind(1), WARPS * across
+    zero, infinity, slots = kind(0), kind(float("inf")), WARPS * across
     look_back, size = looker(cuda, form, kind, across), kind(0).itemsize
 
     @gpu.helper
     def start(descriptors, geometry, me, first, sums, states):
         """Publish the tile's summary and the next tile's state; put the states before warps to ``states``."""
         warps = gpu.narrow(gpu.block_threads() >> 5)  # `WARPS`, which the compiler must not know: it would unroll by it
-        total, writes = Summary(one, zero, zero, zero), across > 1 or me.lane_id == 0
+        origin, writes = infinity if form.is_average else zero, across > 1 or me.lane_id == 0
+        if gpu.thread() < 32 and form.is_average:
+            for k in range(warps):
+                origin = nearer(origin, told(sums, k * across + me.column, across).origin)
+        total = Summary(form.closed, zero, origin)
         if gpu.thread() < 32:
             for k in range(warps):
-                total = compose(form, total, told(sums, k * across + me.column, across))
+                total = compose(form, total, about(form, told(sums, k * across + me.column, across), origin))
             if writes:
                 at, further = locate(geometry, me.series, me.tile, across, size)
-                gpu.store_status(descriptors, at + DECAY * further, total.decay)
+                gpu.store_status(descriptors, at + FACTOR * further, total.factor)
                 gpu.store_status(descriptors, at + RISE * further, total.rise)
                 if form.is_average:
-                    gpu.store_status(descriptors, at + WEIGHT * further, total.weight)
                     gpu.store_status(descriptors, at + ORIGIN * further, total.origin)
         state = look_back(descriptors, geometry, me, first)
         if gpu.thread() < 32 and writes:
@@ -232,7 +237,7 @@ def starter(cuda, form, kind, across):
                 gpu.store_status(descriptors, at + STATE * further, onward)
             states[slots + me.column] = onward
             for k in range(warps):
-                at = k * across + me.column
+                at = (k * across + me.column) & (slots - 1)
                 states[at] = state
                 state = advanced(form, told(sums, at, across), state)
 

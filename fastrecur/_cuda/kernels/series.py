@@ -12,13 +12,13 @@ That makes these kernels the fix-up pass of the single-pass scan, too: with ``is
 dirty flag, and scans it once more, whatever its layout, if that is set.
 """
 
-from ..._steps.recurrence import select
+from ..._steps.recurrence import is_finite, select
 from . import device as gpu, summaries
 from .borders import Flags, borders, flag_of
 from .chunks import back_fetcher, fetcher_of_two, steps_before, writer
 from .descriptors import is_dirty
 from .operands import find_series, later, load_state, of_series, offset
-from .summaries import add_exactly, add_group, advanced, agree, compose_group, form_of, settled
+from .summaries import add_exactly, add_group, advanced, agree, compose_group, form_of, settled, shared_origin
 
 
 @gpu.helper
@@ -42,21 +42,35 @@ def chunks_of(steps, chunk):
     return gpu.divide(gpu.narrow(steps + chunk - 1), gpu.narrow(chunk))
 
 
+def closed_counter(count, closed):
+    """Return the device function that says how many of a thread's steps are before the first that changes the state."""
+
+    @gpu.helper
+    def leading_closed(gates, values, flags, low, high):
+        leading, is_open = gpu.narrow(0), False
+        for j in range(count):
+            stays = gates[j] == closed and is_finite(values[j]) and flag_of(flags, j) == 0  # 0 times infinity is NaN
+            is_open = is_open or (j >= low and j < high and not stays)
+            leading = select(is_open, leading, gpu.narrow(j + 1))
+        return leading
+
+    return leading_closed
+
+
 def chunk_scanner(cuda, rule, kind, count, packs, cuts):
     """Return the device function that scans one chunk, each thread its steps from ``mine`` on."""
     is_average, zero, closed = rule.is_average, kind(0), kind(rule.closed)
     form = form_of(is_average, kind, cuts)
     fetch, write = fetcher_of_two(kind, count, packs), writer(count, packs["h"])
+    offer, leading_closed = summaries.offered_origin(rule, kind, count, form), closed_counter(count, closed)
     summarise = summaries.summariser(rule, kind, count, form)
-    leading_closed = summaries.closed_counter(count, closed)
     _, read_flags, advance, _, behind = borders(cuda, rule, zero, count, cuts)
 
     @gpu.helper
     def replay(gates, values, flags, low, high, state, results):
         for j in range(count):
-            valid = j >= low and j < high
-            state = select(valid, advance(flag_of(flags, j), state, gates[j], values[j]), state)
-            results[j] = select(valid, state, zero)
+            state = advance(flag_of(flags, j), state, gates[j], values[j])  # where missing, a closed gate
+            results[j] = select(j >= low and j < high, state, zero)
         return state
 
     @gpu.helper
@@ -77,9 +91,12 @@ def chunk_scanner(cuda, rule, kind, count, packs, cuts):
         low, high = gpu.narrow(valid.start - mine), gpu.narrow(valid.stop - mine)
         gates, values = cuda.local.array(count, kind), cuda.local.array(count, kind)
         results = cuda.local.array(count, kind)
-        fetch((later(a, mine), later(b, mine)), (low, low), high, (gates, values), (closed, zero))
+        fetch((later(a, mine), later(b, mine)), (low, low), high, (gates, values), (closed, -zero))
         flags = read_flags(own, mine, low, high)
-        before, _ = compose_group(form, summarise(gates, values, flags), rank, width, True)
+        origin = offer(gates, values, flags)
+        if is_average:
+            origin = shared_origin(origin, rank, width)
+        before, _ = compose_group(form, summarise(gates, values, flags, origin), rank, width, True)
         began = select(rank == 0, state, advanced(form, before, state))
         end = replay(gates, values, flags, low, high, began, results)
         if is_average:
@@ -174,7 +191,7 @@ def back_chunk_scanner(cuda, rule, kind, count, packs, cuts, a_is_total, b_is_to
         grads_a, grads_b = cuda.local.array(count, kind), cuda.local.array(count, kind)
         fetch_back(reads, valid, mine, rank, origin, arriving, gates, values, before)
         flags = read_flags(own, mine, low, high)
-        after, _ = compose_group(form, summarise_back(arriving, gates, flags, low, high), rank, width, False)
+        after, _ = compose_group(form, summarise_back(arriving, gates, flags), rank, width, False)
         began = select(rank == width - 1, r, advanced(form, after, r))
         end = replay_back(arriving, gates, values, before, flags, low, high, began, grads_a, grads_b)
         onward = gpu.shuffle(began, lane_id - 1 if rank > 0 else lane_id)
