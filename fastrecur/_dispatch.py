@@ -71,10 +71,9 @@ def selective(values: tuple[Any, ...], is_vjp: bool = False) -> ModuleType:
 
         return selective_call
     for value in values:
-        is_on_gpu = arrays.any_on_device(value)
-        if is_on_gpu and not is_vjp:
+        if arrays.any_on_device(value):
             return _selective_gpu()
-        if is_on_gpu or arrays.any_lazy(value):
+        if arrays.any_lazy(value):
             kind = f"{type(value).__module__}.{type(value).__qualname__}"
             raise TypeError(say.scan_library("selective_scan_vjp" if is_vjp else "selective_scan", kind))
     return _selective_host()

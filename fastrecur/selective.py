@@ -91,9 +91,9 @@ def selective_scan(
     bit. NaN stays in its channel. An infinite ``A`` or step counts as 1e18 in the exponent. The same input gives the
     same bits for any number of threads.
 
-    On an NVIDIA GPU a kernel computes it, not for float64 and for up to 256 states a channel: other arrays are refused,
-    other tensors scanned by torch's operators. It was checked without a GPU, and not measured. It does not cut time:
-    few channels of one long sequence leave most of a GPU without work.
+    On an NVIDIA GPU kernels compute it and its gradient, for up to 256 states a channel: arrays with more are refused,
+    tensors scanned by torch's operators. They were checked without a GPU, and not measured. They do not cut time: few
+    channels of one long sequence leave most of a GPU without work.
 
     Complex states, and Mamba-2's products of chunks, which matrix multiplication does better, are not computed here.
 
@@ -147,14 +147,13 @@ def selective_scan_vjp(
     Raises
     ------
     TypeError, ValueError
-        As `selective_scan`. There is no kernel for a GPU yet: arrays there are refused with a TypeError, and the
-        gradients of tensors are composed of torch's operators.
+        As `selective_scan`.
 
     Notes
     -----
-    The states are scanned twice: first to keep those before every 32 steps, then, from these on, against time. Sums
-    over steps, sequences and channels are added up chunk by chunk in the precision of the states, in an order that does
-    not depend on the number of threads.
+    The states are scanned twice: first to keep those before every chunk of steps (32 on a CPU), then, from these on,
+    against time. Sums over steps, sequences and channels are added up chunk by chunk in the precision of the states, in
+    an order that does not depend on the number of threads, nor on the model of a GPU.
 
     Examples
     --------

@@ -72,14 +72,17 @@ def pooling(driver):
 
 
 def scan_selectively(cupy, rng):
-    """A selective scan in both layouts, with and without groups, in both directions."""
+    """A selective scan and its gradient in both layouts, with and without groups, in both directions."""
     launched = set()
     for layout, maps, reverse in [("bdl", "groups", False), ("bld", "constant", True)]:
         given = test_selective.operands(rng, 1, 9, 18, 5, layout=layout, maps=maps)
-        options = {"layout": layout, "reverse": reverse, "delta_softplus": True, "return_state": True}
+        options = {"layout": layout, "reverse": reverse, "delta_softplus": True}
         resets = np.array([[False] * 6 + [True, False, False]])
-        found = fastrecur.selective_scan(*map(cupy.place, given), **options, resets=cupy.place(resets))
-        expected = reference.selective_scan(*given, **options, resets=resets)
+        own = {"resets": cupy.place(resets)}
+        found = fastrecur.selective_scan(*map(cupy.place, given), **options, **own, return_state=True)
+        expected = reference.selective_scan(*given, **options, resets=resets, return_state=True)
+        found += fastrecur.selective_scan_vjp(cupy.place(given.u), *map(cupy.place, given), **options, **own)
+        expected += reference.selective_scan_vjp(given.u, *given, **options, resets=resets)
         for own, other in zip(found, expected, strict=True):
             test_selective.check(own.host, other, np.float32)
         launched.update(entry[1] for entry in cupy.driver.log if entry[0] == "launch")

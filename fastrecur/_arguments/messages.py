@@ -232,7 +232,6 @@ scan_library = _message(
     "all operands of {function} must be in CPU memory, as it has no kernels for {kind} yet: pass NumPy's arrays or "
     "tensors"
 )
-scan_wide = _message("`u` must hold float32, float16 or bfloat16 on a GPU, got dtype {came}")
 scan_states = _message("`A` must have at most {most} states a channel on a GPU, got {came}")
 
 

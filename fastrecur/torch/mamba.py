@@ -191,8 +191,8 @@ def patch_transformers() -> Patched:
 
     It replaces, in the modules of these models, the functions for a whole sequence and for a step in decoding, and
     turns off mamba_ssm's fused layer, if there is one. It holds for models that exist as for those that will, on every
-    device; weights and caches stay as they are. On a GPU mamba_ssm's own kernels are the better choice: fastrecur has
-    none for the scan yet.
+    device; weights and caches stay as they are. On a GPU mamba_ssm's own kernels are the better choice: fastrecur's
+    were not measured there.
 
     Returns
     -------

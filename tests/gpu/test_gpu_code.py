@@ -6,7 +6,7 @@ import devices
 import pytest
 import table
 from machine_code import together
-from problems import DTYPES, FORGET, LINEAR, SHAPES, kernels, pooling
+from problems import DTYPES, FORGET, LINEAR, SHAPES, kernels, pooling, scanning
 
 SIZES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
 # KiB of a multiprocessor's shared memory
@@ -32,7 +32,7 @@ def check(kernel, code, dtype, card):
     # Calls are the shuffles' of a warp that has lost its step, before compute capability 9.0, and those of quotients
     # near the ends of the range.
     calls = [line for line in code.text.splitlines() if "CALL.ABS" in line and "__cuda_sm70_" not in line]
-    if kernel.name.startswith("pool"):
+    if kernel.name.startswith(("pool", "selective")):
         calls = [line for line in calls if "_slowpath" not in line and "_div_rn_f64_full" not in line]
     assert not calls or kernel.name == "sums"
     if dtype != "float64":
@@ -154,6 +154,39 @@ def test_pooling_of_other_kinds(gated, packed, cuts):
     for kernel, code in check_all(pooling(DTYPES["float32"], gated, packed, cuts=cuts), "sm_90", "float32"):
         operands = (4 if kernel.name == "pool_vjp" else 2) + gated
         assert code.loads >= 0.8 * dict(kernel.key[3])["ahead"] * operands, "loads wait for each other"
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(
+    ("dtype", "states", "batch", "card"),
+    [
+        *(("float32", 16, 2, card) for card in ("sm_75", "sm_80", "sm_90", "sm_120")),
+        ("float32", 16, 32, "sm_90"),
+        ("float64", 16, 2, "sm_90"),
+        ("bfloat16", 16, 2, "sm_90"),
+        ("float16", 256, 2, "sm_90"),
+    ],
+)
+def test_selective_scan(dtype, states, batch, card):
+    """Every load of a chunk of operands is on its way before the first is used."""
+    for kernel, code in check_all(scanning(DTYPES[dtype], states, batch=batch), card, dtype):
+        options = dict(kernel.key[3])
+        steps, operands = options["chunk"] // options["lanes"], {"selective_vjp": 4}.get(kernel.name, 3)
+        if SIZES[dtype] > 2:  # else the most bytes are in flight elsewhere
+            assert code.loads >= steps * (operands - options.get("keeps", 0)), "loads wait for each other"
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(
+    ("dtype", "states", "layout", "maps", "cuts"),
+    [
+        ("float32", 5, "bdl", "steps", ["offsets"]),
+        ("float32", 128, "bld", "constant", ["offsets", "resets"]),
+        ("float64", 256, "bdl", "constant", ["resets"]),
+    ],
+)
+def test_selective_scan_of_other_kinds(dtype, states, layout, maps, cuts):
+    check_all(scanning(DTYPES[dtype], states, layout, maps, cuts), "sm_90", dtype)
 
 
 def test_one_text_for_all_cards():

@@ -307,6 +307,28 @@ def test_scratch_memory_is_ordered_by_the_stream(on_driver, pools):
     )
 
 
+@pytest.mark.exhaustive
+def test_a_selective_scan_and_its_gradient(on_driver):
+    """States before chunks, and shares of sums, are in one lent piece of memory, in order with eight launches."""
+    on_driver(
+        """
+        rng = np.random.default_rng(2)
+        maps, skip = rng.standard_normal((2, 1, 3, 9)), rng.random(5)
+        given = *rng.standard_normal((2, 1, 5, 9)), -rng.random((5, 3)), *maps, skip
+        given = [v.astype(np.float32) for v in given]
+        placed = list(map(put, given))
+        y = fastrecur.selective_scan(*placed)
+        np.testing.assert_allclose(get(y), fastrecur.selective_scan(*given), atol=1e-5)
+        stub_driver.clear()
+        grads = fastrecur.selective_scan_vjp(placed[0], *placed)
+        asked = [line[0] for line in stub_driver.log("allocate", "free", "launch") if line[:2] != ["allocate", "0"]]
+        assert asked[-8:] == ["allocate", *["launch"] * 6, "free"], asked
+        for got, right in zip(grads[:6], fastrecur.selective_scan_vjp(given[0], *given)):
+            np.testing.assert_allclose(get(got), right, atol=1e-4)
+        """
+    )
+
+
 # ---- Graphs ---------------------------------------------------------------------------------------------------------
 
 CAPTURE = """

@@ -6,8 +6,9 @@ import ml_dtypes
 import numpy as np
 
 from fastrecur._arguments import checks
+from fastrecur._arguments.selective import Sizes
 from fastrecur._arguments.shapes import c_strides
-from fastrecur._cuda import filters, launch, plan as _plan
+from fastrecur._cuda import filters, launch, plan as _plan, selective as _selective
 
 FORGET, LINEAR = ("forget", ("f", "x")), ("linear", ("a", "b"))
 DTYPES = {"float32": np.float32, "float64": np.float64, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
@@ -88,6 +89,33 @@ def filtering(dtype, axes=(0, 1)):
             yield launch.Kernel(*made[:6])
 
 
+def scanning(dtype, states=16, layout="bdl", maps="steps", cuts=(), batch=2):
+    """Return the kernels of a selective scan and its gradient: the scan, the same that keeps states, against time."""
+    dtype, wide = np.dtype(dtype), np.dtype(np.float64 if dtype is np.float64 else np.float32)
+    rows, batch, steps, channels = batch, 1 if "offsets" in cuts else batch, 2048, 1536
+
+    def laid_out(shape, own=dtype):
+        return own, shape, c_strides(shape, own.itemsize)
+
+    timed = laid_out((batch, channels, steps) if layout == "bdl" else (batch, steps, channels))
+    mapped = {
+        "steps": (batch, states, steps) if layout == "bdl" else (batch, steps, states),
+        "constant": (1536, states),
+    }
+    own, state = laid_out((channels,), wide), laid_out((rows, channels, states), wide)
+    mapped, a = laid_out(mapped[maps]), laid_out((channels, states), wide)
+    given, sizes = (
+        (timed, timed, a, mapped, mapped, own, timed, own, state),
+        Sizes(batch, steps, channels, states, rows),
+    )
+    offsets, resets = (np.dtype(np.int64), (rows + 1,), (8,)), (np.dtype(bool), (batch, steps), (steps, 1))
+    ends = None, *(its if name in cuts else None for name, its in (("offsets", offsets), ("resets", resets)))
+    known = given, ends, sizes, (True, layout, False)
+    plans = _selective.plan(*known, timed), _selective.plan_vjp(*known, timed, state, given)
+    launches = [each for plan in plans for each in plan.launches]
+    return [launch.Kernel(s.kernel, s.rule, s.carry, s.options, s.elements, s.time) for s in launches]
+
+
 def all_kernels():
     """Yield every kernel once for each recurrence and dtype that it is made for, with these."""
     for (recurrence, names), (dtype, kind) in itertools.product((FORGET, LINEAR), DTYPES.items()):
@@ -103,3 +131,5 @@ def all_kernels():
             yield kernel, "qrnn", dtype
         for kernel in filtering(kind, axes=(0,)):
             yield kernel, "filter", dtype
+        for kernel in scanning(kind):
+            yield kernel, "mamba", dtype

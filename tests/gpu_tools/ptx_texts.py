@@ -74,8 +74,8 @@ def main():
             if of and kernel.target(capability)[0] == kernel.target((7, 5))[0]:
                 continue
             across = f", {options['across']} across" if "across" in options else ""
-            across += ", fix-up" * bool(options.get("is_fix_up"))
-            name = f"{problems.label(kernel)}{across}, {recurrence}, {dtype}{of}.ptx"
+            kind = ", fix-up" * bool(options.get("is_fix_up")) + ", keeps" * bool(options.get("keeps"))
+            name = f"{problems.label(kernel)}{across}{kind}, {recurrence}, {dtype}{of}.ptx"
             if arguments.kernels and not name.startswith(tuple(arguments.kernels)):
                 continue
             text = plain(devices.ptx(kernel, capability))

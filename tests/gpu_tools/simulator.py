@@ -30,6 +30,7 @@ from fastrecur._cuda.kernels import (
     pool,
     scan,
     selective,
+    selective_back,
     series,
     summaries,
 )  # fmt: skip
@@ -90,7 +91,8 @@ def like_compiled_code(setattr):
         setattr(device, name, meaning)
     stubs = {"fma": fma, "select": lambda condition, yes, no: yes if condition else no, "all_finite": lambda _: False}
     stepping = levels, recurrence, pooling, sections, selective_steps
-    for module in (*stepping, chunks, filters, lanes, look_back, pool, scan, selective, series, summaries):
+    kernels = chunks, filters, lanes, look_back, pool, scan, selective, selective_back, series, summaries
+    for module in (*stepping, *kernels):
         for name in stubs.keys() & vars(module).keys():
             setattr(module, name, stubs[name])
 
@@ -484,11 +486,11 @@ class Driver(devices.Driver):
                 plain.append(Number(CARRIES[kind](complex(*parts) if len(parts) == 2 else parts[0])))
             else:
                 plain.append(next(flat))
-        given, plain = [], iter(plain)
-        for name in inspect.signature(kernel.function(None)).parameters:
-            group, fields = operands.group(name)
-            each = [next(plain) for field in fields if field in kernel.parameters]
-            given.append(each[0] if group is None else group(*each) if each else ())
+        plain = dict(zip(kernel.parameters, plain, strict=True))
+        given = [
+            operands.assemble(name, plain, lambda group, parts: group(*parts) if parts else ())
+            for name in inspect.signature(kernel.function(None)).parameters
+        ]
         places = [(x, y) for x in range(grid[0]) for y in range(grid[1])]
         draw.shuffle(places)
         running, helpers = [], len(device.HELPERS)

@@ -52,7 +52,8 @@ CARDS = {
 }
 REGISTERS = 1 << 16  # of a multiprocessor
 PACKAGES = "numba", "numba-cuda", "cuda-core", "nvidia-nvjitlink", "nvidia-cuda-nvdisasm"
-NAMES = {"lanes": "parallel series", "series": "contiguous time"}  # as docs/explanation/gpu.rst has them
+# As docs/explanation/gpu.rst has them.
+NAMES = {"lanes": "parallel series", "series": "contiguous time", "selective": "selective scan"}
 
 
 class Row(NamedTuple):
@@ -84,9 +85,11 @@ def row_of(code, kernel, recurrence, dtype, architecture):
     warp = -(-32 * code.registers // 256) * 256
     blocks = min(REGISTERS // (warp * (kernel.threads // 32)), card.threads // kernel.threads)
     threads = blocks * kernel.threads
-    needed = -(-card.needs * card.processors // code.in_flight) if card.needs and code.in_flight else None
+    copies = card.needs and code.in_flight and not kernel.name.startswith("selective")  # which computes for longer
+    needed = -(-card.needs * card.processors // code.in_flight) if copies else None
     options = dict(kernel.key[3])
     what = ", contiguous time" * (options.get("across") == 1) + ", fix-up" * bool(options.get("is_fix_up"))
+    what += ", states kept" * bool(options.get("keeps"))
     name, _, gradient = problems.label(kernel).partition("_")
     return Row(
         f"{NAMES.get(name, name)} {gradient}".strip() + what, recurrence, dtype, architecture,
@@ -164,7 +167,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architectures", nargs="+", default=list(CARDS), choices=CARDS)
     parser.add_argument("--dtypes", nargs="+", default=list(problems.DTYPES), choices=problems.DTYPES)
-    parser.add_argument("--recurrences", nargs="+", default=["forget", "linear", "qrnn"])
+    parser.add_argument("--recurrences", nargs="+", default=["forget", "linear", "qrnn", "mamba"])
     parser.add_argument("--json", type=pathlib.Path)
     arguments = parser.parse_args()
     began = time.perf_counter()

@@ -335,18 +335,24 @@ for name, call in {{
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("layout", ["bdl", "bld"])
 def test_selective_scan(driver, layout):
-    """The operator's kernel gives what the CPU's gives, in the same dtypes and layouts."""
+    """The operators' kernels give what the CPU's give, in the same dtypes and layouts."""
     from fastrecur.torch._operator import selective
 
-    u, delta, z = torch.randn(3, 2, 6, 6).bfloat16()
+    u, delta, z, g = torch.randn(4, 2, 6, 6).bfloat16()
     A, B, C = -torch.rand(6, 3), *torch.randn(2, 2, 3, 6).bfloat16().movedim(2, 2 if layout == "bdl" else 3)
     ends = torch.tensor([6, 2]), None, None
     arguments = u, delta, A, B, C, torch.randn(6), z, torch.randn(6), torch.randn(2, 6, 3), *ends, True, layout, False
-    for actual, wanted in zip(selective._on_gpu(*arguments), selective._on_cpu(*arguments), strict=True):
-        torch.testing.assert_close(actual, wanted)
-        assert actual.stride() == wanted.stride()
-    assert launches(driver) == {(0, STREAM)}
-    assert torch._C._dispatch_has_kernel_for_dispatch_key("fastrecur::selective_scan", "CUDA")
+    back = g, torch.randn(2, 6, 3), *arguments, None, [True] * 8 + [False]
+    for on_gpu, on_cpu, given in (
+        (selective._on_gpu, selective._on_cpu, (*arguments, False)),
+        (selective._vjp_on_gpu, selective._vjp_on_cpu, back),
+    ):
+        for actual, wanted in zip(on_gpu(*given), on_cpu(*given), strict=True):
+            torch.testing.assert_close(actual, wanted)
+            assert actual.stride() == wanted.stride()
+        assert launches(driver) == {(0, STREAM)}
+    for name in ("selective_scan", "selective_scan_backward"):
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fastrecur::{name}", "CUDA")
 
 
 FILTERS = ["shared", "own", "varying", "poles", "complex"]

@@ -431,17 +431,14 @@ for _module in (recurrence, pooling, selective, sections, levels):
 def ptx(function, signature, threads, blocks, capability):
     """Return the PTX of a kernel in the words of `device`.
 
-    ``signature`` holds, for each plain parameter, as `operands.group` has them, an element's name with a star (an
+    ``signature`` holds, for each plain parameter, as `operands.fields` has them, an element's name with a star (an
     address), a carry's name (a number) or ``i4``, ``i8``; what is not there is an empty tuple. A multiprocessor should
     hold so many ``blocks`` of ``threads``: without these the assembler saves registers by using each value before the
     next is asked for, which undoes the batches of loads. ``capability`` is what to compile for: `Kernel.target` of
     `launch`, not the card's own.
     """
-    arguments = []
-    for name in inspect.signature(function).parameters:
-        group, fields = operands.group(name)
-        given = tuple(_argument(signature[field], capability >= (8, 0)) for field in fields if field in signature)
-        arguments.append(given[0] if group is None else types.BaseTuple.from_types(given, group if given else None))
+    plain = {name: _argument(its, capability >= (8, 0)) for name, its in signature.items()}
+    arguments = [operands.assemble(name, plain, _tuple_of) for name in inspect.signature(function).parameters]
     with cache.making:
         for each in device.HELPERS:
             _consider(each)
@@ -450,6 +447,10 @@ def ptx(function, signature, threads, blocks, capability):
             launch_bounds=(threads, blocks),
         )  # fmt: skip
     return code
+
+
+def _tuple_of(group, parts):
+    return types.BaseTuple.from_types(tuple(parts), group if parts else None)
 
 
 def _argument(name, rounds):

@@ -6,7 +6,7 @@ from collections import namedtuple
 import numpy as np
 
 from ..._steps import recurrence
-from . import filters, lanes, look_back, operands, pool, scan, selective, series, sums
+from . import filters, lanes, look_back, operands, pool, scan, selective, selective_back, series, sums
 
 # A recurrence: its step; that of deviations from an origin, and of weights, of which small ones need no care with
 # 1 - f; its adjoint; what a step multiplies the state by; the first operand's value that leaves the state as it is,
@@ -40,6 +40,7 @@ MAKERS = {
     "follow": filters.follow,
     "holt": filters.holt,
     "holt_vjp": filters.holt_vjp,
+    "selective_vjp": selective_back.vjp,
 }
 THREADS = {"sums": sums.THREADS, "scan": look_back.THREADS, "scan_vjp": look_back.THREADS}
 THREADS |= dict.fromkeys(("cascade", "follow", "holt", "holt_vjp"), filters.THREADS)
@@ -64,7 +65,9 @@ def blocks(name, rule, carry, options, elements, capability):
         return 6 if carry == "f4" else 4
     if THREADS.get(name) == filters.THREADS:
         return 16
-    return 4 if name in ("lanes_vjp", "pool", "pool_vjp", "selective") else 2
+    if name.startswith("selective"):  # float64, a gradient, and eight states a thread: each doubles the registers
+        return 2 if (carry == "f8") + (name == "selective_vjp") + (dict(options)["states"] > 128) > 1 else 4
+    return 4 if name in ("lanes_vjp", "pool", "pool_vjp") else 2
 
 
 def make(cuda, name, rule, carry, options, elements=()):
@@ -88,7 +91,7 @@ def make(cuda, name, rule, carry, options, elements=()):
 def parameters(function, options):
     """Return the names of a kernel's plain parameters: none of ``cuts`` unless it is made for some."""
     names = [name for name in inspect.signature(function).parameters if name != "cuts" or dict(options)["cuts"]]
-    return tuple(field for name in names for field in operands.group(name)[1])
+    return tuple(field for name in names for field in operands.fields(name))
 
 
 def signature(names, carry, elements, time):

@@ -25,10 +25,18 @@ Source = namedtuple("Source", "at kept summed")
 Target = namedtuple("Target", "at kept slice")
 Sizes = namedtuple("Sizes", "results middles inners summands summed_middles summed_inners slice_size across")
 
+# Of a selective scan: what has a number for each step (``y`` is in a gradient what has come to it), what a model
+# learns, and gradients of both; sums are parts, which are added up afterwards, those of B and C ``next`` bytes apart.
+Timed = namedtuple("Timed", "u delta z y")
+Weights = namedtuple("Weights", "a b c skip bias")
+Grads = namedtuple("Grads", "to_u to_delta to_z")
+Sums = namedtuple("Sums", "sum_a sum_b sum_c sum_skip sum_bias")
+Part = namedtuple("Part", "at time series next")
 
-_STATES = ("h0", "last", "first", "lengths", "skip", "bias", "level0", "trend0", "alpha", "beta", "phi", "waits")
-_OPERANDS = ("g", "a", "b", "h", "to_a", "to_b", "product", "keep", "states", "to_product", "u", "delta", "c", "z", "y")
-_OPERANDS += "x", "sos", "attack", "release", "slope", "g_slope", "to_x", "to_k"
+_STATES = ("h0", "last", "first", "lengths", "skip", "bias", "kept", "sum_a", "sum_skip", "sum_bias")
+_STATES += "level0", "trend0", "alpha", "beta", "phi", "waits"
+_OPERANDS = ("g", "a", "b", "h", "to_a", "to_b", "product", "keep", "states", "to_product", *Timed._fields, "c")
+_OPERANDS += *Grads._fields, "x", "sos", "attack", "release", "slope", "g_slope", "to_x", "to_k"
 _CASCADE = "sections section_next field_next h0_next h0_number_next last_next last_number_next"
 _CUTS = "offsets offsets_next outers h0_next last_next first_next resets resets_time resets_lane"
 _GROUPS = {
@@ -40,12 +48,25 @@ _GROUPS = {
     "target": (Target, ("target", "target_kept", "target_slice")),
     **{name: (State, (name, f"{name}_lane")) for name in _STATES},
     **{name: (Operand, (name, f"{name}_time", f"{name}_lane")) for name in _OPERANDS},
+    **{name: (Part, (name, f"{name}_time", f"{name}_lane", f"{name}_next")) for name in ("sum_b", "sum_c")},
 }
+_NESTED = {"timed": Timed, "weights": Weights, "grads": Grads, "sums": Sums}
 
 
-def group(name):
-    """Return what a kernel's parameter is a tuple of, or None, and the plain parameters that it is passed as."""
-    return _GROUPS.get(name, (None, (name,)))
+def fields(name):
+    """Return the plain parameters that a kernel's parameter is passed as."""
+    if name in _NESTED:
+        return tuple(field for part in _NESTED[name]._fields for field in fields(part))
+    return _GROUPS.get(name, (None, (name,)))[1]
+
+
+def assemble(name, plain, make):
+    """Return a kernel's parameter, made by ``make(group, parts)`` of those plain ones that there are, by name."""
+    if name in _NESTED:
+        return make(_NESTED[name], [assemble(part, plain, make) for part in _NESTED[name]._fields])
+    group, names = _GROUPS.get(name, (None, (name,)))
+    parts = [plain[each] for each in names if each in plain]
+    return parts[0] if group is None else make(group, parts)
 
 
 @gpu.helper

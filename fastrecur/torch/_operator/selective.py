@@ -179,15 +179,28 @@ def _on_cpu(*arguments):
     return y, torch.from_numpy(state), torch.from_numpy(kept) if keep else u.new_empty(0, dtype=wide(u))
 
 
+def _fresh(v):
+    return v.new_empty_strided(v.shape, _tensors.layout(v.shape, v))
+
+
 def _on_gpu(*arguments):
     from ..._cuda import selective as device
-    from ..._cuda.kernels.selective import MOST_STATES
 
-    if arguments[2].shape[1] > MOST_STATES or wide(arguments[0]) is torch.float64:
+    if not device.has_kernels(arguments[2].shape[1]):
         return _anywhere(composed, _fake)(*arguments)
-    u = arguments[0]
-    y = u.new_empty_strided(u.shape, _tensors.layout(u.shape, u))
-    return y, device.from_tensors(arguments[:-1], y), u.new_empty(0, dtype=wide(u))
+    y = _fresh(arguments[0])
+    return y, device.from_tensors(arguments[:-1], y), y.new_empty(0, dtype=wide(y))
+
+
+def _vjp_on_gpu(grad_y, grad_state, *arguments):
+    from ..._cuda import selective as device
+
+    if not device.has_kernels(arguments[2].shape[1]):
+        return _anywhere(composed_vjp, _vjp_fake)(grad_y, grad_state, *arguments)
+    *arguments, _, wanted = arguments
+    grads = [None if v is None else _fresh(v) for v in arguments[:_COUNT]]
+    device.vjp_from_tensors(grad_y, grad_state, arguments, grads)
+    return tuple(grad if is_wanted else grad_y.new_empty(0) for grad, is_wanted in zip(grads, wanted, strict=True))
 
 
 def _vjp_on_cpu(grad_y, grad_state, *arguments):
@@ -318,3 +331,4 @@ for _name, (_fake_of, _composed, _kernel) in _RUNS.items():
     ops.library.impl("selective_scan" + _name, _anywhere(_composed, _fake_of), "CompositeExplicitAutograd")
     torch.library.register_fake("fastrecur::selective_scan" + _name, _fake_of, lib=ops.library)
 ops.library.impl("selective_scan", _on_gpu, "CUDA")
+ops.library.impl("selective_scan_backward", _vjp_on_gpu, "CUDA")
