@@ -162,7 +162,7 @@ def _raw(pointer, like):
 
 @means(device.load_raw, lambda pointer, offset, like: _raw(pointer, like)(pointer, _offset(offset), like))
 def _load_raw(call, address, offset, like):
-    if call.returned == types.float32:
+    if call.returned == types.float32 and getattr(call.kinds[0], "element", None) == "f4":
         return call.builder.load(_place(call.builder, address, offset, _F32))
     if call.returned != types.int32:
         return _load(call, address, offset, like)
