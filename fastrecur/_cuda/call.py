@@ -64,6 +64,10 @@ def _start(program, places, lend, owner, device, stream):
             owner.give_back(lent, device, stream)
 
 
+# An operand's dtype, shape and strides, as plans take it.
+Form = namedtuple("Form", "dtype shape strides")
+
+
 def _is_view(value):
     return type(value) is arrays.View
 
@@ -104,6 +108,18 @@ def _take(family, names, values, lengths):
     return taken[:count], ends, Work(taken, owner, device)
 
 
+def floats(dtype):
+    """Return the dtype of a result that has floats for integers and bools."""
+    return np.dtype(np.float64) if dtype.kind in "biu" else dtype
+
+
+def result(x, dtype, work, out, view):
+    """Return what a result like x goes to, its form and its address; it is made unless there is an ``out``."""
+    strides = shapes.like(x.shape, dtype, (x.shape, x.strides)) if view is None else view.strides
+    array, place = work.empty(x.shape, dtype, strides) if view is None else (out, view.pointer)
+    return array, Form(dtype, x.shape, strides), place
+
+
 def _ghost(value):
     """Return an array that names a view's places and must never be read; what is no view as it is."""
     if not _is_view(value):
@@ -113,13 +129,24 @@ def _ghost(value):
     return np.asarray(SimpleNamespace(__array_interface__=interface))
 
 
+def _ghosts(ends):
+    return [(name, _ghost(view)) for name, view in ends._asdict().items() if _is_view(view)]
+
+
+def ghost_of_out(out, dtype, ends):
+    """Return the ghosts of ``out``, which must have the result's dtype, and of ends by name."""
+    if out.dtype != dtype:
+        raise TypeError(say.out_dtype(out.dtype, dtype))
+    return _ghost(out), _ghosts(ends)
+
+
 def _check_out(out, ends, names, *operands):
     """Raise unless results may be written to ``out``; return whether it is one of the operands."""
     ghost, others = _ghost(out), [_ghost(operand) for operand in operands]
     if host.overlaps_itself(ghost):
         raise ValueError(say.out_self_overlap())
     _host._check_out(ghost, names, *others)
-    checks.out_memory(ghost, (), [(name, _ghost(view)) for name, view in ends._asdict().items() if _is_view(view)])
+    checks.out_memory(ghost, (), _ghosts(ends))
     return any(type(other) is np.ndarray and host.overlap(ghost, other) for other in others)
 
 

@@ -6,7 +6,6 @@ series, of which the kernel knows nothing.
 
 import functools
 import math
-from collections import namedtuple
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,14 +15,11 @@ from .._arguments.arrays import element, is_on_device
 from .._plan import loops, problem
 from .._plan.filters import check_a0, check_polynomial, check_sections, check_states, state_shape, take
 from . import plan as _plan
-from .call import _ghost, _is_view, _signature, _take
+from .call import Form, _ghost, _is_view, _signature, _take, floats, ghost_of_out, result
 from .kernels.filters import THREADS
 
 _NAMES = "x", "sos", "h0", "y", "last", "lengths"
 _WIDE, _PAIR = np.dtype(np.float64), np.dtype(np.complex128)
-
-# An operand's dtype, shape and strides, as plans take it.
-Form = namedtuple("Form", "dtype shape strides")
 
 
 def taken(values, lengths=None, numbers=()):
@@ -48,22 +44,9 @@ def taken(values, lengths=None, numbers=()):
 
 def check_out(view, x, dtype, others, ends):
     """Raise unless a result like x may be written to a view; it may be x, and shares nothing with ``others``."""
-    if view.dtype != dtype:
-        raise TypeError(say.out_dtype(view.dtype, dtype))
-    ghost, rest = _ghost(view), others | {k: v for k, v in ends._asdict().items() if _is_view(v)}
-    operands = [("x", _ghost(x))]
-    checks.out_array(ghost, x.shape, ghost.dtype, operands, [(k, _ghost(v)) for k, v in rest.items() if v is not None])
-
-
-def result(x, dtype, work, out, view):
-    """Return what a result like x goes to, its form and its address; it is made unless there is an ``out``."""
-    strides = shapes.like(x.shape, dtype, (x.shape, x.strides)) if view is None else view.strides
-    array, place = work.empty(x.shape, dtype, strides) if view is None else (out, view.pointer)
-    return array, Form(dtype, x.shape, strides), place
-
-
-def own_dtype(x):
-    return _WIDE if x.dtype.kind in "biu" else x.dtype
+    ghost, ends = ghost_of_out(view, dtype, ends)
+    others = [(name, _ghost(v)) for name, v in others.items() if v is not None]
+    checks.out_array(ghost, x.shape, ghost.dtype, [("x", _ghost(x))], others + ends)
 
 
 def sosfilt(x, sos, zi, axis, reverse, lengths, out, fields, poles, is_one=False):
@@ -97,7 +80,7 @@ def sosfilt(x, sos, zi, axis, reverse, lengths, out, fields, poles, is_one=False
     check_states({"zi": None if state is None else Form(*_signature(state))}, given.shape, signal.shape, axis, poles)
     if ends.lengths is not None:
         problem.check_lengths_shape(ends.lengths.shape, signal.shape[:axis] + signal.shape[axis + 1 :])
-    dtype = own_dtype(signal)
+    dtype = floats(signal.dtype)
     if views["out"] is not None:
         check_out(views["out"], signal, dtype, {name: views[name] for name in (label, "zi")}, ends)
     y, to, y_at = result(signal, dtype, work, out, views["out"])
@@ -135,8 +118,8 @@ def follow(x, given, axis, out, check):
     signal, to, first = views.pop("x"), views.pop("out"), views.get("zi")
     axis, one, _ = check(signal, _with_shapes(views), axis)
     if to is not None:
-        check_out(to, signal, own_dtype(signal), {k: v for k, v in views.items() if _is_view(v)}, ends)
-    y, form, y_at = result(signal, own_dtype(signal), work, out, to)
+        check_out(to, signal, floats(signal.dtype), {k: v for k, v in views.items() if _is_view(v)}, ends)
+    y, form, y_at = result(signal, floats(signal.dtype), work, out, to)
     last, last_at = work.empty(one, _WIDE)
     operands = {"x": signal, "attack": views["attack"], "release": views["release"], "h0": first}
     made = {"y": (form, y_at), "last": (Form(_WIDE, one, shapes.c_strides(one, 8)), last_at)}
@@ -153,7 +136,8 @@ def holt(x, given, axis, check):
         if _is_view(own := views[name]):
             strides = shapes.spread(own.shape, own.strides, series)
             views[name] = own._replace(shape=one, strides=(*strides[:axis], 0, *strides[axis:]))
-    (level, form, y_at), (trend, _, trend_at) = (result(signal, own_dtype(signal), work, None, None) for _ in range(2))
+    made = (result(signal, floats(signal.dtype), work, None, None) for _ in range(2))
+    (level, form, y_at), (trend, _, trend_at) = made
     operands = {"x": signal, **{f"{name}0": views.pop(name, None) for name in ("level", "trend")}, **views}
     _run_levels("holt", operands | {"waits": None}, {"y": (form, y_at), "slope": (form, trend_at)}, axis, work)
     return level, trend

@@ -13,7 +13,7 @@ from .._arguments import checks, messages as say, shapes as _shapes
 from .._arguments.arrays import element
 from .._arguments.selective import Operands, check_out, check_shapes
 from . import plan as _plan
-from .call import _ghost, _is_view, _place, _signature, _take
+from .call import _ghost, _is_view, _place, _signature, _take, floats, ghost_of_out, result
 from .kernels import selective as _kernel
 
 # A kernel's parameters, by the operands' names.
@@ -26,7 +26,6 @@ _TIMED = "to_u", "to_delta", "to_z"
 _UNUSED = "outers", "h0_next", "last_next", "first_next", "tiles"  # numbers of other kernels' geometry
 # Addresses of a call, in their order; of a gradient ``y`` and ``last`` are what has come to these.
 _NAMES = *_PARAMETERS.values(), "y", "last", *_ENDS, *_GRADIENTS
-_FLOAT64 = np.dtype(np.float64)
 
 
 def has_kernels(states):
@@ -38,12 +37,12 @@ def forward(operands, options, return_state, out):
     """Run a scan; ``options`` are those of `_arguments.selective.check` as they were given."""
     return_state = checks.flag("return_state", return_state)
     views, (to,), known, work = _look(operands, options, out=out)
-    dtype = _floats(views.u.dtype)
+    dtype = floats(views.u.dtype)
     if to is not None:
-        _check_out(to, dtype, views, known[0])
-    strides = _shapes.like(views.u.shape, dtype, views.u.signature[1:]) if to is None else to.strides
-    y, y_at = work.empty(views.u.shape, dtype, strides) if to is None else (out, to.pointer)
-    state = _scan(views, ((dtype, views.u.shape, strides), y_at), known, work)
+        ghost, ends = ghost_of_out(to, dtype, known[0])
+        check_out(ghost, ghost.dtype, Operands(*map(_ghost, views)), ends)
+    y, form, y_at = result(views.u, dtype, work, out, to)
+    state = _scan(views, (form, y_at), known, work)
     return (y, state) if return_state else y
 
 
@@ -52,7 +51,7 @@ def vjp(grad_y, operands, options, grad_state):
     views, (g, to_state), known, work = _look(operands, options, grad_y=grad_y, grad_state=grad_state)
     made = []
     for view in views:
-        its = None if view is None else (view.shape, _floats(view.dtype))
+        its = None if view is None else (view.shape, floats(view.dtype))
         strides = its and _shapes.like(*its, (view.shape, view.strides))
         made.append(its and (*work.empty(*its, strides), (its[1], its[0], strides)))
     _scan_vjp(views, g, to_state, [each and each[1:] for each in made], known, work)
@@ -78,19 +77,6 @@ def _look(operands, options, **more):
         if view is not None and view.shape != wanted.get(name, view.shape):
             raise ValueError(say.exact_shape(name, view.shape, wanted[name]))
     return views, more.values(), (ends, sizes, options), work
-
-
-def _floats(dtype):
-    return _FLOAT64 if dtype.kind in "biu" else dtype
-
-
-def _check_out(out, dtype, views, ends):
-    """Raise unless ``out`` may be written to."""
-    if out.dtype != dtype:
-        raise TypeError(say.out_dtype(out.dtype, dtype))
-    ghost = _ghost(out)
-    rest = [(name, _ghost(view)) for name, view in ends._asdict().items() if _is_view(view)]
-    check_out(ghost, ghost.dtype, Operands(*map(_ghost, views)), rest)
 
 
 def _scan(views, y, known, work):
@@ -177,7 +163,7 @@ class _Call:
 
     def __init__(self, views, ends, sizes, options, y, back=False):
         (soft, self.layout, reverse), self.sizes = options, sizes
-        self.carry = _plan.carry_of(_floats(views[0][0]))
+        self.carry = _plan.carry_of(floats(views[0][0]))
         self.wide, self.size = np.dtype(self.carry), np.dtype(self.carry).itemsize
         given = dict(zip(_PARAMETERS.values(), views, strict=True)) | {"y": y}
         self.groups = max((its[1][self.group_axis] for its in map(given.get, "bc") if len(its[1]) == 4), default=1)

@@ -29,16 +29,29 @@ def step_at(t, stop, reverse):
     return gpu.narrow(stop - 1 - t if reverse != 0 and t < stop else t)
 
 
-def copiers(cuda, zero, by_time, raw):
-    """Return the device functions that begin a block's series, and bring chunks to shared memory and away."""
-    find = finder(by_time, CHUNK, THREADS)
+@gpu.helper
+def begin(lengths, geometry):
+    """Return whether this thread has a series, which one, and how many steps of it are valid, and are written."""
+    series = gpu.narrow(gpu.block() * THREADS + gpu.thread())
+    is_there, index, valid, steps = find_series(series, lengths, geometry)
+    return is_there, index, gpu.narrow(valid.stop - valid.start), gpu.narrow(steps)
 
-    @gpu.helper
-    def begin(lengths, geometry):
-        """Return whether this thread has a series, which one, and how many steps of it are valid, and are written."""
-        series = gpu.narrow(gpu.block() * THREADS + gpu.thread())
-        is_there, index, valid, steps = find_series(series, lengths, geometry)
-        return is_there, index, gpu.narrow(valid.stop - valid.start), gpu.narrow(steps)
+
+@gpu.helper
+def chunks_of(geometry):
+    """Return how many chunks there are."""
+    return gpu.divide(gpu.narrow(geometry.steps + CHUNK - 1), CHUNK)
+
+
+@gpu.helper
+def valid_in(t, stop):
+    """Return how many steps of the chunk at t are valid."""
+    return gpu.narrow(min(max(stop - t, 0), CHUNK))
+
+
+def copiers(cuda, zero, by_time, raw):
+    """Return the device functions that bring chunks to shared memory and away."""
+    find = finder(by_time, CHUNK, THREADS)
 
     @gpu.helper
     def fill(tile, x, places, stops, t, reverse):
@@ -63,7 +76,7 @@ def copiers(cuda, zero, by_time, raw):
                 at = places[other] + step_at(gpu.narrow(t + step), stops[other], reverse) * y.time
                 gpu.store(y.at, at, select(t + step < stops[other], tile[step * _WIDTH + other], zero))
 
-    return begin, fill, drain
+    return fill, drain
 
 
 def fields(zero, order, poles):
@@ -174,7 +187,7 @@ def any_order(cuda, zero, order, poles, varies):
 def cascade(cuda, zero, order, poles, varies, by_time, raws):
     """Return the kernel of sections of an order, or of poles alone; ``varies`` says whether coefficients do in time."""
     kind = type(zero)
-    begin, fill, drain = copiers(cuda, zero, by_time, raws["x"])
+    fill, drain = copiers(cuda, zero, by_time, raws["x"])
     is_pair = order <= 2
     advance = pairs(zero, order, poles, varies) if is_pair else any_order(cuda, zero, order, poles, varies)
 
@@ -194,13 +207,13 @@ def cascade(cuda, zero, order, poles, varies, by_time, raws):
                         value = gpu.load(h0.at, at, zero)
                     gpu.store(last.at, state + s * cascade.last + k * cascade.last_number, value)
         gpu.barrier()
-        chunks = gpu.divide(gpu.narrow(geometry.steps + CHUNK - 1), CHUNK)
+        chunks = chunks_of(geometry)
         for n in range(chunks):
             t = gpu.narrow(n * CHUNK)
             fill(tile, x, places, stops, t, geometry.reverse)
             gpu.barrier()
             if is_there:
-                high = gpu.narrow(min(max(stop - t, 0), CHUNK))
+                high = valid_in(t, stop)
                 for s in range(cascade.count):
                     at, first = own + s * cascade.section, state + s * cascade.last
                     advance(tile, sos, at, last.at, first, n == chunks - 1, t, high, stop, geometry, cascade)
@@ -219,10 +232,17 @@ def state_of(x, index, missing, zero):
     return missing if gpu.is_null(x.at) else gpu.load(x.at, offset(x.series, index), zero)
 
 
+@gpu.helper
+def constants_of(alpha, beta, phi, index, zero):
+    return levels.Holt(
+        state_of(alpha, index, zero, zero), state_of(beta, index, zero, zero), state_of(phi, index, zero, zero)
+    )
+
+
 def follow(cuda, zero, varies, by_time, raws):
     """Return the kernel of envelopes; ``varies`` says whether gates do in time."""
     kind = type(zero)
-    begin, fill, drain = copiers(cuda, zero, by_time, raws["x"])
+    fill, drain = copiers(cuda, zero, by_time, raws["x"])
 
     def kernel(x, attack, release, h0, y, last, lengths, geometry):
         tile, places = cuda.shared.array(_TILE, kind), cuda.shared.array(THREADS, np.int64)
@@ -230,21 +250,18 @@ def follow(cuda, zero, varies, by_time, raws):
         me = gpu.thread()
         is_there, index, stop, _ = begin(lengths, geometry)
         places[me], targets[me], stops[me] = offset(x.series, index), offset(y.series, index), stop
-        rises, falls, state = (
-            offset(attack.series, index),
-            offset(release.series, index),
-            state_of(h0, index, zero, zero),
-        )
+        rises, falls = offset(attack.series, index), offset(release.series, index)
+        state = state_of(h0, index, zero, zero)
         rise, fall = zero, zero
         if not varies:
             rise, fall = gpu.load(attack.at, rises, zero), gpu.load(release.at, falls, zero)
         gpu.barrier()
-        chunks = gpu.divide(gpu.narrow(geometry.steps + CHUNK - 1), CHUNK)
+        chunks = chunks_of(geometry)
         for n in range(chunks):
             t = gpu.narrow(n * CHUNK)
             fill(tile, x, places, stops, t, geometry.reverse)
             gpu.barrier()
-            for k in range(gpu.narrow(min(max(stop - t, 0), CHUNK))):
+            for k in range(valid_in(t, stop)):
                 if varies:
                     rise = gpu.load(attack.at, rises + (t + k) * attack.time, zero)
                     fall = gpu.load(release.at, falls + (t + k) * release.time, zero)
@@ -280,7 +297,7 @@ def beginner(zero):
 def holt(cuda, zero, by_time, raws):
     """Return the kernel of Holt's levels and trends, which have the same strides."""
     kind, begins = type(zero), beginner(zero)
-    begin, fill, drain = copiers(cuda, zero, by_time, raws["x"])
+    fill, drain = copiers(cuda, zero, by_time, raws["x"])
 
     def kernel(x, level0, trend0, alpha, beta, phi, waits, y, slope, lengths, geometry):
         tile, slopes = cuda.shared.array(_TILE, kind), cuda.shared.array(_TILE, kind)
@@ -295,16 +312,14 @@ def holt(cuda, zero, by_time, raws):
             trend = rise if gpu.is_null(trend0.at) else trend
             if gpu.is_null(level0.at):
                 level, left = first, missing
-        k = levels.Holt(
-            state_of(alpha, index, zero, zero), state_of(beta, index, zero, zero), state_of(phi, index, zero, zero)
-        )
+        k = constants_of(alpha, beta, phi, index, zero)
         gpu.barrier()
-        chunks = gpu.divide(gpu.narrow(geometry.steps + CHUNK - 1), CHUNK)
+        chunks = chunks_of(geometry)
         for n in range(chunks):
             t = gpu.narrow(n * CHUNK)
             fill(tile, x, places, stops, t, geometry.reverse)
             gpu.barrier()
-            for i in range(gpu.narrow(min(max(stop - t, 0), CHUNK))):
+            for i in range(valid_in(t, stop)):
                 at, is_waiting = i * _WIDTH + me, zero < left
                 new_level, new_trend = levels.holt(tile[at], level, trend, k)
                 level, trend = select(is_waiting, level, new_level), select(is_waiting, trend, new_trend)
@@ -323,7 +338,7 @@ def holt_vjp(cuda, zero, by_time, raws):
     Cotangents, levels and trends are read step by step: in shared memory there is no room for them.
     """
     kind = type(zero)
-    begin, fill, drain = copiers(cuda, zero, by_time, raws["x"])
+    fill, drain = copiers(cuda, zero, by_time, raws["x"])
 
     @gpu.helper
     def at_step(x, place, t):
@@ -338,17 +353,15 @@ def holt_vjp(cuda, zero, by_time, raws):
         first_level, first_trend = state_of(level0, index, zero, zero), state_of(trend0, index, zero, zero)
         left, ys, trends = state_of(waits, index, zero, zero), offset(y.series, index), offset(slope.series, index)
         of_level, of_trend = offset(g.series, index), offset(g_slope.series, index)
-        k = levels.Holt(
-            state_of(alpha, index, zero, zero), state_of(beta, index, zero, zero), state_of(phi, index, zero, zero)
-        )
+        k = constants_of(alpha, beta, phi, index, zero)
         r_level, r_trend, in_alpha, in_beta, in_phi = zero, zero, zero, zero, zero
         gpu.barrier()
-        chunks = gpu.divide(gpu.narrow(geometry.steps + CHUNK - 1), CHUNK)
+        chunks = chunks_of(geometry)
         for n in range(chunks):
             t = gpu.narrow((chunks - 1 - n) * CHUNK)
             fill(tile, x, places, stops, t, geometry.reverse)
             gpu.barrier()
-            high = gpu.narrow(min(max(stop - t, 0), CHUNK))
+            high = valid_in(t, stop)
             for i in range(high):
                 step = gpu.narrow(t + high - 1 - i)
                 at, is_waiting, is_first = (high - 1 - i) * _WIDTH + me, step < left, step == left
