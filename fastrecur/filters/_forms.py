@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 
+from .. import _dispatch
 from .._arguments import arrays as _arrays, checks, messages as say, shapes
 from .._arguments.arrays import at, join
 from .._plan import problem
@@ -158,20 +159,18 @@ def _settled(xp, sos):
     return xp.stack(states)
 
 
-def _wide(xp, x):
-    """Return a signal of at least 32 bits, in which its ends may be continued, and what narrows the result."""
-    if xp is np:
-        return (x, lambda y: y) if x.itemsize > 2 else (x.astype(np.float32), lambda y: y.astype(x.dtype))
-    if not (x.is_floating_point() or x.is_complex()):
-        return x.to(xp.get_default_dtype()), lambda y: y
-    return (x, lambda y: y) if x.itemsize > 2 else (x.float(), lambda y: y.to(x.dtype))
+def _cast(xp, x, dtype):
+    return x.astype(dtype) if xp is np else x.to(dtype)
 
 
 def sosfiltfilt(sos, x, axis, padtype, padlen):
     """Return what a cascade makes of a signal forward and then in reverse."""
     xp = _namespace(sos, x)
     x, give = _in_memory(xp, x)
-    x, narrow = _wide(xp, x)
+    x = x if xp is np else _dispatch.tensor_filters().tensor_of("x", x, None)
+    dtype, is_half = x.dtype, x.itemsize == 2
+    if is_half:  # its range is too small to continue the ends in
+        x = _cast(xp, x, xp.float32)
     sos = _floats(xp, "sos", sos, x)
     axis = shapes.axis_of(axis, tuple(x.shape), ("x",))
     check_sections(tuple(sos.shape), tuple(x.shape), axis)
@@ -202,4 +201,5 @@ def sosfiltfilt(sos, x, axis, padtype, padlen):
     for reverse in (False, True):
         start = at(x, axis, slice(-1, None) if reverse else slice(0, 1))
         x, _ = _call.sosfilt(x, sos, zi * start, axis, reverse, None, True, None)
-    return give(narrow(at(x, axis, slice(padlen, padlen + steps)) if padlen else x))
+    x = at(x, axis, slice(padlen, padlen + steps)) if padlen else x
+    return give(_cast(xp, x, dtype) if is_half else x)

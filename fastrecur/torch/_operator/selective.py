@@ -179,16 +179,12 @@ def _on_cpu(*arguments):
     return y, torch.from_numpy(state), torch.from_numpy(kept) if keep else u.new_empty(0, dtype=wide(u))
 
 
-def _fresh(v):
-    return v.new_empty_strided(v.shape, _tensors.layout(v.shape, v))
-
-
 def _on_gpu(*arguments):
     from ..._cuda import selective as device
 
     if not device.has_kernels(arguments[2].shape[1]):
         return _anywhere(composed, _fake)(*arguments)
-    y = _fresh(arguments[0])
+    y = ops.alike(arguments[0].shape, arguments[0].dtype, arguments[0])
     return y, device.from_tensors(arguments[:-1], y), y.new_empty(0, dtype=wide(y))
 
 
@@ -198,7 +194,7 @@ def _vjp_on_gpu(grad_y, grad_state, *arguments):
     if not device.has_kernels(arguments[2].shape[1]):
         return _anywhere(composed_vjp, _vjp_fake)(grad_y, grad_state, *arguments)
     *arguments, _, wanted = arguments
-    grads = [None if v is None else _fresh(v) for v in arguments[:_COUNT]]
+    grads = [None if v is None else ops.alike(v.shape, v.dtype, v) for v in arguments[:_COUNT]]
     device.vjp_from_tensors(grad_y, grad_state, arguments, grads)
     return tuple(grad if is_wanted else grad_y.new_empty(0) for grad, is_wanted in zip(grads, wanted, strict=True))
 
