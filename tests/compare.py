@@ -4,6 +4,7 @@ import numpy as np
 
 import fastrecur
 from fastrecur import reference
+from fastrecur._arguments.selective import Operands
 
 # How far a state may drift from exact, in units in the last place of the precision that it is carried in.
 CARRY_ULP = 16
@@ -268,3 +269,21 @@ def _assert_untouched(before, *arrays):
     for old, now in zip(before, arrays, strict=True):
         if old is not None:
             assert np.asarray(now).tobytes() == old.tobytes()
+
+
+def selective_operands(
+    rng, batch=2, steps=70, channels=40, states=5, *, layout="bdl", maps="steps", dtype=np.float32, rows=None
+):
+    """Return operands of a selective scan; groups are two, and ``rows`` series have a first state."""
+    order = [0, 2, 1] if layout == "bdl" else [0, 1, 2]
+    u, delta, z = (np.transpose(v, order) for v in rng.standard_normal((3, batch, steps, channels)))
+    shape = {
+        "steps": (batch, *((states, steps) if layout == "bdl" else (steps, states))),
+        "groups": (batch, *((2, states, steps) if layout == "bdl" else (steps, 2, states))),
+        "constant": (channels, states),
+    }[maps]
+    B, C = rng.standard_normal((2, *shape))
+    D, bias = rng.standard_normal((2, channels))
+    h0 = rng.standard_normal((rows or batch, channels, states))
+    given = u, delta, -2 * rng.random((channels, states)), B, C, D, z, bias, h0
+    return Operands(*(np.ascontiguousarray(v, dtype) for v in given))

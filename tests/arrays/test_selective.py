@@ -3,6 +3,7 @@
 import ml_dtypes
 import numpy as np
 import pytest
+from compare import selective_operands as operands
 
 from fastrecur import reference, selective_scan, selective_scan_vjp
 from fastrecur._arguments.selective import Operands
@@ -11,24 +12,6 @@ from fastrecur._steps import selective as steps
 
 CLOSE = {np.dtype(np.float32): 6e-6, np.dtype(np.float64): 2e-14}  # of the largest number
 SOFT = {"delta_softplus": True}
-
-
-def operands(
-    rng, batch=2, length=70, channels=40, states=5, *, layout="bdl", maps="steps", dtype=np.float32, rows=None
-):
-    """Return operands; groups are two."""
-    order = [0, 2, 1] if layout == "bdl" else [0, 1, 2]
-    u, delta, z = (np.transpose(v, order) for v in rng.standard_normal((3, batch, length, channels)))
-    shape = {
-        "steps": (batch, *((states, length) if layout == "bdl" else (length, states))),
-        "groups": (batch, *((2, states, length) if layout == "bdl" else (length, 2, states))),
-        "constant": (channels, states),
-    }[maps]
-    B, C = rng.standard_normal((2, *shape))
-    D, bias = rng.standard_normal((2, channels))
-    h0 = rng.standard_normal((rows or batch, channels, states))
-    given = u, delta, -2 * rng.random((channels, states)), B, C, D, z, bias, h0
-    return Operands(*(np.ascontiguousarray(v, dtype) for v in given))
 
 
 def check(actual, expected, dtype):

@@ -356,6 +356,14 @@ def sanitized(bench):
     bench.checks([(f"scan of {shape}", None if np.array_equal(lib.get(out), wanted) else "other bits")])
 
 
+def tool_of(bench, name):
+    """Return where a tool is; note that it is needed where it is not installed."""
+    tool = shutil.which(name)
+    if tool is None:
+        bench.report.write("note", note=f"needs {name}")
+    return tool
+
+
 def under(bench, *command, seconds):
     """Run `sanitized` under a tool, in a process of its own, for some seconds at most."""
     command = [*command, sys.executable, str(RUN), "--group", "sanitized", *["--tiny"] * bench.tiny]
@@ -369,9 +377,8 @@ def under(bench, *command, seconds):
 @group("sanitizer", 75, kernels=lambda: GROUPS["sanitized"].kernels())
 def sanitizer(bench):
     """The look-back under compute-sanitizer, where it is installed; each of its tools within a time of its own."""
-    tool = shutil.which("compute-sanitizer")
+    tool = tool_of(bench, "compute-sanitizer")
     if tool is None:
-        bench.report.write("note", note="needs compute-sanitizer")
         return
     for check in ("memcheck", "racecheck", "synccheck"):
         done = under(bench, tool, "--tool", check, "--error-exitcode", "9", seconds=25)
@@ -390,9 +397,8 @@ COUNTERS += f"sm__inst_executed_pipe_alu.{PERCENT}active", f"dram__throughput.{P
 @group("profiler", 60, kernels=lambda: GROUPS["sanitized"].kernels())
 def profiler(bench):
     """What binds the scan, instructions or memory, as Nsight Compute counts it where it is installed and allowed."""
-    tool = shutil.which("ncu")
+    tool = tool_of(bench, "ncu")
     if tool is None:
-        bench.report.write("note", note="needs ncu")
         return
     done = under(bench, tool, "--kernel-name", "regex:scan", "--metrics", ",".join(COUNTERS), "--csv", seconds=50)
     bench.report.write("note", note="ncu took too long" if done is None else (done.stdout + done.stderr)[-4000:])

@@ -288,21 +288,6 @@ def pooling_correctness(library, every=1):
             yield here, None
 
 
-def selective_operands(rng, layout="bdl", maps="steps", batch=2, steps=70, channels=40, states=16, rows=None):
-    """Return operands of a selective scan, in their order; groups are two, and ``rows`` series have a first state."""
-    order = [0, 2, 1] if layout == "bdl" else [0, 1, 2]
-    u, delta, z = (np.transpose(v, order) for v in rng.standard_normal((3, batch, steps, channels)))
-    shape = {
-        "steps": (batch, *((states, steps) if layout == "bdl" else (steps, states))),
-        "groups": (batch, *((2, states, steps) if layout == "bdl" else (steps, 2, states))),
-        "constant": (channels, states),
-    }[maps]
-    a, skip, bias = -2 * rng.random((channels, states)), *rng.standard_normal((2, channels))
-    state = rng.standard_normal((rows or batch, channels, states))
-    given = u, delta, a, *rng.standard_normal((2, *shape)), skip, z, bias, state
-    return [np.ascontiguousarray(v, np.float32) for v in given]
-
-
 def selective_correctness(library, every=1, call=fastrecur.selective_scan):
     """Compare selective scans, each so many-th, with the definition: as `correctness`."""
     rng = np.random.default_rng(0)
@@ -316,7 +301,8 @@ def selective_correctness(library, every=1, call=fastrecur.selective_scan):
     for dtype, layout, maps, reverse, cut in itertools.islice(problems, 0, None, every):
         here = f"selective {np.dtype(dtype)} {layout} {maps} reverse {reverse} {cut}"
         batch, rows = (1, 4) if cut == "offsets" else (2, 2)
-        given = [v.astype(dtype) for v in selective_operands(rng, layout, maps, batch, rows=rows)]
+        form = {"layout": layout, "maps": maps, "dtype": dtype, "rows": rows}
+        given = compare.selective_operands(rng, batch, states=16, **form)
         options = {"delta_softplus": True, "layout": layout, "reverse": reverse, "return_state": True}
         try:
             wide = [v.astype(np.float64) for v in given]

@@ -7,6 +7,7 @@ import itertools
 import time
 from typing import NamedTuple
 
+import compare
 import correctness
 import needs
 import numpy as np
@@ -274,7 +275,7 @@ def selective(bench):
     """Mamba's scan: right, and timed at a model's size."""
     bench.checks(correctness.selective_correctness(bench.lib))
     sizes = dict(batch=2, channels=32, states=16, steps=64) if bench.tiny else LARGE_SCAN | {"steps": 1024}
-    given = correctness.selective_operands(np.random.default_rng(0), **sizes)
+    given = compare.selective_operands(np.random.default_rng(0), **sizes)
     given = [bench.lib.put(v) for v in given]
 
     def measure():

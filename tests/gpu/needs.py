@@ -5,6 +5,7 @@ import pathlib
 import sys
 from typing import NamedTuple
 
+import compare
 import correctness
 import numpy as np
 
@@ -118,7 +119,7 @@ def of_selective(every=1, **sizes):
         return []
 
     def one():
-        scan(*map(Silent().put, correctness.selective_operands(np.random.default_rng(0), **sizes)))
+        scan(*map(Silent().put, compare.selective_operands(np.random.default_rng(0), **sizes)))
 
     return of_calls(one if sizes else lambda: list(correctness.selective_correctness(Silent(), every, scan)))
 
