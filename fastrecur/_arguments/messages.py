@@ -396,7 +396,7 @@ filter_in_memory = _message(
 filter_lazy = _message("gradients of filters are for arrays in memory and tensors, got a Dask array")
 filter_device = _message("`{name}` must be in CPU memory or on a CUDA GPU: filters have no kernels for {device}")
 follow_real = _message("`{name}` must be real, got dtype {dtype}: take the magnitude first")
-filter_states = _message("`zi` must be complex on a GPU if `x` is, and else real: it holds {state} beside {signal}")
+filter_states = _message("`{name}` must be complex on a GPU if `x` is, and else real: it holds {state} beside {signal}")
 filter_gpu = _message("`{name}` must be in CPU memory or a tensor here, got {kind} on a GPU")
 
 

@@ -1,5 +1,8 @@
 """Run a recurrence of arrays on a GPU: look at them, plan, launch in order with their streams, remember."""
 
+import contextlib
+import itertools
+import math
 from collections import namedtuple
 from types import SimpleNamespace
 
@@ -42,6 +45,16 @@ class Work:
             raise RuntimeError(say.gpu_capture_host(name))
         array = self.owner.upload(np.asarray(value, order="C"), self.device, self.stream)
         return arrays.library(array).view(name, array)
+
+    @contextlib.contextmanager
+    def lent(self, forms):
+        """Lend memory for forms; give addresses in their order."""
+        sizes = [-(-math.prod(form.shape) * form.dtype.itemsize // _run.APART) * _run.APART for form in forms]
+        lent, address = self.owner.lender(max(sum(sizes), 1), self.device)(self.stream)
+        try:
+            yield [address + at for at in itertools.accumulate(sizes, initial=0)][:-1]
+        finally:
+            self.owner.give_back(lent, self.device, self.stream)
 
     def run(self, plan, places):
         """Start a plan's kernels after the work of the arrays' own streams, and before what these do next."""

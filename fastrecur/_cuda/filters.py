@@ -13,29 +13,31 @@ import numpy as np
 from .._arguments import checks, messages as say, shapes
 from .._arguments.arrays import element, is_on_device
 from .._plan import loops, problem
-from .._plan.filters import check_a0, check_polynomial, check_sections, check_states, state_shape, take
+from .._plan.filters import FIELDS, check_a0, check_polynomial, check_sections, check_states, state_shape, take
 from . import plan as _plan
+from .arrays import View
 from .call import Form, _ghost, _is_view, _signature, _take, floats, ghost_of_out, result
 from .kernels.filters import THREADS
 
-_NAMES = "x", "sos", "h0", "y", "last", "lengths"
+_NAMES = "x", "sos", "h0", "y", "last", "lengths", "g", "to_x", "to_k"
+_SIGNALS = "x", "y", "grad_y", "out"
 _WIDE, _PAIR = np.dtype(np.float64), np.dtype(np.complex128)
 
 
 def taken(values, lengths=None, numbers=()):
     """Return views of what is on a device and of copies of the rest, by name; lengths, and the call's place.
 
-    ``values`` are by name; x and out are no host's, None is left out. Python's numbers stay such where ``numbers`` has
-    their names.
+    ``values`` are by name; signals and out are no host's, None is left out. Python's numbers stay such where
+    ``numbers`` has their names.
     """
     values = {k: float(v) if k in numbers and checks.is_number(v) else v for k, v in values.items()}
-    there = {k: v if k in ("x", "out") or type(v) is float or is_on_device(v) else None for k, v in values.items()}
+    there = {k: v if k in _SIGNALS or type(v) is float or is_on_device(v) else None for k, v in values.items()}
     views, ends, work = _take(None, tuple(there), tuple(there.values()), lengths)
     found = dict(zip(there, views, strict=True))
     for name, value in values.items():
         if value is not None and found[name] is None:
             found[name] = work.upload(name, take(name, value, halves=())[0])
-        elif value is None and name not in ("zi", "out"):
+        elif value is None and name not in ("zi", "grad_zf", "out"):
             raise TypeError(say.not_an_array(name, type(None)))
         elif value is not None and not _is_view(found[name]) and name not in numbers:
             raise TypeError(say.not_an_array(name, type(value)))
@@ -64,52 +66,153 @@ def sosfilt(x, sos, zi, axis, reverse, lengths, out, fields, poles, is_one=False
         views[label], fields = work.upload(label, rows), rows.shape[-1]
     elif not poles and not is_on_device(sos):
         check_a0(take("sos", sos)[0])
-    given = views[label]
-    if given.dtype.kind == "c":
-        raise TypeError(say.filter_real(label, given.dtype))
-    if state is not None and (state.dtype.kind == "c") != (signal.dtype.kind == "c"):
-        raise TypeError(say.filter_states(state.dtype, signal.dtype))
-    if poles:
-        check_polynomial("a", given.shape, signal.shape, axis)
-        form, strides = (*given.shape[:-1], 1, given.shape[-1]), given.strides
-        given = given._replace(shape=form, strides=(*strides[:-1], 0, strides[-1]))
-    else:
-        check_sections(given.shape, signal.shape, axis, fields)
-    if state is not None and is_one:
-        state = state._replace(shape=(1, *state.shape), strides=(0, *state.strides))
-    check_states({"zi": None if state is None else Form(*_signature(state))}, given.shape, signal.shape, axis, poles)
-    if ends.lengths is not None:
-        problem.check_lengths_shape(ends.lengths.shape, signal.shape[:axis] + signal.shape[axis + 1 :])
+    given, (state,) = _look(views, label, ("zi",), axis, fields, poles, is_one, ends)
     dtype = floats(signal.dtype)
     if views["out"] is not None:
         check_out(views["out"], signal, dtype, {name: views[name] for name in (label, "zi")}, ends)
     y, to, y_at = result(signal, dtype, work, out, views["out"])
-    operands = {"x": signal, "sos": given, "h0": state}
-    return y, _run(operands, to, y_at, axis, reverse, ends, work, poles, is_one)
+    last, last_at = work.empty(*_last_of(given, signal, axis, poles, is_one))
+    known = _signature(ends.lengths), work.ends(ends, signal.shape[axis])
+    operands = {"x": signal, "sos": given, "h0": state, "y": view_of(y_at, to)}
+    _run(operands, last_at, axis, reverse, known, work, poles)
+    return y, last
 
 
-def sosfilt_vjp(g, *arguments):
-    raise TypeError(say.filter_gpu("grad_y", type(g)))
+def _look(views, label, states, axis, fields, poles, is_one, ends):
+    """Return coefficients and states with an axis of sections; raise unless they fit a signal."""
+    signal, given = views["x"], views[label]
+    if given.dtype.kind == "c":
+        raise TypeError(say.filter_real(label, given.dtype))
+    states = {name: views[name] for name in states}
+    for name, value in (states | {k: views.get(k) for k in ("grad_y", "y")}).items():
+        if value is not None and (value.dtype.kind == "c") != (signal.dtype.kind == "c"):
+            raise TypeError(say.filter_states(name, value.dtype, signal.dtype))
+    if poles:
+        check_polynomial("a", given.shape, signal.shape, axis)
+        given = _with_axis(given, -1)
+    else:
+        check_sections(given.shape, signal.shape, axis, fields)
+    if is_one:
+        for name, own in states.items():
+            states[name] = own and _with_axis(own, 0)
+    check_states(states, given.shape, signal.shape, axis, poles)
+    if ends.lengths is not None:
+        problem.check_lengths_shape(ends.lengths.shape, signal.shape[:axis] + signal.shape[axis + 1 :])
+    return given, states.values()
+
+
+def fresh(shape, dtype):
+    """Return the form of a fresh array in C order."""
+    return Form(dtype, shape, shapes.c_strides(shape, dtype.itemsize))
+
+
+def _last_of(sos, x, axis, poles, is_one=False):
+    """Return the shape and dtype of the last states."""
+    return state_shape(sos.shape, x.shape, axis, poles)[is_one:], _PAIR if x.dtype.kind == "c" else _WIDE
+
+
+def view_of(pointer, form):
+    """Return a view of memory that no library is asked about."""
+    return View(pointer, *form, None, None, True, None)
+
+
+def sosfilt_vjp(g, sos, x, y, zi, axis, reverse, lengths, grad_zf, poles):
+    """Return the gradients of coefficients, input and first states; of poles alone, these have no axis of sections."""
+    label = "a" if poles else "sos"
+    views, ends, work = taken({"x": x, label: sos, "zi": zi, "grad_zf": grad_zf, "grad_y": g, "y": y}, lengths)
+    signal = views["x"]
+    axis = shapes.axis_of(axis, signal.shape, ("x",))
+    if not poles and not is_on_device(sos):
+        check_a0(take("sos", sos)[0])
+    for name in ("grad_y", "y"):
+        if views[name].shape != signal.shape:
+            raise ValueError(say.operand_shape(name, views[name].shape, signal.shape))
+    given, states = _look(views, label, ("zi", "grad_zf"), axis, FIELDS, poles, poles, ends)
+    known = _signature(ends.lengths), work.ends(ends, signal.shape[axis])
+    grad_x, *to_x = result(signal, floats(signal.dtype), work, None, None)
+    made = []
+    for own in (views[label], views["zi"]):
+        form = own and fresh(own.shape, floats(own.dtype))
+        array, at = work.empty(own.shape, form.dtype) if own else (None, 0)
+        made.append((array, own and view_of(at, form)))
+    (grad_sos, to_sos), (grad_zi, to_zi) = made
+    if poles:
+        to_sos, to_zi = _with_axis(to_sos, -1), to_zi and _with_axis(to_zi, 0)
+    operands = signal, given, *states, views["grad_y"], views["y"]
+    _run_back(operands, view_of(*to_x[::-1]), to_sos, to_zi, axis, reverse, known, work, poles)
+    return grad_sos, grad_x, grad_zi
+
+
+def _run_back(operands, to_x, to_sos, to_zi, axis, reverse, known, work, poles):
+    """Write gradients of an input, of coefficients and, if wanted, of first states.
+
+    All sections' outputs, in float64, are in memory, as their gradients' parts are, one for each series, or step.
+    """
+    x, sos, zi, grad_zf, g, y = operands
+    count, varies, is_pair = sos.shape[-2], len(sos.shape) - 2 == len(x.shape), x.dtype.kind == "c"
+    full, wide = _last_of(sos, x, axis, poles)
+    series = x.shape if varies else x.shape[:axis] + x.shape[axis + 1 :]
+    forms = [Form(wide, x.shape, shapes.like(x.shape, wide, (x.shape, x.strides)))] * (1 if poles else count + 1)
+    forms += fresh(full, wide), fresh((*series, *(2,) * is_pair, count, sos.shape[-1]), _WIDE)
+    with work.lent(forms) as lent:
+        e, *signals, last, parts = map(view_of, lent, forms)
+        signals, to_k = [x, *signals], parts if varies else _with_axis(parts, axis)
+        run, against = functools.partial(_run, axis=axis, known=known, work=work), not reverse
+        if poles:
+            run({"x": g, "sos": sos, "h0": grad_zf, "y": e}, last.pointer, reverse=against, poles=True, direct=False)
+            own = {"x": y, "sos": sos, "h0": zi, "y": e, "g": e, "to_x": to_x, "to_k": to_k}
+            run(own, reverse=reverse, poles=True)
+            count = 0
+        for s in range(count):
+            own = {"x": signals[s], "sos": _at(sos, -2, s), "h0": _at(zi, 0, s), "y": signals[s + 1]}
+            run(own, last.pointer, reverse=reverse)
+        for s in reversed(range(count)):
+            section, later = _at(sos, -2, s), _at(grad_zf, 0, s)
+            own = {"x": e if s < count - 1 else g, "sos": _at(section, -1, 4, 2), "h0": later, "y": e}
+            run(own, _at(last, 0, s).pointer, reverse=against, poles=True)
+            own = {"x": e, "sos": section, "h0": later, "y": signals[s + 1], "g": signals[s]}
+            run(own | {"to_x": e if s else to_x, "to_k": _at(to_k, -2, s)}, reverse=against)
+        to_sos = _with_axis(to_sos, -2) if is_pair else to_sos  # both parts share coefficients
+        for source, target in ((parts, to_sos), (last, to_zi)):
+            if target is not None:
+                places = {"source": source.pointer, "target": target.pointer}
+                work.run(total(Form(*source.signature), Form(*target.signature)), places)
+
+
+def _with_axis(view, at):
+    """Return a view with one more axis, before another."""
+    at %= len(view.shape) if at < 0 else len(view.shape) + 1
+    own, strides = view.shape, view.strides
+    return view._replace(shape=(*own[:at], 1, *own[at:]), strides=(*strides[:at], 0, *strides[at:]))
+
+
+def _at(view, axis, k=0, size=1):
+    """Return a view of numbers k and following of an axis; of None, None."""
+    if view is None:
+        return None
+    shape = list(view.shape)
+    shape[axis] = size
+    return view._replace(pointer=view.pointer + k * view.strides[axis], shape=tuple(shape))
 
 
 def from_tensors(x, sos, zi, lengths, axis, reverse, poles, y):
     """Run a cascade of an operator's arguments, which were checked, into a tensor; return the last states."""
     views, ends, work = _take(None, ("x", "sos", "zi", "y"), (x, sos, zi, y), lengths)
-    operands = dict(zip(("x", "sos", "h0"), views, strict=False))
-    return _run(operands, Form(*_signature(views[3])), views[3].pointer, axis, reverse, ends, work, poles)
-
-
-def _run(operands, to, y_at, axis, reverse, ends, work, poles, is_one=False):
-    """Run a cascade of views; return the last states."""
-    x = operands["x"]
-    full = state_shape(operands["sos"].shape, x.shape, axis, poles)
-    last, last_at = work.empty(full[is_one:], _PAIR if x.dtype.kind == "c" else _WIDE)
-    places = {name: view.pointer for name, view in operands.items() if view is not None} | {"y": y_at, "last": last_at}
-    places |= work.ends(ends, x.shape[axis])
-    if math.prod(x.shape[:axis] + x.shape[axis + 1 :]):
-        forms = (None if view is None else Form(*_signature(view)) for view in operands.values())
-        work.run(plan(*forms, to, _signature(ends.lengths), axis, bool(reverse), poles), places)
+    operands = dict(zip(("x", "sos", "h0", "y"), views, strict=True))
+    last, last_at = work.empty(*_last_of(operands["sos"], operands["x"], axis, poles))
+    known = _signature(ends.lengths), work.ends(ends, x.shape[axis])
+    _run(operands, last_at, axis, reverse, known, work, poles)
     return last
+
+
+def _run(operands, last=0, axis=0, reverse=False, known=None, work=None, poles=False, direct=None):
+    """Run a cascade of views, or `lags` where there is ``to_k``; ``known`` are lengths' signature and places."""
+    x, (lengths, places) = operands["x"], known
+    if math.prod(x.shape[:axis] + x.shape[axis + 1 :]):
+        forms = tuple((name, None if view is None else Form(*view.signature)) for name, view in operands.items())
+        made = plan(forms, lengths, axis, bool(reverse), poles, poles if direct is None else direct)
+        places = places | {name: view.pointer for name, view in operands.items() if view is not None}
+        work.run(made, places | {"last": last})
 
 
 def follow(x, given, axis, out, check):
@@ -122,7 +225,7 @@ def follow(x, given, axis, out, check):
     y, form, y_at = result(signal, floats(signal.dtype), work, out, to)
     last, last_at = work.empty(one, _WIDE)
     operands = {"x": signal, "attack": views["attack"], "release": views["release"], "h0": first}
-    made = {"y": (form, y_at), "last": (Form(_WIDE, one, shapes.c_strides(one, 8)), last_at)}
+    made = {"y": (form, y_at), "last": (fresh(one, _WIDE), last_at)}
     _run_levels("follow", operands, made, axis, work)
     return y, last
 
@@ -219,30 +322,49 @@ def launch(kernel, options, values, elements, offsets, names):
 
 
 @functools.lru_cache(1024)
-def plan(x, sos, h0, y, lengths, axis, reverse, poles):
-    """Return the plan of a cascade, of forms, None for what is not there; states have SciPy's axes."""
+def plan(forms, lengths, axis, reverse, poles, direct):
+    """Return the plan of a cascade, or of `lags`, of pairs of names and forms, None for what is not there.
+
+    States have SciPy's axes.
+    """
+    forms = dict(forms)
+    x, sos, h0, to_k = forms["x"], forms["sos"], forms["h0"], forms.pop("to_k", None)
     fields, rank, lead = sos.shape[-1], len(x.shape), len(sos.shape) - 2
     order, varies = (fields if poles else fields // 2 - 1), lead == rank
     full = state_shape(sos.shape, x.shape, axis, poles)
     wide = _PAIR if x.dtype.kind == "c" else _WIDE
-    last = Form(wide, full, shapes.c_strides(full, wide.itemsize))
+    last = fresh(full, wide)
     if x.dtype.kind == "c" and lead:
         sos = Form(sos.dtype, (*sos.shape[:-2], 1, *sos.shape[-2:]), (*sos.strides[:-2], 0, *sos.strides[-2:]))
-    x, h0, y, last = map(paired, (x, h0, y, last))
+    forms |= {name: paired(form) for name, form in (forms | {"last": last}).items()}
+    x, h0, last = forms["x"], forms["h0"], forms["last"]
     own = (sos.shape[:-2], sos.strides[:-2])
-    strides = {"x": x.strides, "y": y.strides}
+    strides = {name: forms[name].strides for name in ("x", "y", "g", "to_x") if name in forms}
     strides["sos"] = shapes.spread(*own, x.shape) if varies else of_series(Form(None, *own), x.shape, axis)
     nothing = Form(_WIDE, (1,) * (len(x.shape) + 1), (0,) * (len(x.shape) + 1))
     spread = {name: shapes.spread(v.shape, v.strides, v.shape) for name, v in (("h0", h0 or nothing), ("last", last))}
     strides |= {name: without(each, axis, 1) for name, each in spread.items()}
     ends = Form(*(lengths or (np.dtype(np.int64), (), ())))
     strides["lengths"] = of_series(ends, x.shape, axis)
-    forms = {"x": x, "sos": sos, "h0": h0, "y": y, "last": last, "lengths": ends}
+    forms |= {"sos": sos, "lengths": ends}
+    if to_k is not None:
+        forms, strides = forms | {"to_k": to_k}, strides | {"to_k": to_k.strides[:-2]}
     values, elements, offsets = lay_out(x.shape, axis, reverse, strides, forms)
     values |= dict(sections=sos.shape[-2], section_next=sos.strides[-2], field_next=sos.strides[-1])
     for name, each in spread.items():
         values |= {f"{name}_next": each[0], f"{name}_number_next": each[axis + 1]}
-    return launch("cascade", dict(order=order, poles=poles, varies=varies), values, elements, offsets, _NAMES)
+    kernel = "cascade" if to_k is None else "lags"
+    options = dict(order=order, poles=poles, varies=varies) | ({"direct": direct} if to_k is None else {})
+    return launch(kernel, options, values, elements, offsets, _NAMES)
+
+
+@functools.lru_cache(1024)
+def total(source, target):
+    """Return the plan that adds a source up into a target that broadcasts to it, or copies it there."""
+    source, target = paired(source), paired(target)
+    dims = zip(source.shape, source.strides, shapes.spread(target.shape, target.strides, source.shape), strict=True)
+    sums = _plan._sum(list(dims), "f8", element(target.dtype))
+    return _plan.DevicePlan(None, "f8", ("source", "target"), finish=(("source", "target", *sums),))
 
 
 @functools.lru_cache(1024)

@@ -14,7 +14,7 @@ from . import launch as _launch
 from .plan import CLEAR
 
 _NUMBERS = {"f4": ctypes.c_float, "f8": ctypes.c_double, "c8": ctypes.c_float, "c16": ctypes.c_double}
-_APART = 256  # scratch regions begin at multiples of so many bytes, as a driver's allocations do
+APART = 256  # scratch regions begin at multiples of so many bytes, as a driver's allocations do
 
 
 class Program(NamedTuple):
@@ -57,7 +57,7 @@ def program(plan):
     for name, count in (plan.scratch | partials).items():
         index[name] = len(given) + len(regions)
         regions.append(size)
-        size += -(-count * itemsize // _APART) * _APART
+        size += -(-count * itemsize // APART) * APART
     numbers = {name for each in plan.launches for name, kind in each.elements if kind == "number"}
     by_value, is_complex = [], plan.carry in ("c8", "c16")
     for name in sorted(numbers, key=index.get):

@@ -234,7 +234,7 @@ def sosfilt(
 
     See Also
     --------
-    sosfilt_vjp : The gradient, without PyTorch, of arrays in CPU memory.
+    sosfilt_vjp : The gradient, without PyTorch.
 
     Notes
     -----
@@ -245,7 +245,7 @@ def sosfilt(
 
     On a GPU each series has a thread, and time is not cut, so a few long series leave most of it without work (not
     measured). ``sos`` and ``zi`` may be in CPU memory beside an array or tensor there; ``a0`` is not looked at in those
-    that are not. Gradients there are for tensors alone, and keep the signals between sections in memory.
+    that are not. Gradients there keep the signals between sections in memory, in float64.
 
     References
     ----------

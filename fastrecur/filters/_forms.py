@@ -138,6 +138,8 @@ def allpole(a, x, axis, zi, reverse, lengths, return_state, out):
 
 def allpole_vjp(g, a, x, y, zi, axis, reverse, lengths, grad_zf):
     """Return the gradients of the coefficients, the input and the values before all steps."""
+    if _namespace(g, a, x, y, zi, grad_zf) is np and _arrays.any_on_device(g, a, x, y, zi, grad_zf):
+        return _call.sosfilt_vjp(g, a, x, y, zi, axis, reverse, lengths, grad_zf, poles=True)
     a, x, axis, order, past, grad_zf = _poles(a, x, axis, {"zi": zi, "grad_zf": grad_zf}, g, y)
     grads = _call.sosfilt_vjp(g, a, x, y, past, axis, reverse, lengths, grad_zf, order, poles=True)
     return grads[0][..., 0, :], grads[1], None if zi is None else grads[2][0]

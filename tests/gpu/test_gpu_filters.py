@@ -9,7 +9,7 @@ import scipy.signal
 from machine_code import together
 from problems import filtering
 
-from fastrecur.filters import allpole, follow, lfilter, sosfilt, sosfilt_vjp, sosfiltfilt
+from fastrecur.filters import allpole, allpole_vjp, follow, lfilter, sosfilt, sosfilt_vjp, sosfiltfilt
 from fastrecur.smoothing import holt
 
 SOS = scipy.signal.butter(4, 0.2, output="sos")
@@ -70,6 +70,46 @@ def test_polynomials(cupy, rng, order):
 
 
 @pytest.mark.exhaustive
+@pytest.mark.parametrize("is_cut", [False, True])
+@pytest.mark.parametrize(
+    "case",
+    [
+        (np.float32, "shared", 1),
+        (np.float64, "own", 0),
+        (np.float64, "varying", 1),
+        (np.complex64, "shared", 0),
+        (np.complex128, "own", 1),
+        (np.complex64, "varying", 0),
+    ],
+)
+@pytest.mark.parametrize("order", [None, 1, 2, 5])
+def test_gradients(cupy, rng, order, case, is_cut):
+    """Of sections, and of poles alone: broadcast coefficients and states get sums; ragged series in reverse."""
+    dtype, kind, axis = case
+    imaginary = 0.5j if np.dtype(dtype).kind == "c" else 0
+    draw = lambda *shape: rng.standard_normal(shape) * (1 + imaginary)  # noqa: E731
+    x, g = (np.ascontiguousarray((draw(33, 40) if axis == 0 else draw(40, 33)).astype(dtype)) for _ in range(2))
+    lead = {"shared": (), "own": (40,), "varying": (x.shape[0], 1)}[kind]
+    states = [40, 40]
+    states[axis] = order or 2
+    k = SOS * (1 + 0.02 * rng.standard_normal((*lead, 2, 6)))
+    k[..., 3] = 1
+    k, states = (0.3 * rng.standard_normal((*lead, order)), states) if order else (k, [2, *states])
+    options = {"axis": axis}
+    if is_cut:
+        options |= {"reverse": True, "lengths": (LENGTHS // 2).clip(0, 33)}
+    zi, last = draw(*states) if is_cut else draw(*(n if n < 40 else 1 for n in states)), draw(*states)
+    forward, function = (allpole, allpole_vjp) if order else (sosfilt, sosfilt_vjp)
+    y = forward(k, x, zi=zi, **options)[0]
+    wanted = function(g, k, x, y, zi, grad_zf=last, **options)
+    found = function(*map(cupy.place, (g, k, x, y, zi)), grad_zf=cupy.place(last), **options)
+    for name, actual, expected in zip(("k", "x", "zi"), found, wanted, strict=True):
+        assert (actual.host.dtype, actual.host.shape) == (expected.dtype, expected.shape)
+        close = 1e-12 if expected.itemsize // (1 + (expected.dtype.kind == "c")) == 8 else 2e-6
+        np.testing.assert_allclose(actual.host, expected, rtol=0, atol=close * abs(expected).max(), err_msg=name)
+
+
+@pytest.mark.exhaustive
 def test_digits_shapes_and_in_place(cupy, rng):
     """Poles near 1 and -1; one series; none; no steps, which leave the states; the input's own memory."""
     slow = np.concatenate([scipy.signal.butter(2, 1e-4, output="sos"), [[1, 0.2, 0, 1, 1.98, 0.9802]]])
@@ -127,7 +167,10 @@ def test_errors(cupy):
         (TypeError, "`a` must be an array", lambda: allpole(None, x)),
         (TypeError, "`attack` must be an array", lambda: follow(x, None, 0.1)),
         (TypeError, "`b` must be in CPU memory", lambda: lfilter(a, [1.0], x)),
-        (TypeError, "`grad_y` must be in CPU memory or a tensor", lambda: sosfilt_vjp(x, SOS, x, x)),
+        (ValueError, "`y` must have the shape", lambda: sosfilt_vjp(x, SOS, x, a)),
+        (TypeError, "`grad_y` must be complex", lambda: sosfilt_vjp(cupy.place(np.ones((4, 9), complex)), SOS, x, x)),
+        (ValueError, "`grad_zf` must have the shape", lambda: allpole_vjp(x, a, x, x, grad_zf=wide)),
+        (TypeError, "`grad_y`", lambda: allpole_vjp(x.host, a, x, x)),
         (TypeError, "`x` must be in CPU memory or a tensor", lambda: sosfiltfilt(SOS, x)),
         (ValueError, "`attack` must have the shape", lambda: follow(x, a, 0.1)),
         (ValueError, "`level` must", lambda: holt(x, 0.1, 0.1, level=a)),

@@ -76,7 +76,11 @@ def filtering(dtype, axes=(0, 1)):
         for order, poles, lead in [(2, False, ()), (2, False, shape), (2, True, shape), (8, False, ()), (12, True, ())]:
             own = (*lead, 1, order if poles else 2 * (order + 1))
             sos = filters.Form(wide, own, c_strides(own, 8))
-            yield launch.Kernel(*filters.plan(x, sos, None, x, None, axis, False, poles).launches[0][:6])
+            forms = {"x": x, "sos": sos, "h0": None, "y": x}
+            more = {"g": x, "to_x": x, "to_k": filters.Form(wide, (*shape, 1, 1), (8, 8, 8, 8))}
+            for given in (forms, forms | more) if order < 8 else (forms,):
+                made = filters.plan(tuple(given.items()), None, axis, False, poles, poles).launches[0]
+                yield launch.Kernel(*made[:6])
         one = filters.Form(wide, (shape[0], 1) if axis else (1, shape[1]), (8, 8))
         k = dict.fromkeys(("level0", "trend0", "alpha", "beta", "phi"), one)
         results = {"waits": one, "y": x, "slope": x}

@@ -37,13 +37,14 @@ MAKERS = {
     "pool_vjp": pool.vjp,
     "selective": selective.forward,
     "cascade": filters.cascade,
+    "lags": filters.lags,
     "follow": filters.follow,
     "holt": filters.holt,
     "holt_vjp": filters.holt_vjp,
     "selective_vjp": selective_back.vjp,
 }
 THREADS = {"sums": sums.THREADS, "scan": look_back.THREADS, "scan_vjp": look_back.THREADS}
-THREADS |= dict.fromkeys(("cascade", "follow", "holt", "holt_vjp"), filters.THREADS)
+THREADS |= dict.fromkeys(("cascade", "lags", "follow", "holt", "holt_vjp"), filters.THREADS)
 MOST_THREADS = 128
 
 

@@ -96,7 +96,7 @@ def fields(zero, order, poles):
     return b_of, a_of
 
 
-def pairs(zero, order, poles, varies):
+def pairs(zero, order, poles, varies, direct):
     """Return the device function that takes a chunk through a section of second order, or less, in difference form."""
     b_of, a_of = fields(zero, order, poles)
 
@@ -122,7 +122,7 @@ def pairs(zero, order, poles, varies):
         p = gpu.load(states, first, zero) if order > 0 else zero
         q = gpu.load(states, first + width, zero) if order > 1 else zero
         if t == 0 or order < 2:  # SciPy's states become those of the difference form; without a second, it is 0
-            if poles:
+            if direct:
                 p = fma(-sign, q, p)
             else:
                 q = fma(sign, p, q)
@@ -132,13 +132,13 @@ def pairs(zero, order, poles, varies):
                 here = at + step_at(gpu.narrow(t + k), stop, geometry.reverse) * sos.time
                 steady = read(sos, here, sign, cascade)
             v = tile[k * _WIDTH + me]
-            if poles:
+            if direct:
                 y, p, q = two_poles(v, p, q, steady)
             else:
                 y, p, q = section(v, p, q, steady)
             tile[k * _WIDTH + me] = y
         if last or order < 2:
-            if poles:
+            if direct:
                 p = fma(sign, q, p)
             else:
                 q = fma(-sign, p, q)
@@ -150,7 +150,7 @@ def pairs(zero, order, poles, varies):
     return advance
 
 
-def any_order(cuda, zero, order, poles, varies):
+def any_order(cuda, zero, order, poles, varies, direct):
     """Return the device function that takes a chunk through a section of any order, in SciPy's form."""
     kind = type(zero)
     b_of, a_of = fields(zero, order, poles)
@@ -164,7 +164,7 @@ def any_order(cuda, zero, order, poles, varies):
             if varies:
                 here = at + step_at(gpu.narrow(t + i), stop, geometry.reverse) * sos.time
             v = tile[i * _WIDTH + me]
-            if poles:
+            if direct:
                 y = v
                 for k in range(order):
                     y = fma(-a_of(sos, here, order - k, cascade), z[order - 1 - k], y)
@@ -184,12 +184,15 @@ def any_order(cuda, zero, order, poles, varies):
     return advance
 
 
-def cascade(cuda, zero, order, poles, varies, by_time, raws):
-    """Return the kernel of sections of an order, or of poles alone; ``varies`` says whether coefficients do in time."""
+def cascade(cuda, zero, order, poles, varies, direct, by_time, raws):
+    """Return the kernel of sections of an order, or of poles alone; ``varies`` says whether coefficients do in time.
+
+    States are SciPy's or, if ``direct``, the last outputs. Poles with SciPy's states are the adjoint of direct ones.
+    """
     kind = type(zero)
     fill, drain = copiers(cuda, zero, by_time, raws["x"])
-    is_pair = order <= 2
-    advance = pairs(zero, order, poles, varies) if is_pair else any_order(cuda, zero, order, poles, varies)
+    kinds = zero, order, poles, varies, direct
+    advance = pairs(*kinds) if order <= 2 else any_order(cuda, *kinds)
 
     def kernel(x, sos, h0, y, last, lengths, geometry, cascade):
         tile, places = cuda.shared.array(_TILE, kind), cuda.shared.array(THREADS, np.int64)
@@ -219,6 +222,55 @@ def cascade(cuda, zero, order, poles, varies, by_time, raws):
                     advance(tile, sos, at, last.at, first, n == chunks - 1, t, high, stop, geometry, cascade)
             gpu.barrier()
             drain(y, tile, targets, stops, ends, t, geometry.reverse)
+
+    return kernel
+
+
+def lags(cuda, zero, size, order, poles, varies):
+    """Return the kernel of gradients by coefficients: sums of products with what was up to ``order`` steps before.
+
+    Of poles, ``x`` are outputs and ``y`` the cotangents of all that comes of each. Of a section, ``x`` are the latter
+    in their scan's direction, ``y`` outputs and ``g`` inputs, whose cotangents are found here.
+    """
+    kind, numbers = type(zero), order + 1
+    count, before_a = (order, -1) if poles else (2 * numbers, order + 1)
+    b_of, _ = fields(zero, order, poles)
+
+    def kernel(x, sos, h0, y, g, to_x, to_k, lengths, geometry, cascade):
+        past, sums = cuda.local.array(numbers, kind), cuda.local.array(count, kind)
+        is_there, index, stop, end = begin(lengths, geometry)
+        xs, ys, gs = offset(x.series, index), offset(y.series, index), offset(g.series, index)
+        own, to, grads = offset(sos.series, index), offset(to_x.series, index), offset(to_k.series, index)
+        for k in range(count):
+            sums[k] = zero
+        for k in range(order):
+            past[k + 1] = zero
+            if not gpu.is_null(h0.at):
+                past[k + 1] = gpu.load(h0.at, offset(h0.series, index) + k * cascade.h0_number, zero)
+        for t in range(end):
+            step, out = step_at(gpu.narrow(t), stop, geometry.reverse), zero
+            if varies:
+                for k in range(count):
+                    sums[k] = zero
+            if t < stop:
+                past[0], other = gpu.load(x.at, xs + step * x.time, zero), gpu.load(y.at, ys + step * y.time, zero)
+                if poles:
+                    out = other
+                else:
+                    v = gpu.load(g.at, gs + step * g.time, zero)
+                    for k in range(numbers):
+                        out = fma(b_of(sos, own + step * sos.time, k, cascade), past[k], out)
+                        sums[k] = fma(v, past[k], sums[k])
+                for k in range(order, 0, -1):
+                    sums[before_a + k] = fma(-other, past[k], sums[before_a + k])
+                    past[k] = past[k - 1]
+            gpu.store(to_x.at, to + step * to_x.time, out)
+            if varies:
+                for k in range(count):
+                    gpu.store(to_k.at, grads + step * to_k.time + k * size, sums[k])
+        if is_there and not varies:
+            for k in range(count):
+                gpu.store(to_k.at, grads + k * size, sums[k])
 
     return kernel
 
