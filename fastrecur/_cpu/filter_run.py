@@ -8,18 +8,7 @@ import numpy as np
 from .._arguments.arrays import address, element
 from . import cost
 from .compiler.compile import kernel
-from .kernels.tiles import (
-    BLOCKS,
-    BLOCKS_BACK,
-    HEAD,
-    OPERANDS,
-    ROWS,
-    SINGLE,
-    STEPS,
-    STREAMED,
-    TABLES,
-    Y,
-)  # fmt: skip
+from .kernels.tiles import BLOCKS, BLOCKS_BACK, HEAD, OPERANDS, ROWS, SINGLE, STEPS, STREAMED, TABLES, Y
 from .machine import allocate, threads as _threads
 from .machine.memory_pool import LINE
 from .vectors.types import OCTET, WIDTH

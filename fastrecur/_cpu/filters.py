@@ -33,18 +33,9 @@ class _Short:
         run = Run({"x": x, "y": np.ndarray(x.shape, x.dtype, strides=_like(x))}, axis, reverse, None, c)
         table, signs = c.tables(run)
         elements = {"x": element_of(x.dtype), "y": element_of(x.dtype), "coefficients": "f8", "signs": "f8"}
-        self.call, self.parts, self.threads = (
-            kernel(sections.walk, run.rule, "f8", **elements),
-            run.parts(),
-            run.threads,
-        )
-        self.shape, self.dtype, self.strides, self.n, self.fill = (
-            x.shape,
-            x.dtype,
-            _like(x),
-            run.places.series,
-            run.fill,
-        )
+        self.call = kernel(sections.walk, run.rule, "f8", **elements)
+        self.parts, self.threads, self.n, self.fill = run.parts(), run.threads, run.places.series, run.fill
+        self.shape, self.dtype, self.strides = x.shape, x.dtype, _like(x)
         self.keep, self.tables = (run, table, signs), (address(table), address(signs))
         self.geometry, self.signs = address(run.geometry), signs.reshape(-1, 1)
         lanes = [k + 1 + (k >= axis) for k in run.axes]

@@ -272,10 +272,8 @@ def _forward_pairs(family, names, a, b, h0, axis, reverse, lengths, out):
     if out is None:
         strides = shapes.like(shape, dtype, *((v.shape, v.strides) for v in (b, a) if type(v) is _ndarray))
         out = allocate.empty(shape, dtype, strides)
-    elif out.shape != shape:
-        raise ValueError(say.out_shape(out.shape, shape))
-    elif out.dtype != dtype:
-        raise TypeError(say.out_dtype(out.dtype, dtype))
+    else:
+        checks.out_form(out.shape, out.dtype, shape, dtype)
     pairs = _pair(b, dtype), _pair(h0, dtype)
     _, last = forward(family, names, gate, *pairs, axis, reverse, lengths, True, _pair(out, dtype))
     return out, np.ascontiguousarray(last).view(dtype)[..., 0]

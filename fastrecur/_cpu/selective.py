@@ -37,11 +37,9 @@ def vjp(grad_y, operands, options, grad_state):
     grad_y, grad_state = arrays.pop("grad_y"), arrays.pop("grad_state")
     operands = Operands(**arrays)
     sizes, options = check(_shapes_of(operands), *options)
-    if grad_y.shape != operands.u.shape:
-        raise ValueError(say.exact_shape("grad_y", grad_y.shape, operands.u.shape))
-    states = sizes.rows, sizes.channels, sizes.states
-    if grad_state is not None and grad_state.shape != states:
-        raise ValueError(say.exact_shape("grad_state", grad_state.shape, states))
+    _shapes.check_exact("grad_y", grad_y.shape, operands.u.shape)
+    if grad_state is not None:
+        _shapes.check_exact("grad_state", grad_state.shape, (sizes.rows, sizes.channels, sizes.states))
     grads = scan_vjp(_bits(grad_y), _in_bits(operands), sizes, options, grad_state)
     return Operands(*[
         None if own is None else owner.give(_as(grad, own.dtype)) for grad, own in zip(grads, operands, strict=True)
