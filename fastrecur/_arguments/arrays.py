@@ -7,6 +7,7 @@ import sys
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from . import messages as say
 
@@ -272,6 +273,24 @@ def is_same_view(first, second):
         and first.itemsize == second.itemsize
         and all(one == other for n, one, other in steps if n > 1)
     )
+
+
+def pairs(value, dtype):
+    """Return a view with a last axis (real, imaginary); real numbers are made complex first; None as it is."""
+    if value is None:
+        return None
+    with np.errstate(all="ignore"):
+        array = value if isinstance(value, np.ndarray) and value.dtype.kind == "c" else np.array(value, dtype)
+    part = array.real
+    return as_strided(part, (*array.shape, 2), (*array.strides, part.itemsize), writeable=array.flags.writeable)
+
+
+def summed_to(array, shape):
+    """Return an array, added up over what was broadcast from a shape."""
+    extra = array.ndim - len(shape)
+    over = *range(extra), *(extra + k for k, n in enumerate(shape) if n == 1 != array.shape[extra + k])
+    with np.errstate(all="ignore"):
+        return array.sum(axis=over).reshape(shape) if over else array
 
 
 def quiet(xp):

@@ -58,7 +58,7 @@ def sosfilt_vjp(g, sos, x, y, zi, axis, reverse, lengths, grad_zf, fields=FIELDS
         grad_x = np.ascontiguousarray(grad_x.real)
     if zi is not None:
         grad_zi = grad_zi.real if zi.dtype.kind != "c" else grad_zi
-        grad_zi = filters.summed_to(grad_zi, zi.shape).astype(zi.dtype)
+        grad_zi = _arrays.summed_to(grad_zi, zi.shape).astype(zi.dtype)
     return (
         owner.give(grad_sos.astype(sos.dtype, copy=False)),
         owner.give(grad_x),
