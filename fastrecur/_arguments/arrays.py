@@ -233,6 +233,25 @@ def common_owner(found):
     return arrays[0][1] if arrays else NUMPY
 
 
+def take_all(named, optional, convert):
+    """Return arguments by name, as ``convert`` makes them of what `take` returns, and the one library of them all.
+
+    Those that are ``optional`` may be None; ``out`` must be an array that needs no conversion.
+    """
+    values, found = {}, []
+    for name, value in named.items():
+        if name == "out" and value is not None and not hasattr(value, "__dlpack__"):
+            raise TypeError(say.out_type(type(value)))
+        array, owner = take(name, value)
+        if array is None and name not in optional:
+            raise TypeError(say.not_an_array(name, type(None)))
+        values[name] = array if array is None else convert(name, array)
+        if name == "out" and values[name] is not array:
+            raise TypeError(say.dtype(name, array.dtype))
+        found.append((name, array, owner))
+    return values, common_owner(found)
+
+
 def overlap(first, second):
     """Return whether two arrays share an element; where that is too hard to tell, whether they may."""
     if not np.may_share_memory(first, second):

@@ -177,23 +177,16 @@ def _is_plain(value):
 
 
 def _take(names, *values):
-    found, arrays = [], []
-    for name, value in zip(names, values, strict=True):
-        if name == "out" and value is not None and not isinstance(value, _ndarray) and not hasattr(value, "__dlpack__"):
-            raise TypeError(say.out_type(type(value)))
-        array, owner = _arrays.take(name, value)
-        if type(array) is _ndarray:
-            native = _arrays.numbers(name, array)
-            if name == "out" and native is not array:
-                raise TypeError(say.dtype(name, array.dtype))
-            array = native
-        elif type(array) is int and not -_LARGEST < array < _LARGEST:
-            raise ValueError(say.too_large(name, "float64", 1023))
-        elif array is None and name not in ("h0", "out", "grad_state"):
-            raise TypeError(say.not_an_array(name, type(None)))
-        arrays.append(array)
-        found.append((name, value, owner))
-    return (*arrays, _arrays.common_owner(found))
+    optional = "h0", "out", "grad_state"
+    arrays, owner = _arrays.take_all(dict(zip(names, values, strict=True)), optional, _number)
+    return (*arrays.values(), owner)
+
+
+def _number(name, value):
+    """Return an array of supported numbers, or a number."""
+    if type(value) is int and not -_LARGEST < value < _LARGEST:
+        raise ValueError(say.too_large(name, "float64", 1023))
+    return _arrays.numbers(name, value) if type(value) is _ndarray else value
 
 
 def _signature(value):
