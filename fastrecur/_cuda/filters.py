@@ -21,6 +21,13 @@ from .kernels.filters import THREADS
 
 _NAMES = "x", "sos", "h0", "y", "last", "lengths", "g", "to_x", "to_k"
 _SIGNALS = "x", "y", "grad_y", "out"
+# Sections that continue an end, fed backwards from it, and by what it is multiplied to be their first state: 2*end - x;
+# x; the end.
+_CONTINUED = {
+    "odd": ((-1, 1, 0, 1, -1, 0), 2.0),
+    "even": ((1, 0, 0, 1, 0, 0), 0.0),
+    "constant": ((0, 0, 0, 1, -1, 0), 1.0),
+}
 _WIDE, _PAIR = np.dtype(np.float64), np.dtype(np.complex128)
 
 
@@ -161,7 +168,7 @@ def _run_back(operands, to_x, to_sos, to_zi, axis, reverse, known, work, poles):
         if poles:
             run({"x": g, "sos": sos, "h0": grad_zf, "y": e}, last.pointer, reverse=against, poles=True, direct=False)
             own = {"x": y, "sos": sos, "h0": zi, "y": e, "g": e, "to_x": to_x, "to_k": to_k}
-            run(own, reverse=reverse, poles=True)
+            run(own, 0, reverse=reverse, poles=True)
             count = 0
         for s in range(count):
             own = {"x": signals[s], "sos": _at(sos, -2, s), "h0": _at(zi, 0, s), "y": signals[s + 1]}
@@ -171,7 +178,7 @@ def _run_back(operands, to_x, to_sos, to_zi, axis, reverse, known, work, poles):
             own = {"x": e if s < count - 1 else g, "sos": _at(section, -1, 4, 2), "h0": later, "y": e}
             run(own, _at(last, 0, s).pointer, reverse=against, poles=True)
             own = {"x": e, "sos": section, "h0": later, "y": signals[s + 1], "g": signals[s]}
-            run(own | {"to_x": e if s else to_x, "to_k": _at(to_k, -2, s)}, reverse=against)
+            run(own | {"to_x": e if s else to_x, "to_k": _at(to_k, -2, s)}, 0, reverse=against)
         to_sos = _with_axis(to_sos, -2) if is_pair else to_sos  # both parts share coefficients
         for source, target in ((parts, to_sos), (last, to_zi)):
             if target is not None:
@@ -195,6 +202,59 @@ def _at(view, axis, k=0, size=1):
     return view._replace(pointer=view.pointer + k * view.strides[axis], shape=tuple(shape))
 
 
+def _turned(view, axis):
+    """Return a view in the other direction."""
+    strides = list(view.strides)
+    strides[axis] = -strides[axis]
+    last = view.pointer + (view.shape[axis] - 1) * view.strides[axis]
+    return view._replace(pointer=last, strides=tuple(strides))
+
+
+def sosfiltfilt(x, prepare, axis, padtype):
+    """Return what a cascade makes of a signal forward and then in reverse.
+
+    ``prepare`` returns coefficients, by how many steps to continue both ends, and states of a signal of ones, given
+    what has a signal's shape, and its axis of time.
+    """
+    views, ends, work = taken({"x": x})
+    signal = views["x"]
+    axis = shapes.axis_of(axis, signal.shape, ("x",))
+    sos, pad, states = prepare(SimpleNamespace(shape=signal.shape, ndim=len(signal.shape)), axis)
+    check_a0(sos)
+    (y, to, y_at), steps = result(signal, floats(signal.dtype), work, None, None), signal.shape[axis]
+    if not steps:
+        return y
+    known = _signature(ends.lengths), work.ends(ends, steps)
+    full, wide = _last_of(sos, signal, axis, False)
+    both = 1 + 1j if signal.dtype.kind == "c" else 1.0  # parts are series of their own
+    given, settled = work.upload("sos", sos), work.upload("sos", states * both)
+    shape = *signal.shape[:axis], steps + 2 * pad, *signal.shape[axis + 1 :]
+    forms = Form(wide, shape, shapes.like(shape, wide, (shape, signal.strides))), fresh(full, wide)
+    with work.lent(forms) as lent:
+        every, last = map(view_of, lent, forms)
+
+        def run(own, to, sos, first, reverse=False):
+            operands = {"x": own, "sos": sos, "h0": first, "y": to}
+            _run(operands, last.pointer, axis, reverse, known, work, scaled=first is not last)
+
+        part = functools.partial(_at, every, axis)
+        head, middle, tail = part(0, pad), part(pad, steps), part(pad + steps, pad)
+        if pad:  # an end is continued by a filter of the steps from it on, backwards
+            section, first = _CONTINUED[padtype]
+            row = work.upload("sos", np.array([section], float))
+            first = both * np.array([first, 0.0]).reshape(1, *(2 if k == axis else 1 for k in range(len(shape))))
+            first = work.upload("sos", first)
+            run(_at(signal, axis, 0, pad + 1), _turned(part(0, pad + 1), axis), row, first)
+            run(_turned(_at(signal, axis, steps - pad - 1, pad + 1), axis), part(pad + steps - 1, pad + 1), row, first)
+            run(head, head, given, settled)
+        run(signal, middle, given, last if pad else settled)
+        if pad:
+            run(tail, tail, given, last)
+            run(tail, tail, given, settled, reverse=True)
+        run(middle, view_of(y_at, to), given, last if pad else settled, reverse=True)
+    return y
+
+
 def from_tensors(x, sos, zi, lengths, axis, reverse, poles, y):
     """Run a cascade of an operator's arguments, which were checked, into a tensor; return the last states."""
     views, ends, work = _take(None, ("x", "sos", "zi", "y"), (x, sos, zi, y), lengths)
@@ -205,12 +265,12 @@ def from_tensors(x, sos, zi, lengths, axis, reverse, poles, y):
     return last
 
 
-def _run(operands, last=0, axis=0, reverse=False, known=None, work=None, poles=False, direct=None):
+def _run(operands, last, axis, reverse, known, work, poles=False, direct=None, scaled=False):
     """Run a cascade of views, or `lags` where there is ``to_k``; ``known`` are lengths' signature and places."""
     x, (lengths, places) = operands["x"], known
     if math.prod(x.shape[:axis] + x.shape[axis + 1 :]):
         forms = tuple((name, None if view is None else Form(*view.signature)) for name, view in operands.items())
-        made = plan(forms, lengths, axis, bool(reverse), poles, poles if direct is None else direct)
+        made = plan(forms, lengths, axis, bool(reverse), poles, poles if direct is None else direct, scaled)
         places = places | {name: view.pointer for name, view in operands.items() if view is not None}
         work.run(made, places | {"last": last})
 
@@ -322,7 +382,7 @@ def launch(kernel, options, values, elements, offsets, names):
 
 
 @functools.lru_cache(1024)
-def plan(forms, lengths, axis, reverse, poles, direct):
+def plan(forms, lengths, axis, reverse, poles, direct, scaled=False):
     """Return the plan of a cascade, or of `lags`, of pairs of names and forms, None for what is not there.
 
     States have SciPy's axes.
@@ -354,7 +414,8 @@ def plan(forms, lengths, axis, reverse, poles, direct):
     for name, each in spread.items():
         values |= {f"{name}_next": each[0], f"{name}_number_next": each[axis + 1]}
     kernel = "cascade" if to_k is None else "lags"
-    options = dict(order=order, poles=poles, varies=varies) | ({"direct": direct} if to_k is None else {})
+    options = dict(order=order, poles=poles, varies=varies)
+    options |= {"direct": direct, "scaled": scaled} if to_k is None else {}
     return launch(kernel, options, values, elements, offsets, _NAMES)
 
 

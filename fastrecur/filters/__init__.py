@@ -309,7 +309,7 @@ def sosfiltfilt(sos: Any, x: Any, axis: int = -1, padtype: str | None = "odd", p
     sos : array_like
         As for `sosfilt`; coefficients must not vary in time.
     x, axis
-        As for `sosfilt`, but no Dask array, and on a GPU a tensor.
+        As for `sosfilt`, but no Dask array. Beside an array on a GPU, ``sos`` is in CPU memory.
     padtype : {"odd", "even", "constant", None}, default "odd"
         How the ends are continued before filtering, as in SciPy: mirrored and turned, mirrored, repeated, not at all.
     padlen : int, optional

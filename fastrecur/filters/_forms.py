@@ -39,8 +39,6 @@ def _in_memory(xp, x):
     """Return a signal that is not lazy, and what makes results of its library of arrays."""
     if xp is not np:
         return _signal(xp, x), lambda result: result
-    if _arrays.any_on_device(x):
-        raise TypeError(say.filter_gpu("x", type(x)))
     if _arrays.any_lazy(x):
         raise TypeError(say.filter_in_memory())
     array, owner = take("x", x)
@@ -165,16 +163,9 @@ def _cast(xp, x, dtype):
     return x.astype(dtype) if xp is np else x.to(dtype)
 
 
-def sosfiltfilt(sos, x, axis, padtype, padlen):
-    """Return what a cascade makes of a signal forward and then in reverse."""
-    xp = _namespace(sos, x)
-    x, give = _in_memory(xp, x)
-    x = x if xp is np else _dispatch.tensor_filters().tensor_of("x", x, None)
-    dtype, is_half = x.dtype, x.itemsize == 2
-    if is_half:  # its range is too small to continue the ends in
-        x = _cast(xp, x, xp.float32)
+def _prepared(xp, sos, x, axis, padtype, padlen):
+    """Return coefficients, by how many steps a signal's ends are continued, and first states of a signal of ones."""
     sos = _floats(xp, "sos", sos, x)
-    axis = shapes.axis_of(axis, tuple(x.shape), ("x",))
     check_sections(tuple(sos.shape), tuple(x.shape), axis)
     if sos.ndim == x.ndim + 2:
         raise ValueError(say.filter_constant())
@@ -184,9 +175,28 @@ def sosfiltfilt(sos, x, axis, padtype, padlen):
         are_zero = (sos == 0).reshape(-1, sos.shape[-2], FIELDS).all(0)  # in all series
         padlen = 3 * (2 * sos.shape[-2] + 1 - min(int(are_zero[:, k].sum()) for k in (2, 5)))
     padlen = 0 if padtype is None else checks.axis(padlen, "padlen")
+    if not 0 <= padlen < max(x.shape[axis], 1):
+        raise ValueError(say.filter_padlen(x.shape[axis], padlen))
+    zi = _settled(xp, sos)
+    if zi.ndim == 2:  # one filter for all series
+        zi = zi.reshape(len(zi), *(1,) * (x.ndim - 1), 2)
+    return sos, padlen, xp.moveaxis(zi, -1, axis + 1)
+
+
+def sosfiltfilt(sos, x, axis, padtype, padlen):
+    """Return what a cascade makes of a signal forward and then in reverse."""
+    xp = _namespace(sos, x)
+    if xp is np and _arrays.any_on_device(x):
+        prepare = lambda x, axis: _prepared(np, sos, x, axis, padtype, padlen)  # noqa: E731
+        return _dispatch.gpu_filters().sosfiltfilt(x, prepare, axis, padtype)
+    x, give = _in_memory(xp, x)
+    x = x if xp is np else _dispatch.tensor_filters().tensor_of("x", x, None)
+    dtype, is_half = x.dtype, x.itemsize == 2
+    if is_half:  # its range is too small to continue the ends in
+        x = _cast(xp, x, xp.float32)
+    axis = shapes.axis_of(axis, tuple(x.shape), ("x",))
+    sos, padlen, zi = _prepared(xp, sos, x, axis, padtype, padlen)
     steps = x.shape[axis]
-    if not 0 <= padlen < max(steps, 1):
-        raise ValueError(say.filter_padlen(steps, padlen))
     if padlen:
         head, tail = at(x, axis, slice(1, padlen + 1)), at(x, axis, slice(-padlen - 1, -1))
         first, last = at(x, axis, slice(0, 1)), at(x, axis, slice(-1, None))
@@ -196,10 +206,6 @@ def sosfiltfilt(sos, x, axis, padtype, padlen):
         elif padtype == "constant":
             head, tail = first + 0 * head, last + 0 * tail
         x = join(xp, [head, x, tail], axis)
-    zi = _settled(xp, sos)
-    if zi.ndim == 2:  # one filter for all series
-        zi = zi.reshape(len(zi), *(1,) * (x.ndim - 1), 2)
-    zi = xp.moveaxis(zi, -1, axis + 1)
     for reverse in (False, True):
         start = at(x, axis, slice(-1, None) if reverse else slice(0, 1))
         x, _ = _call.sosfilt(x, sos, zi * start, axis, reverse, None, True, None)

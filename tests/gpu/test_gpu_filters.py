@@ -110,6 +110,31 @@ def test_gradients(cupy, rng, order, case, is_cut):
 
 
 @pytest.mark.exhaustive
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("odd", np.float64, 0, None),
+        ("even", np.float16, 1, 9),
+        ("constant", np.complex64, 0, 40),
+        ("odd", np.int16, 1, 3),
+        (None, np.float32, 1, None),
+        ("odd", np.complex128, 1, 0),
+    ],
+)
+def test_sosfiltfilt(cupy, rng, case):
+    """Ends are continued in the card's memory; one filter for all, one for each series; no steps."""
+    padtype, dtype, axis, padlen = case
+    x = np.ascontiguousarray((rng.standard_normal((70, 40) if axis == 0 else (40, 70)) * 8).astype(dtype))
+    x = x * np.array(1 + 0.5j, dtype) if x.dtype.kind == "c" else x
+    sos = SOS if axis else np.stack([SOS, *[scipy.signal.butter(4, 0.3, output="sos")] * 39])
+    found, wanted = sosfiltfilt(sos, cupy.place(x), axis, padtype, padlen), sosfiltfilt(sos, x, axis, padtype, padlen)
+    assert (found.host.dtype, found.host.shape) == (wanted.dtype, wanted.shape)
+    half = 1e-3 if dtype == np.float16 else 1e-6 if dtype in (np.float32, np.complex64) else 1e-13
+    np.testing.assert_allclose(found.host, wanted, rtol=0, atol=half * abs(wanted).max())
+    assert sosfiltfilt(SOS, cupy.place(np.ones((3, 0))), padlen=0).shape == (3, 0)
+
+
+@pytest.mark.exhaustive
 def test_digits_shapes_and_in_place(cupy, rng):
     """Poles near 1 and -1; one series; none; no steps, which leave the states; the input's own memory."""
     slow = np.concatenate([scipy.signal.butter(2, 1e-4, output="sos"), [[1, 0.2, 0, 1, 1.98, 0.9802]]])
@@ -171,7 +196,9 @@ def test_errors(cupy):
         (TypeError, "`grad_y` must be complex", lambda: sosfilt_vjp(cupy.place(np.ones((4, 9), complex)), SOS, x, x)),
         (ValueError, "`grad_zf` must have the shape", lambda: allpole_vjp(x, a, x, x, grad_zf=wide)),
         (TypeError, "`grad_y`", lambda: allpole_vjp(x.host, a, x, x)),
-        (TypeError, "`x` must be in CPU memory or a tensor", lambda: sosfiltfilt(SOS, x)),
+        (TypeError, "`sos` must be in CPU memory or a tensor", lambda: sosfiltfilt(cupy.place(SOS), x)),
+        (ValueError, "`padlen` must be less", lambda: sosfiltfilt(SOS, x)),
+        (ValueError, "`sos` must have 1", lambda: sosfiltfilt(2 * SOS, x, padlen=2)),
         (ValueError, "`attack` must have the shape", lambda: follow(x, a, 0.1)),
         (ValueError, "`level` must", lambda: holt(x, 0.1, 0.1, level=a)),
         (ValueError, "0 <= beta <= 1", lambda: holt(x, 0.1, 1.1)),

@@ -184,10 +184,11 @@ def any_order(cuda, zero, order, poles, varies, direct):
     return advance
 
 
-def cascade(cuda, zero, order, poles, varies, direct, by_time, raws):
+def cascade(cuda, zero, order, poles, varies, direct, scaled, by_time, raws):
     """Return the kernel of sections of an order, or of poles alone; ``varies`` says whether coefficients do in time.
 
     States are SciPy's or, if ``direct``, the last outputs. Poles with SciPy's states are the adjoint of direct ones.
+    If ``scaled``, first states are those of a signal that begins with 1.
     """
     kind = type(zero)
     fill, drain = copiers(cuda, zero, by_time, raws["x"])
@@ -208,6 +209,9 @@ def cascade(cuda, zero, order, poles, varies, direct, by_time, raws):
                     if not gpu.is_null(h0.at):
                         at = offset(h0.series, index) + s * cascade.h0 + k * cascade.h0_number
                         value = gpu.load(h0.at, at, zero)
+                    if scaled and stop > 0:
+                        at = places[me] + step_at(gpu.narrow(0), stop, geometry.reverse) * x.time
+                        value = value * gpu.load(x.at, at, zero)
                     gpu.store(last.at, state + s * cascade.last + k * cascade.last_number, value)
         gpu.barrier()
         chunks = chunks_of(geometry)
