@@ -273,7 +273,7 @@ def _section_back(g, last, v, y, k, lengths, place, valid, axis, reverse):
     later = [e.narrow(axis, order - n if reverse else n, steps) * valid for n in range(order + 1)]
 
     def product(one, other):
-        found = one * other.conj()
+        found = one * other.conj_physical()
         found = found.real if found.is_complex() else found
         return found if varies else found.sum(axis)
 
@@ -313,7 +313,7 @@ def _composed_poles(g, grad_zf, y, sos, zi, lengths, axis, reverse):
     e = _forward(g.narrow(axis, order, steps), later, None, lengths, axis, True, True)[0]
     grads = []
     for k, c in enumerate(each, 1):
-        grad = -(e * outputs.narrow(axis, order - k, steps).conj())
+        grad = -(e * outputs.narrow(axis, order - k, steps).conj_physical())
         grads.append(grad.real if grad.is_complex() else grad)
         g = g - with_zeros(order - k, c * e, k)
     grads = torch.stack([turned(grad) for grad in grads] if varies else [grad.sum(axis) for grad in grads], -1)
