@@ -77,6 +77,13 @@ def test_mutants_change_lines_that_are_there(name):
 
 
 @pytest.mark.exhaustive
+@pytest.mark.parametrize("name", [name for name, its in mutants.ALL.items() if not its])
+def test_mutants_have_tests(name):
+    done = subprocess.run(mutants.command(name, "--collect-only"), capture_output=True, text=True, cwd=GPU.parents[1])
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.exhaustive
 def test_kernels_are_compiled_without_a_card(load, monkeypatch, tmp_path):
     """Of some problems, as machine code for a card's capability; and travel."""
     command = [sys.executable, str(GPU / "run.py"), "--precompile", "sm_90", "--bundle", str(tmp_path / "bundle")]
