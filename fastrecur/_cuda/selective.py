@@ -23,7 +23,6 @@ _LABELS = {own: name for name, own in _PARAMETERS.items()}
 _GRADIENTS = "to_u", "to_delta", "grad_a", "grad_b", "grad_c", "grad_skip", "to_z", "grad_bias", "first"
 _ENDS = {"lengths": np.dtype(np.int64), "offsets": np.dtype(np.int64), "resets": np.dtype(bool)}
 _TIMED = "to_u", "to_delta", "to_z"
-_UNUSED = "outers", "h0_next", "last_next", "first_next", "tiles"  # numbers of other kernels' geometry
 # Addresses of a call, in their order; of a gradient ``y`` and ``last`` are what has come to these.
 _NAMES = *_PARAMETERS.values(), "y", "last", *_ENDS, *_GRADIENTS
 
@@ -139,7 +138,7 @@ def plan(views, ends, sizes, options, y):
 @functools.lru_cache(1024)
 def plan_vjp(views, ends, sizes, options, g, grad_state, grads):
     """Return the plan of a scan's adjoint; ``grads`` are those of gradients."""
-    call, finish = _Call(views, ends, sizes, options, g, back=True), []
+    call, finish, partials = _Call(views, ends, sizes, options, g, back=True), (), {}
     grads = dict(zip(_GRADIENTS, grads, strict=True))
     for name in _TIMED:
         call.put_timed(name, grads[name])
@@ -153,9 +152,9 @@ def plan_vjp(views, ends, sizes, options, g, grad_state, grads):
         scratch["sum_" + name] = parts * math.prod(shape)
         if target is not None:
             dims = [(parts, math.prod(shape) * call.size, 0), *zip(shape, own, target[2], strict=True)]
-            finish.append(("sum_" + name, "grad_" + name, *_plan._sum(dims, call.carry, element(target[0]))))
+            finish += _plan.sums(partials, "sum_" + name, "grad_" + name, dims, call.carry, element(target[0]))
     launches = call.launch("selective", keeps=True) + call.launch("selective_vjp")
-    return _plan.DevicePlan(None, call.carry, _NAMES, launches, ({},), None, scratch, tuple(finish))
+    return _plan.DevicePlan(None, call.carry, _NAMES, launches, ({},), None, scratch | partials, finish)
 
 
 class _Call:
@@ -172,8 +171,8 @@ class _Call:
         form = _kernel.form_of(sizes.states, lanes, self.chunk)
         width = sizes.channels // self.groups
         self.per, self.blocks = form.per, -(-width // form.channels)  # of a group of channels
-        self.elements, self.values, self.constants = {"kept": self.carry}, dict.fromkeys(_UNUSED, 0), ()
-        self.values |= dict(steps=sizes.steps, reverse=int(reverse), lanes=sizes.rows, middles=self.groups)
+        self.elements, self.constants = {"kept": self.carry}, ()
+        self.values = dict(steps=sizes.steps, reverse=int(reverse), lanes=sizes.rows, middles=self.groups)
         self.values |= dict(inners=self.blocks, width=width, kept_lane=(0, 0, 0))
         for name in ("u", "delta", "z", "y"):
             self.put_timed(name, given[name])
