@@ -92,16 +92,14 @@ def _state(value):
 
 def _take(family, names, values, lengths):
     """Return operands as views or numbers, lengths, offsets and resets as views or the host's, and the call's place."""
-    ends, there, count = checks.parts(lengths), {}, len(names)
-    if lengths is not None:
-        there = {name: v for name, v in ends._asdict().items() if v is not None and host.is_on_device(v)}
+    ends, count = checks.parts(lengths), len(names)
+    given = {name: v for name, v in ends._asdict().items() if v is not None}
+    there = {name: v for name, v in given.items() if host.is_on_device(v)}
     taken, owner, device = arrays.take((*names, *there), (*values, *there.values()))
-    if lengths is not None:
-        there = dict(zip(there, taken[count:], strict=True))
-        for name, view in there.items():
-            checks.kind(name, view.dtype, view.shape)
-        known = {n: checks.on_host(n, v) for n, v in ends._asdict().items() if v is not None and n not in there}
-        ends = ends._replace(**known, **there)
+    there = dict(zip(there, taken[count:], strict=True))
+    for name, view in there.items():
+        checks.kind(name, view.dtype, view.shape)
+    ends = ends._replace(**{n: there[n] if n in there else checks.on_host(n, v) for n, v in given.items()})
     for name, value in zip(names, taken[:count], strict=True) if family == problem.FORGET else ():
         if (type(value) is complex or (_is_view(value) and value.dtype.kind == "c")) and name != "out":
             raise TypeError(say.complex_on_gpu(name))
@@ -145,8 +143,9 @@ def _check_out(out, ends, names, *operands):
     ghost, others = _ghost(out), [_ghost(operand) for operand in operands]
     if host.overlaps_itself(ghost):
         raise ValueError(say.out_self_overlap())
-    _host._check_out(ghost, names, *others)
-    checks.out_memory(ghost, (), _ghosts(ends))
+    if not out.is_writeable:
+        raise ValueError(say.out_read_only())
+    checks.out_memory(ghost, zip(names, others, strict=False), _ghosts(ends))
     return any(type(other) is np.ndarray and host.overlap(ghost, other) for other in others)
 
 
