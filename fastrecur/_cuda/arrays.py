@@ -287,14 +287,14 @@ class Dlpack(Unpooled):
         return view
 
 
-_libraries: dict = {}
+libraries: dict = {}
 
 
 def library(value):
-    if (found := _libraries.get(type(value))) is None:
+    if (found := libraries.get(type(value))) is None:
         make = {"cupy": Cupy, "torch": Torch}.get(_root(value))
         make = make or (Interface if hasattr(value, "__cuda_array_interface__") else Dlpack)
-        found = _libraries[type(value)] = make(value)
+        found = libraries[type(value)] = make(value)
     return found
 
 

@@ -172,9 +172,9 @@ class _Operands:
         if reverse:
             time = {name: -t for name, t in time.items()}
         self.dims = _dims(self)
-        lane_sizes, lane_strides, repetitions = _cut(self.dims, list(strides))
+        lane_sizes, lane_strides, repetitions = cut(self.dims, list(strides))
         self.lanes = math.prod(lane_sizes) * self.segments
-        _check_size(self.lanes, steps)
+        check_size(self.lanes, steps)
         moved = [name for name in full if any(strides[name])]
         wide = [name for name in moved if elements[name] != "number" and name != "resets"]
         inner, inner_strides = self.dims[-1] if self.dims else (1, dict.fromkeys(strides, 0))
@@ -247,7 +247,7 @@ def _dims(operands):
     return [(size, dict(zip(strides, own, strict=True))) for size, own in dims]
 
 
-def _cut(dims, names):
+def cut(dims, names):
     """Return the sizes of three dimensions, each operand's strides in them, and the offsets of their repetitions."""
     beyond, three = dims[:-3], dims[-3:]
     three = [(1, dict.fromkeys(names, 0))] * (3 - len(three)) + three
@@ -263,7 +263,7 @@ def _block(threads):
     return min(MOST_THREADS, max(32, -(-threads // 32) * 32))
 
 
-def _check_size(lanes, steps):
+def check_size(lanes, steps):
     if lanes >= 1 << 31 or steps >= 1 << 31:
         raise ValueError(say.too_many(lanes, steps))
 
@@ -395,7 +395,7 @@ def sums(scratch, source, result, dims, carry, to, of=None):
         raise NotImplementedError(say.too_many_dimensions())
     kept, summed = ([(1, (0, 0))] * (3 - len(dims)) + dims for dims in (kept, summed))
     results, summands = (math.prod(n for n, _ in dims) for dims in (kept, summed))
-    _check_size(results, summands)
+    check_size(results, summands)
     if not results:
         return ()
     slices = min(MOST_SLICES, -(-summands // SLICE) or 1) if results < THREADS_WANTED else 1
@@ -435,7 +435,7 @@ def pool(name, operands, steps, batch, width, reverse, gated, packed):
     says. With ``offsets`` among the operands these say which steps a sequence has.
     """
     lanes = batch * width
-    _check_size(lanes, steps)
+    check_size(lanes, steps)
     dtypes, strides = ({its[0]: its[k] for its in operands} for k in (1, 2))
     cuts, carry = tuple(cut for cut in CUTS if cut in dtypes), carry_of(dtypes["product"])
     # What may be left out is a null address.

@@ -13,7 +13,7 @@ from .._arguments import checks, messages as say, shapes as _shapes
 from .._arguments.arrays import element
 from .._arguments.selective import Operands, check_out, check_shapes
 from . import plan as _plan
-from .call import _ghost, _is_view, _place, _signature, _take, floats, ghost_of_out, result
+from .call import floats, ghost_of, ghost_of_out, is_view, place_of, result, signature_of, take_views
 from .kernels import selective as _kernel
 
 # A kernel's parameters, by the operands' names.
@@ -39,7 +39,7 @@ def forward(operands, options, return_state, out):
     dtype = floats(views.u.dtype)
     if to is not None:
         ghost, ends = ghost_of_out(to, dtype, known[0])
-        check_out(ghost, ghost.dtype, Operands(*map(_ghost, views)), ends)
+        check_out(ghost, ghost.dtype, Operands(*map(ghost_of, views)), ends)
     y, form, y_at = result(views.u, dtype, work, out, to)
     state = _scan(views, (form, y_at), known, work)
     return (y, state) if return_state else y
@@ -61,9 +61,9 @@ def _look(operands, options, **more):
     """Return views of operands and of more, the call's ends, sizes and options, and its place."""
     *options, lengths, offsets, resets = options
     given = operands._asdict() | more
-    taken, ends, work = _take(None, tuple(given), tuple(given.values()), checks.split(lengths, offsets, resets))
+    taken, ends, work = take_views(None, tuple(given), tuple(given.values()), checks.split(lengths, offsets, resets))
     for (name, value), view in zip(given.items(), taken, strict=True):
-        if not _is_view(view) and (view is not None or name in (*Operands._fields[:5], "grad_y")):
+        if not is_view(view) and (view is not None or name in (*Operands._fields[:5], "grad_y")):
             raise TypeError(say.not_an_array(name, type(value)))
         if view is not None and view.dtype.kind == "c":
             raise ValueError(say.scan_complex(name, view.dtype))
@@ -90,19 +90,19 @@ def _scan(views, y, known, work):
 def _scan_vjp(views, g, grad_state, grads, known, work):
     """Scan against time into gradients, addresses and signatures; None for what is not given."""
     ends, sizes, options = known
-    places = _places_of(views) | {"y": g.pointer, "last": _place(grad_state)} | work.ends(ends, sizes.steps)
+    places = _places_of(views) | {"y": g.pointer, "last": place_of(grad_state)} | work.ends(ends, sizes.steps)
     places |= {name: grad[0] for name, grad in zip(_GRADIENTS, grads, strict=True) if grad}
     signatures = tuple(grad and grad[1] for grad in grads)
-    given = sizes, options, g.signature, _signature(grad_state), signatures
+    given = sizes, options, g.signature, signature_of(grad_state), signatures
     work.run(plan_vjp(*_signatures(views, ends), *given), places)
 
 
 def _places_of(views):
-    return {_PARAMETERS[name]: _place(view) for name, view in views._asdict().items()}
+    return {_PARAMETERS[name]: place_of(view) for name, view in views._asdict().items()}
 
 
 def _signatures(views, ends):
-    return tuple(map(_signature, views)), tuple(map(_signature, ends))
+    return tuple(map(signature_of, views)), tuple(map(signature_of, ends))
 
 
 def from_tensors(arguments, y):
@@ -264,7 +264,7 @@ class _Call:
     def launch(self, kernel, **traits):
         """Return the launches of a kernel: none of no channels."""
         grid = self.sizes.rows * self.groups * self.blocks
-        _plan._check_size(grid, self.sizes.steps)
+        _plan.check_size(grid, self.sizes.steps)
         options, elements = (tuple(sorted(its.items())) for its in (self.traits | traits, self.elements))
         launch = _plan.Launch(
             kernel, "", self.carry, options, elements, "i8", (grid, 1, 1), _kernel.THREADS, self.values

@@ -39,7 +39,7 @@ def driver(monkeypatch):
     """A driver without a card."""
     driver = devices.Driver()
     monkeypatch.setattr(_launch, "driver", lambda: driver)
-    monkeypatch.setattr("fastrecur._cuda.arrays._libraries", {})
+    monkeypatch.setattr("fastrecur._cuda.arrays.libraries", {})
     return driver
 
 
