@@ -9,6 +9,7 @@ from compare import (
     assert_close,
     assert_same_bits,
     carry_of,
+    check_both,
     check_forward,
     check_vjp,
     forward_magnitudes,
@@ -312,11 +313,9 @@ def test_gates_outside_zero_and_one(rng, dtype, reverse):
     for shape, axis in [((60, 33), 0), ((33, 60), 1), ((60,), 0)]:
         f = rng.uniform(-1, 2.5, shape).astype(dtype)
         x = rng.standard_normal(shape).astype(dtype)
-        check_forward("forget_mult", f, x, 1.0, axis=axis, reverse=reverse)
-        check_vjp("forget_mult", f, x, 1.0, rng=rng, axis=axis, reverse=reverse)
+        check_both("forget_mult", f, x, 1.0, rng=rng, axis=axis, reverse=reverse)
         check_forward("forget_mult", 2.5, x, 1.0, axis=axis, reverse=reverse)
-        check_forward("linear_recurrence", f, x, 1.0, axis=axis, reverse=reverse)
-        check_vjp("linear_recurrence", f, x, 1.0, rng=rng, axis=axis, reverse=reverse)
+        check_both("linear_recurrence", f, x, 1.0, rng=rng, axis=axis, reverse=reverse)
 
 
 # Lanes and steps of the paths that split time.
@@ -505,8 +504,7 @@ def test_where_threads_start(
     for others in results[1:]:
         for one, other in zip(results[0], others, strict=True):
             assert_same_bits(other, one)
-    check_forward("forget_mult", f, x, 0.5)
-    check_vjp("forget_mult", f, x, 0.5, rng=rng)
+    check_both("forget_mult", f, x, 0.5, rng=rng)
 
 
 @pytest.mark.exhaustive
