@@ -98,19 +98,6 @@ def test_any_garbage_in_the_padding(rng, name, reverse, garbage):
 
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("reverse", [False, True])
-def test_every_lane_is_as_if_alone(rng, name, reverse):
-    lengths = np.array([0, 1, 5, 6])
-    gate, value = operands(rng, (6, 4), np.float64)
-    recurrence = getattr(fastrecur, name)
-    h, last = recurrence(gate, value, 2.0, lengths=lengths, reverse=reverse, return_state=True)
-    for lane, n in enumerate(lengths):
-        alone, last_alone = recurrence(gate[:n, lane], value[:n, lane], 2.0, reverse=reverse, return_state=True)
-        np.testing.assert_allclose(h[:n, lane], alone, rtol=1e-15)
-        np.testing.assert_allclose(last[lane], last_alone, rtol=1e-15)
-
-
-@pytest.mark.parametrize("name", RECURRENCES)
-@pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize(("gate_shape", "value_shape"), [((), (6, 4)), ((4,), (6, 1)), ((6, 1), ())])
 def test_broadcast_operands(rng, name, reverse, gate_shape, value_shape):
     shape = np.broadcast_shapes(gate_shape, value_shape)

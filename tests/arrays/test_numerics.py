@@ -12,7 +12,6 @@ from compare import (
     check_both,
     check_forward,
     check_vjp,
-    forward_magnitudes,
 )
 from test_forward import RECURRENCES, operands
 
@@ -505,21 +504,6 @@ def test_where_threads_start(
         for one, other in zip(results[0], others, strict=True):
             assert_same_bits(other, one)
     check_both("forget_mult", f, x, 0.5, rng=rng)
-
-
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_paths_agree(rng, dtype):
-    # The same lanes, alone and among others, in rows and in columns.
-    gate, value = operands(rng, (5000, 40), dtype)
-    size, _ = forward_magnitudes("forget_mult", gate, value, None)
-    whole = fastrecur.forget_mult(gate, value)
-    ulp = np.spacing(size.astype(dtype)).astype(float) * (1 if dtype == np.float32 else 16)
-    for lanes in [slice(0, 1), slice(3, 5), slice(30, 40)]:
-        some = fastrecur.forget_mult(gate[:, lanes].copy(), value[:, lanes].copy())
-        assert (np.abs(some - whole[:, lanes].astype(float)) <= ulp[:, lanes]).all()
-        last = fastrecur.forget_mult(gate.T[lanes], value.T[lanes], axis=1)
-        assert (np.abs(last.T - whole[:, lanes].astype(float)) <= ulp[:, lanes]).all()
 
 
 @pytest.mark.exhaustive

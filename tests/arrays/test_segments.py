@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from compare import assert_close, assert_same_bits, check_both
+from compare import assert_same_bits, check_both
 from layouts import every_other_lane, gate_slice, negative_strides
 from test_forward import RECURRENCES, operands
 from thresholds import lower_thresholds
@@ -134,30 +134,6 @@ def test_reference_of_segments_is_each_alone(rng):
         )
         assert_same_bits(h[start:stop], own)
         assert_same_bits(last[n], own_last)
-
-
-@pytest.mark.sample(name=["forget_mult"])
-@EACH
-@BOTH_WAYS
-@pytest.mark.parametrize(("shape", "axis"), [((65, 40), 0), ((33, 130), 1), ((1100,), 0)])
-def test_each_segment_is_the_call_on_it_alone(rng, name, reverse, shape, axis):
-    recurrence, vjp = getattr(fastrecur, name), getattr(fastrecur, name + "_vjp")
-    gate, value = operands(rng, shape, np.float32)
-    offsets = some_offsets(rng, shape[axis], 5)
-    h0 = rng.standard_normal((5, *lanes_of(shape, axis))).astype(np.float32)
-    options = {"axis": axis, "reverse": reverse}
-    h, last = recurrence(gate, value, h0, offsets=offsets, return_state=True, **options)
-    grad_h, grad_state = (rng.standard_normal(a.shape).astype(np.float32) for a in (h, last))
-    grads = vjp(grad_h, gate, value, h, h0, offsets=offsets, grad_state=grad_state, **options)
-    for n in range(5):
-        own_gate, own_value, own_h, own_g = (at_steps(a, axis, *offsets[n : n + 2]) for a in (gate, value, h, grad_h))
-        alone, alone_last = recurrence(own_gate, own_value, h0[n], return_state=True, **options)
-        assert_close(own_h, alone.astype(np.float64), np.float32)
-        assert_close(last[n : n + 1], alone_last[np.newaxis].astype(np.float64), np.float32)
-        alone = vjp(own_g, own_gate, own_value, own_h, h0[n], grad_state=grad_state[n], **options)
-        for grad, own in zip((*(at_steps(g, axis, *offsets[n : n + 2]) for g in grads[:2]), grads[2][n]), alone,
-                             strict=True):  # fmt: skip
-            np.testing.assert_allclose(grad, own, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.sample(name=["forget_mult"])

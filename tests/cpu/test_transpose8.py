@@ -162,17 +162,6 @@ def test_which_problems_are_transposed():
         assert plan_of(a, b, **options).traversal == expected
 
 
-@pytest.mark.parametrize("reverse", [False, True])
-def test_in_place(rng, reverse):
-    for steps, lanes in [(40, 9), (77, 16), (2100, 17)]:
-        gate, value = operands(rng, (lanes, steps), np.float32)
-        wanted = fastrecur.forget_mult(gate, value, axis=1, reverse=reverse)
-        for k in range(2):
-            own = [gate.copy(), value.copy()]
-            fastrecur.forget_mult(*own, axis=1, reverse=reverse, out=own[k])
-            assert_same_bits(own[k], wanted)
-
-
 @pytest.mark.sample(dtype=[np.float32], name=["forget_mult"])
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("dtype", FLOATS[:3])
@@ -180,7 +169,7 @@ def test_in_place(rng, reverse):
 def test_any_number_of_steps(rng, both, name, dtype, reverse):
     """Whole blocks, and steps that fill none; in place; series that are one, that begin anew or end early."""
     lanes, options = 11, {"axis": 1, "reverse": reverse}
-    for _, steps in itertools.product(both(), [*range(1, 18), 23, 47]):
+    for _, steps in itertools.product(both(), [*range(1, 18), 23, 40, 77]):
         gate, value = operands(rng, (lanes, steps), dtype)
         h0, repeated = rng.standard_normal(lanes).astype(dtype), np.broadcast_to(value[:1], value.shape)
         resets, lengths = rng.random((lanes, steps)) < 0.3, rng.integers(0, steps + 1, lanes)
