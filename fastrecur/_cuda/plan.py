@@ -289,7 +289,7 @@ def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex=F
     operands.put_state("last", plan.dtype, operands.state_shape, c_strides(operands.state_shape, plan.dtype.itemsize))
     operands.read_ends()
     operands.lay_out(reverse)
-    launches, scratch = operands.launches(problem._rule(family, plan.dtype, np.dtype(carry), a))
+    launches, scratch = operands.launches(problem.rule_of(family, plan.dtype, np.dtype(carry), a))
     finish = ()
     if aside:
         scratch["h"], name = math.prod(plan.shape), element(plan.dtype)
