@@ -8,21 +8,9 @@ from ..._cpu import filters as _host
 from ..._cpu.machine import threads as _threads
 from ..._plan.filters import FIELDS, check_a0, check_sections, check_states, lengths_of, state_shape
 from . import arguments, autograd, tensors as _tensors
-from .ops import library
+from .autograd import with_batch
+from .ops import define
 from .team import team
-
-library.define(
-    "sosfilt(Tensor x, Tensor sos, Tensor? zi, Tensor? lengths, int axis, bool reverse, "
-    "bool poles) -> (Tensor, Tensor)",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-library.define(
-    "sosfilt_backward(Tensor grad_y, Tensor? grad_zf, Tensor x, Tensor sos, Tensor? zi, Tensor? lengths, int axis, "
-    "bool reverse, bool poles) -> (Tensor, Tensor, Tensor)",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-_forward, _backward = torch.ops.fastrecur.sosfilt.default, torch.ops.fastrecur.sosfilt_backward.default
-
 
 # ---- Calls ----------------------------------------------------------------------------------------------------------
 
@@ -176,50 +164,45 @@ def _on_gpu(x, sos, zi, lengths, axis, reverse, poles):
 
 def _backward_on_gpu(*arguments):
     """Compose the gradient of the filters that it consists of: all signals between sections are in memory."""
-    *given, poles = arguments
-    found = (_composed_poles if poles else _composed)(*given)
-    pairs = zip(_fake_backward(*arguments), found, strict=True)
+    pairs = zip(_fake_backward(*arguments), _SosfiltBackward.composed(*arguments), strict=True)
     return tuple(own.copy_(v.real if v.is_complex() and not own.is_complex() else v) for own, v in pairs)
 
 
 # ---- Derivatives ----------------------------------------------------------------------------------------------------
 
+_ARGUMENTS = "Tensor x, Tensor sos, Tensor? zi, Tensor? lengths, int axis, bool reverse, bool poles"
+_forward = define(f"sosfilt({_ARGUMENTS}) -> (Tensor, Tensor)", _fake_forward, CPU=_run_forward, CUDA=_on_gpu)
+_backward = define(
+    f"sosfilt_backward(Tensor grad_y, Tensor? grad_zf, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor)",
+    _fake_backward, CPU=_run_backward, CUDA=_backward_on_gpu,
+)  # fmt: skip
+
 
 class _Sosfilt(autograd.Rules):
-    operators = {"sosfilt": _forward}
+    operator = _forward
 
     @staticmethod
-    def setup(family, ctx, inputs, output, needed=None, has_tangents=False):
-        *tensors, ctx.axis, ctx.reverse, ctx.poles = inputs
-        ctx.is_complex = tensors[0].is_complex()
-        ctx.set_materialize_grads(False)
-        if ctx.poles and len(tensors) == 4:  # the gradient of these reads the output in place of the input
-            tensors[0] = output[0]
-        ctx.save_for_backward(*tensors)
+    def setup(ctx, inputs, output):
+        x, *tensors, ctx.axis, ctx.reverse, ctx.poles = inputs
+        ctx.is_complex = x.is_complex()
+        ctx.save_for_backward(output[0] if ctx.poles else x, *tensors)  # what the gradient reads
 
     @staticmethod
-    def gradients(ctx, needed, g, grad_zf):
+    def gradients(ctx, needs, g, grad_zf):
         x, sos, zi, lengths = ctx.saved_tensors
-        if g is None and grad_zf is None:
-            return (None,) * 7
         if g is None:
             g = torch.zeros_like(x, dtype=_signal(x, zi))
         grad_x, *grads = _backward(g, grad_zf, x, sos, zi, lengths, ctx.axis, ctx.reverse, ctx.poles)
-        grads = grad_x.real if grad_x.is_complex() and not ctx.is_complex else grad_x, *grads
-        return *(grad if need else None for grad, need in zip(grads, needed, strict=False)), *[None] * 4
+        return grad_x.real if grad_x.is_complex() and not ctx.is_complex else grad_x, *grads
 
 
-class _SosfiltBackward(autograd.Rules):
-    operators = {"sosfilt": _backward}
-    setup = _Sosfilt.setup
+class _SosfiltBackward(autograd.Composed):
+    operator = _backward
 
     @staticmethod
-    def gradients(ctx, needed, *cotangents):
-        tensors = ctx.saved_tensors
-        composed, scan = _composed_poles if ctx.poles else _composed, (ctx.axis, ctx.reverse)
-        wanted = needed[: len(tensors)]
-        grads = autograd.gradients_of(lambda *operands: composed(*operands, *scan), tensors, wanted, cotangents)
-        return *grads, None, None, None
+    def composed(*arguments):
+        *given, poles = arguments
+        return (_composed_poles if poles else _composed)(*given)
 
 
 def _composed(g, grad_zf, x, sos, zi, lengths, axis, reverse):
@@ -326,49 +309,31 @@ def _composed_poles(g, grad_zf, y, sos, zi, lengths, axis, reverse):
 # ---- vmap -----------------------------------------------------------------------------------------------------------
 
 
-def with_batch(tensor, dim, size=None, at=0):
-    """Return an operand with the batch at an axis; None, and what has none, as it is, or so many times itself."""
-    if tensor is None:
-        return None
-    if dim is None:
-        return tensor if size is None else tensor.unsqueeze(at).expand(*tensor.shape[:at], size, *tensor.shape[at:])
-    return tensor.movedim(dim, at)
-
-
 def _batched(info, dims, x, sos, zi, lengths, axis, own):
     """Return operands with the batch as the first axis of the series; ``own`` is whether each has coefficients."""
     size = info.batch_size
     rank = x.dim() - (dims[0] is not None)
     had = sos.dim() - (dims[1] is not None)
-    x, zi = with_batch(x, dims[0], size), with_batch(zi, dims[2], size, at=1)
+    x, zi, lengths = (with_batch(v, dims[k], size, at) for v, k, at in ((x, 0, 0), (zi, 2, 1), (lengths, 3, 0)))
     if own or dims[1] is not None or had > 2:
-        sos = with_batch(sos, dims[1], size)
+        sos = with_batch(sos, dims[1], size, 0)
         if had == 2:
             sos = sos.reshape(size, *(1,) * (rank - 1), *sos.shape[1:])
-    if lengths is not None:
-        lengths = with_batch(lengths, dims[3], size)
     return x, sos, zi, lengths, axis + 1
 
 
-def _vmap_forward(_family, info, dims, x, sos, zi, lengths, axis, *scan):
+def _vmap_forward(info, dims, x, sos, zi, lengths, axis, *scan):
     *operands, axis = _batched(info, dims, x, sos, zi, lengths, axis, own=False)
     return _forward(*operands, axis, *scan), (0, 1)
 
 
-def _vmap_backward(_family, info, dims, g, grad_zf, x, sos, zi, lengths, axis, *scan):
+def _vmap_backward(info, dims, g, grad_zf, x, sos, zi, lengths, axis, *scan):
     had = sos.shape if dims[3] is None else sos.movedim(dims[3], 0).shape[1:]
     *operands, axis = _batched(info, dims[2:6], x, sos, zi, lengths, axis, own=True)
-    g, grad_zf = with_batch(g, dims[0], info.batch_size), with_batch(grad_zf, dims[1], info.batch_size, at=1)
+    g, grad_zf = (with_batch(v, dims[k], info.batch_size, k) for k, v in enumerate((g, grad_zf)))
     grad_x, grad_sos, grad_zi = _backward(g, grad_zf, *operands, axis, *scan)
     return (grad_x, grad_sos.reshape(info.batch_size, *had), grad_zi), (0, 0, 1)
 
 
-for _name, _run, _run_gpu, _fake in (
-    ("sosfilt", _run_forward, _on_gpu, _fake_forward),
-    ("sosfilt_backward", _run_backward, _backward_on_gpu, _fake_backward),
-):
-    library.impl(_name, _run, "CPU")
-    library.impl(_name, _run_gpu, "CUDA")
-    torch.library.register_fake(f"fastrecur::{_name}", _fake, lib=library)
 _Sosfilt.register(_vmap_forward)
 _SosfiltBackward.register(_vmap_backward)

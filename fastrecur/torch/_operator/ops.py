@@ -14,18 +14,17 @@ NAMES = {FORGET: "forget_mult", LINEAR: "linear_recurrence"}
 OPTIONS = "Tensor? lengths, Tensor? offsets, Tensor? resets, int axis, bool reverse, ScalarType dtype"
 
 library = torch.library.Library("fastrecur", "DEF")
-for _family, (_a, _b, _) in tensors.NAMES.items():
-    for _schema in (
-        f"{NAMES[_family]}(Tensor {_a}, Tensor {_b}, Tensor? h0, {OPTIONS}) -> (Tensor, Tensor)",
-        f"{NAMES[_family]}_backward(Tensor grad_h, Tensor {_a}, Tensor {_b}, Tensor h, Tensor? h0, Tensor? grad_last,"
-        f" {OPTIONS}, bool want_{_a}, bool want_{_b}, bool want_h0) -> (Tensor, Tensor, Tensor)",
-    ):
-        library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
+FORWARD, VJP = {}, {}  # of families, the operators
 
-FORWARD, VJP = (
-    {family: getattr(torch.ops.fastrecur, name + suffix).default for family, name in NAMES.items()}
-    for suffix in ("", "_backward")
-)
+
+def define(schema, fake, **runs):
+    """Define an operator by what it is of fake tensors, and by what runs it for each dispatch key; return it."""
+    name = schema.partition("(")[0]
+    library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    torch.library.register_fake(f"fastrecur::{name}", fake, lib=library)
+    for key, run in runs.items():
+        library.impl(name, run, key)
+    return getattr(torch.ops.fastrecur, name).default
 
 
 def forward(family, a, b, h0, lengths, *options):
@@ -45,10 +44,10 @@ def _forward(family, *arguments):
 
 def _vjp(family, g, *arguments):
     *arguments, want_a, want_b, want_h0 = arguments
-    return _wanted_or_empty(g, tensors.vjp(family, g, *arguments, (want_a, want_b, want_h0)))
+    return wanted_or_empty(g, tensors.vjp(family, g, *arguments, (want_a, want_b, want_h0)))
 
 
-def _wanted_or_empty(g, grads):
+def wanted_or_empty(g, grads):
     return tuple(g.new_empty(0) if grad is None else grad for grad in grads)
 
 
@@ -65,7 +64,7 @@ def _vjp_cuda(family, g, a, b, h, *arguments):
     *arguments, want_a, want_b, want_h0 = arguments
     shape, wanted = torch.broadcast_shapes(a.shape, b.shape), (want_a, want_b, want_h0)
     layouts = tuple(tensors.layout(shape, v, h, g) if v.shape == shape else None for v in (a, b))
-    return _wanted_or_empty(g, device_tensors.vjp(family, g, a, b, h, *arguments, wanted, layouts=layouts))
+    return wanted_or_empty(g, device_tensors.vjp(family, g, a, b, h, *arguments, wanted, layouts=layouts))
 
 
 def alike(shape, dtype, *prototypes):
@@ -116,11 +115,19 @@ def kernel(run, family):
     return call
 
 
-for _family, _name in NAMES.items():
-    for _suffix, (_fake, *_runs) in {
-        "": (_forward_fake, _forward, _forward_cuda, _forward_composed),
-        "_backward": (_vjp_fake, _vjp, _vjp_cuda, _vjp_composed),
-    }.items():
-        for _run, _key in zip(_runs, ("CPU", "CUDA", "CompositeExplicitAutograd"), strict=True):
-            library.impl(_name + _suffix, kernel(_run, _family), _key)
-        torch.library.register_fake(f"fastrecur::{_name}{_suffix}", kernel(_fake, _family), lib=library)
+for _family, (_a, _b, _) in tensors.NAMES.items():
+    for _table, _schema, _runs in (
+        (
+            FORWARD, f"(Tensor {_a}, Tensor {_b}, Tensor? h0, {OPTIONS}) -> (Tensor, Tensor)",
+            (_forward_fake, _forward, _forward_cuda, _forward_composed),
+        ),
+        (
+            VJP, f"_backward(Tensor grad_h, Tensor {_a}, Tensor {_b}, Tensor h, Tensor? h0, Tensor? grad_last,"
+            f" {OPTIONS}, bool want_{_a}, bool want_{_b}, bool want_h0) -> (Tensor, Tensor, Tensor)",
+            (_vjp_fake, _vjp, _vjp_cuda, _vjp_composed),
+        ),
+    ):  # fmt: skip
+        _fake, _cpu, _cuda, _other = (kernel(_run, _family) for _run in _runs)
+        _table[_family] = define(
+            NAMES[_family] + _schema, _fake, CPU=_cpu, CUDA=_cuda, CompositeExplicitAutograd=_other
+        )

@@ -18,9 +18,9 @@ from ..._cpu import selective as host
 from ..._cpu.machine import threads
 from ..._plan import selective as plan
 from ..._plan.problem import LINEAR
-from . import internals, ops, team, tensors as _tensors
+from . import ops, team, tensors as _tensors
 from .along_time import valid_steps
-from .autograd import Rules, gradients_of, nothing
+from .autograd import Composed, Rules, nothing, with_batch
 
 OPERANDS = Operands._fields
 _COUNT = len(OPERANDS)
@@ -28,13 +28,6 @@ _TAKES = ", ".join(
     [*(f"Tensor {name}" for name in OPERANDS[:5]), *(f"Tensor? {name}" for name in OPERANDS[5:])]
     + ["Tensor? lengths, Tensor? offsets, Tensor? resets, bool delta_softplus, str layout, bool reverse"]
 )
-for _schema in (
-    f"selective_scan({_TAKES}, bool keep) -> (Tensor, Tensor, Tensor)",
-    f"selective_scan_backward(Tensor grad_y, Tensor? grad_state, {_TAKES}, Tensor? checkpoints, bool[] wanted)"
-    f" -> ({', '.join(['Tensor'] * _COUNT)})",
-):
-    ops.library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
-SCAN, VJP = torch.ops.fastrecur.selective_scan.default, torch.ops.fastrecur.selective_scan_backward.default
 
 
 def wide(u):
@@ -226,62 +219,47 @@ def _anywhere(run, fake):
     )
 
 
-class _Selective(Rules):
-    @classmethod
-    def run(cls, family, keyset, *arguments):
-        """Run the composition where there are tangents."""
-        if internals.have_tangents(v for v in arguments if isinstance(v, torch.Tensor)):
-            return cls.composition(*arguments)
-        return super().run(family, keyset, *arguments)
+SCAN = ops.define(
+    f"selective_scan({_TAKES}, bool keep) -> (Tensor, Tensor, Tensor)",
+    _fake, CPU=_on_cpu, CUDA=_on_gpu, CompositeExplicitAutograd=_anywhere(composed, _fake),
+)  # fmt: skip
+VJP = ops.define(
+    f"selective_scan_backward(Tensor grad_y, Tensor? grad_state, {_TAKES}, Tensor? checkpoints, bool[] wanted)"
+    f" -> ({', '.join(['Tensor'] * _COUNT)})",
+    _vjp_fake, CPU=_vjp_on_cpu, CUDA=_vjp_on_gpu, CompositeExplicitAutograd=_anywhere(composed_vjp, _vjp_fake),
+)  # fmt: skip
 
 
-class _Scan(_Selective):
-    operators, composition = {"": SCAN}, staticmethod(composed)
+class _Scan(Rules):
+    operator, composed = SCAN, staticmethod(composed)
 
     @classmethod
     def forward(cls, ctx, way, *arguments):
         return super().forward(ctx, way, *arguments[:-1], True)
 
     @staticmethod
-    def setup(family, ctx, inputs, output, needed=None, has_tangents=False):
+    def setup(ctx, inputs, output):
         """Keep all operands, and checkpoints: the other states are computed anew."""
         ctx.options = inputs[-4:-1]
-        ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(output[2])
         ctx.save_for_backward(*inputs[:-4], output[2])
 
     @staticmethod
-    def gradients(ctx, needed, grad_y, grad_state, _):
-        if grad_y is None and grad_state is None:
-            return (None,) * len(needed)
-        (*saved, checkpoints), wanted = ctx.saved_tensors, list(needed[:_COUNT])
+    def gradients(ctx, needs, grad_y, grad_state, _):
+        *saved, checkpoints = ctx.saved_tensors
         grad_y = nothing(saved[0], saved[0].shape, saved[0].dtype) if grad_y is None else grad_y
-        grads = VJP(grad_y, grad_state, *saved, *ctx.options, checkpoints, wanted)
-        grads = (grad if is_wanted else None for grad, is_wanted in zip(grads, wanted, strict=True))
-        return *grads, *[None] * (len(needed) - _COUNT)
+        return VJP(grad_y, grad_state, *saved, *ctx.options, checkpoints, list(needs[:_COUNT]))
 
 
-class _ScanVjp(_Selective):
-    operators, composition = {"": VJP}, staticmethod(composed_vjp)
+class _ScanVjp(Composed):
+    operator, composed = VJP, staticmethod(composed_vjp)
 
     @staticmethod
-    def setup(family, ctx, inputs, output, needed=None, has_tangents=False):
-        ctx.options, wanted = (*inputs[-5:-2], None, inputs[-1]), inputs[-1]
-        ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*(v for v, is_wanted in zip(output, wanted, strict=True) if not is_wanted))
-        ctx.save_for_backward(*inputs[:-5])
-
-    @staticmethod
-    def gradients(ctx, needed, *cotangents):
-        saved, options = ctx.saved_tensors, ctx.options
-        cotangents = [c if is_wanted else None for c, is_wanted in zip(cotangents, options[-1], strict=True)]
-        needed, rest = needed[: len(saved)], [None] * (len(needed) - len(saved))
-        if not any(needed) or all(c is None for c in cotangents):
-            return *[None] * len(saved), *rest
-        return *gradients_of(lambda *v: composed_vjp(*v, *options), saved, needed, cotangents), *rest
+    def unwanted(inputs, output):
+        return [v for v, is_wanted in zip(output, inputs[-1], strict=True) if not is_wanted]
 
 
-def _vmap(run, names, gives, wanted, _family, info, in_dims, *arguments):
+def _vmap(run, names, gives, wanted, info, in_dims, *arguments):
     """Take the batch for so many times the channels, each sample's behind the last one's; of B and C for groups.
 
     Checkpoints would be those of other channels: none are kept.
@@ -296,9 +274,7 @@ def _vmap(run, names, gives, wanted, _family, info, in_dims, *arguments):
         if v is not None:
             rank = v.dim() - (dim is not None)
             axis = axes.setdefault(name, of_channels if rank > 2 else 0)
-            v = v.movedim(dim, axis) if dim is not None else v.unsqueeze(axis).expand(
-                *v.shape[:axis], info.batch_size, *v.shape[axis:]
-            )  # fmt: skip
+            v = with_batch(v, dim, info.batch_size, axis)
             if name in ("B", "C") and rank == 3:
                 has_groups.add(name)
             else:
@@ -321,10 +297,3 @@ def _vjp(*arguments):
 
 _Scan.register(functools.partial(_vmap, _scan, OPERANDS, ("u", "h0", "h0"), lambda _: (True, True, False)))
 _ScanVjp.register(functools.partial(_vmap, _vjp, ("grad_y", "grad_state", *OPERANDS), OPERANDS, lambda v: v[-1]))
-_RUNS = {"": (_fake, composed, _on_cpu), "_backward": (_vjp_fake, composed_vjp, _vjp_on_cpu)}
-for _name, (_fake_of, _composed, _kernel) in _RUNS.items():
-    ops.library.impl("selective_scan" + _name, _kernel, "CPU")
-    ops.library.impl("selective_scan" + _name, _anywhere(_composed, _fake_of), "CompositeExplicitAutograd")
-    torch.library.register_fake("fastrecur::selective_scan" + _name, _fake_of, lib=ops.library)
-ops.library.impl("selective_scan", _on_gpu, "CUDA")
-ops.library.impl("selective_scan_backward", _vjp_on_gpu, "CUDA")

@@ -110,17 +110,14 @@ class Product(torch.autograd.Function):
 # The same for the compiler: inductor cannot call oneDNN with a weight that changes, and warns of a Function.
 def _operator(schema, run, sizes, gradients):
     """Define an operator of two tensors, and perhaps more, whose gradients are made of its first two."""
-    name = schema.partition("(")[0]
-    ops.library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    ops.library.impl(name, run, "CPU")
-    torch.library.register_fake(f"fastrecur::{name}", lambda v, w, *_: v.new_empty(sizes(v, w)), lib=ops.library)
+    operator = ops.define(schema, lambda v, w, *_: v.new_empty(sizes(v, w)), CPU=run)
     torch.library.register_autograd(
-        f"fastrecur::{name}",
+        operator,
         lambda ctx, grad: gradients(ctx.saved_tensors, grad, ctx.needs_input_grad),
         setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[:2]),
         lib=ops.library,
     )
-    return getattr(torch.ops.fastrecur, name).default
+    return operator
 
 
 WEIGHTS = _operator(
