@@ -163,16 +163,10 @@ class Composed(Rules):
     """An operator whose derivatives are those of what it is composed of, which is run anew."""
 
     @staticmethod
-    def unwanted(inputs, output):
-        """Return the results that stand for nothing."""
-        return []
-
-    @classmethod
-    def setup(cls, ctx, inputs, output):
+    def setup(ctx, inputs, output):
         """Keep all arguments: each is in the gradient's gradient."""
         is_tensor = [isinstance(v, torch.Tensor) for v in inputs]
         ctx.others = [None if is_one else v for v, is_one in zip(inputs, is_tensor, strict=True)]
-        ctx.mark_non_differentiable(*cls.unwanted(inputs, output))
         ctx.save_for_backward(*(v if is_one else None for v, is_one in zip(inputs, is_tensor, strict=True)))
 
     @classmethod
@@ -196,10 +190,6 @@ class _Vjp(Composed):
         steps = cls.family, axis, reverse, dtype, a, b, h, h0, lengths
         grad_a, grad_b, grad_h0, _ = adjoint(steps, run, g, (want_a, want_b))
         return ops.wanted_or_empty(g, (grad_a, grad_b, like(grad_h0, h0) if want_h0 else None))
-
-    @staticmethod
-    def unwanted(inputs, output):
-        return [v for v, is_wanted in zip(output, inputs[-3:], strict=True) if not is_wanted]
 
 
 def _forward_vmap(family, info, in_dims, *arguments):
@@ -230,7 +220,7 @@ def _vjp_vmap(family, info, in_dims, *arguments):
 
 for _family in ops.NAMES:
     for _rules, _operators, _vmap in ((_Forward, ops.FORWARD, _forward_vmap), (_Vjp, ops.VJP, _vjp_vmap)):
-        _own = type(_rules.__name__, (_rules,), {"family": _family, "operator": _operators[_family]})
+        _own: Any = type(_rules.__name__, (_rules,), {"family": _family, "operator": _operators[_family]})
         _own.register(functools.partial(_vmap, _family))
 
 

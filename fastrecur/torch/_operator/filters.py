@@ -7,10 +7,12 @@ from ..._arguments import messages as say, shapes
 from ..._cpu import filters as _host
 from ..._cpu.machine import threads as _threads
 from ..._plan.filters import FIELDS, check_a0, check_sections, check_states, lengths_of, state_shape
-from . import arguments, autograd, tensors as _tensors
+from . import arguments, autograd
+from .along_time import like
 from .autograd import with_batch
 from .ops import define
 from .team import team
+from .tensors import empty_like, numpy_of
 
 # ---- Calls ----------------------------------------------------------------------------------------------------------
 
@@ -92,13 +94,6 @@ def _signal(x, *others):
     return torch.promote_types(x.dtype, torch.complex64) if _wide(x, *others).is_complex else x.dtype
 
 
-def numpy_of(tensor):
-    if tensor is None:
-        return None
-    tensor = tensor.detach().resolve_conj().resolve_neg()
-    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
-
-
 def _sections(sos, poles):
     sos = numpy_of(sos)
     if not poles:
@@ -106,13 +101,8 @@ def _sections(sos, poles):
     return sos
 
 
-def _result(x, dtype):
-    """Allocate what has the strides of ``empty_like``."""
-    return _tensors.empty(x.shape, torch.empty_like(x, device="meta").stride(), dtype)
-
-
 def _run_forward(x, sos, zi, lengths, axis, reverse, poles):
-    y, coefficients = _result(x, _signal(x, zi)), _sections(sos, poles)
+    y, coefficients = empty_like(x, _signal(x, zi)), _sections(sos, poles)
     lengths = None if lengths is None else lengths_of(lengths, tuple(x.shape), axis)
     with _threads.lent(team()):
         zf = _host.forward(numpy_of(x), coefficients, numpy_of(zi), axis, reverse, lengths, numpy_of(y), poles)
@@ -121,7 +111,7 @@ def _run_forward(x, sos, zi, lengths, axis, reverse, poles):
 
 def _run_backward(g, grad_zf, x, sos, zi, lengths, axis, reverse, poles):
     given = [numpy_of(v) for v in (g, x)]
-    grad_x = _result(x, _signal(x, g, zi, grad_zf))
+    grad_x = empty_like(x, _signal(x, g, zi, grad_zf))
     lengths = None if lengths is None else lengths_of(lengths, tuple(x.shape), axis)
     with _threads.lent(team()):
         rest = numpy_of(zi), numpy_of(grad_zf), axis, reverse, lengths, numpy_of(grad_x), poles
@@ -129,14 +119,8 @@ def _run_backward(g, grad_zf, x, sos, zi, lengths, axis, reverse, poles):
     grad_x = grad_x if x.is_complex() or not grad_x.is_complex() else grad_x.real.clone()
     grad_zi = torch.from_numpy(np.ascontiguousarray(grad_zi))
     if zi is not None:
-        grad_zi = _like(grad_zi, zi)
+        grad_zi = like(grad_zi, zi).clone()
     return grad_x, torch.from_numpy(np.ascontiguousarray(grad_sos)).to(sos.dtype), grad_zi
-
-
-def _like(grad, operand):
-    """Return a gradient of an operand, summed over what that was broadcast to."""
-    grad = grad.real if grad.is_complex() and not operand.is_complex() else grad
-    return grad.sum_to_size(operand.shape).to(operand.dtype).clone()
 
 
 def _fake_forward(x, sos, zi, lengths, axis, reverse, poles):
@@ -225,7 +209,7 @@ def _composed(g, grad_zf, x, sos, zi, lengths, axis, reverse):
     grad_sos = grad_sos.sum(tuple(range(len(series)))) if sos.dim() == 2 else grad_sos.sum_to_size(sos.shape)
     grad_zi = torch.stack(firsts[::-1])
     grad_x = g if x.is_complex() or not g.is_complex() else g.real
-    return grad_x.to(x.dtype), grad_sos.to(sos.dtype), grad_zi if zi is None else _like(grad_zi, zi)
+    return grad_x.to(x.dtype), grad_sos.to(sos.dtype), grad_zi if zi is None else like(grad_zi, zi)
 
 
 def _counts(x, lengths, axis):
@@ -303,7 +287,7 @@ def _composed_poles(g, grad_zf, y, sos, zi, lengths, axis, reverse):
     grad_sos = grads.sum_to_size(sos.shape[:-2] + sos.shape[-1:]).unsqueeze(-2)
     grad_zi = g.narrow(axis, 0, order).flip(axis).unsqueeze(0)
     grad_y = turned(e)
-    return grad_y.to(_signal(y, g)), grad_sos.to(sos.dtype), grad_zi if zi is None else _like(grad_zi, zi)
+    return grad_y.to(_signal(y, g)), grad_sos.to(sos.dtype), grad_zi if zi is None else like(grad_zi, zi)
 
 
 # ---- vmap -----------------------------------------------------------------------------------------------------------

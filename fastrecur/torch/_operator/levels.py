@@ -6,11 +6,12 @@ import torch
 from ..._cpu import levels as _host
 from ..._cpu.machine import threads as _threads
 from ..._plan.problem import FORGET, LINEAR
-from . import autograd, ops, tensors
+from . import autograd, ops
 from .autograd import with_batch
-from .filters import numpy_of, tensor_of as tensor_of
+from .filters import tensor_of as tensor_of
 from .ops import define
 from .team import team
+from .tensors import empty_like, numpy_of
 
 _sosfilt = torch.ops.fastrecur.sosfilt.default
 
@@ -18,12 +19,8 @@ _sosfilt = torch.ops.fastrecur.sosfilt.default
 # ---- In memory, and fake --------------------------------------------------------------------------------------------
 
 
-def _like(x):
-    return tensors.empty(x.shape, tensors.layout(x.shape, x), x.dtype)
-
-
 def _run_holt(x, k, waits, axis):
-    level, trend = _like(x), _like(x)
+    level, trend = empty_like(x), empty_like(x)
     with _threads.lent(team()):
         _host.holt(*_given(x, k, waits), axis, numpy_of(level), numpy_of(trend))
     return level, trend
@@ -34,7 +31,7 @@ def _run_holt_backward(grad_level, grad_trend, x, k, waits, level, trend, axis):
         level, trend = level.contiguous(), trend.contiguous()
     gs = (level.new_zeros(()).expand(level.shape) if g is None else g for g in (grad_level, grad_trend))
     of_level, of_trend, level, trend = map(numpy_of, (*gs, level, trend))
-    to_x, (x, k, waits) = _like(x), _given(x, k, waits)
+    to_x, (x, k, waits) = empty_like(x), _given(x, k, waits)
     with _threads.lent(team()):
         to_k = _host.holt_vjp(of_level, of_trend, x, level, trend, k, waits, axis, numpy_of(to_x))
     return to_x, torch.from_numpy(np.ascontiguousarray(to_k))
@@ -45,7 +42,7 @@ def _given(x, k, waits):
 
 
 def _run_follow(x, attack, release, first, axis):
-    y = _like(x)
+    y = empty_like(x)
     with _threads.lent(team()):
         last = _host.follow(*map(numpy_of, (x, attack, release, first)), axis, numpy_of(y))
     return y, torch.from_numpy(np.array(last, order="C"))
@@ -55,7 +52,7 @@ def _run_follow_backward(g, g_last, x, attack, release, first, y, axis):
     if _host.is_varying(x, axis, attack, release):
         return tuple(v.contiguous() for v in _follow_adjoint(g, g_last, x, attack, release, first, y, axis))
     g = y.new_zeros(()).expand(y.shape) if g is None else g
-    to_x, g_last = _like(x), 0 if g_last is None else numpy_of(g_last)
+    to_x, g_last = empty_like(x), 0 if g_last is None else numpy_of(g_last)
     given = (numpy_of(v) for v in (x, attack, release, first.to(y.dtype).double(), y))
     with _threads.lent(team()):
         found = _host.follow_vjp(numpy_of(g), g_last, *given, axis, numpy_of(to_x))

@@ -4,6 +4,8 @@ Each recurrence has one, and one for its gradients. Each result is fresh memory,
 theirs out.
 """
 
+from typing import Any
+
 import torch
 
 from ..._arguments import checks
@@ -14,7 +16,8 @@ NAMES = {FORGET: "forget_mult", LINEAR: "linear_recurrence"}
 OPTIONS = "Tensor? lengths, Tensor? offsets, Tensor? resets, int axis, bool reverse, ScalarType dtype"
 
 library = torch.library.Library("fastrecur", "DEF")
-FORWARD, VJP = {}, {}  # of families, the operators
+FORWARD: dict[str, Any] = {}  # of families, the operators
+VJP: dict[str, Any] = {}
 
 
 def define(schema, fake, **runs):

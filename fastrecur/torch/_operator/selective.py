@@ -143,13 +143,9 @@ def composed_vjp(grad_y, grad_state, *arguments):
 
 
 def _arrays(tensors, dtype):
-    """Return tensors as kernels take arrays, bfloat16 as bits; what has no number for each step, in ``dtype``."""
+    """Return tensors as kernels take arrays; what has no number for each step, in ``dtype``."""
     small = "A", "D", "delta_bias", "h0", "grad_state"
-    tensors = {k: v if v is None or k not in small else v.to(dtype) for k, v in tensors.items()}
-    return {
-        k: v if v is None else v.view(torch.uint16).numpy() if v.dtype is torch.bfloat16 else v.numpy()
-        for k, v in tensors.items()
-    }
+    return {k: _tensors.numpy_of(v if v is None or k not in small else v.to(dtype)) for k, v in tensors.items()}
 
 
 def _call(arguments):
@@ -168,7 +164,7 @@ def _on_cpu(*arguments):
     u, keep = arguments[0], _keeps(*arguments[_COUNT : _COUNT + 3], keep)
     y = _tensors.empty(u.shape, _tensors.layout(u.shape, u), u.dtype)
     with threads.lent(team.team()):
-        _, state, kept = host.scan(*_call(arguments), _arrays({"y": y}, None)["y"], keep)
+        _, state, kept = host.scan(*_call(arguments), _tensors.numpy_of(y), keep)
     return y, torch.from_numpy(state), torch.from_numpy(kept) if keep else u.new_empty(0, dtype=wide(u))
 
 
@@ -253,10 +249,6 @@ class _Scan(Rules):
 
 class _ScanVjp(Composed):
     operator, composed = VJP, staticmethod(composed_vjp)
-
-    @staticmethod
-    def unwanted(inputs, output):
-        return [v for v, is_wanted in zip(output, inputs[-1], strict=True) if not is_wanted]
 
 
 def _vmap(run, names, gives, wanted, info, in_dims, *arguments):

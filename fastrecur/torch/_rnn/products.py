@@ -32,17 +32,14 @@ _prefers_onednn._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 def takes(source, weight, bias):
     """Return whether a product that may be differentiated is one for `Product`."""
-    given, is_compiled = [v for v in (source, weight, bias) if v is not None], modes.compiles_for_cpu(source)
-    can_read = modes.is_on_cpu if is_compiled else modes.kernel_can_read
     return (
-        (is_compiled or modes.no_modes_active())
-        and internals.onednn_linear is not None
+        internals.onednn_linear is not None
         and _prefers_onednn()
-        and (is_compiled or source.shape[:-1].numel() >= FEW_ROWS)  # a graph is for all sizes
+        and (modes.compiling() or source.shape[:-1].numel() >= FEW_ROWS)  # a graph is for all sizes
         and torch.backends.mkldnn.enabled
-        and all(v.dtype == torch.float32 for v in given)
+        and all(v is None or v.dtype == torch.float32 for v in (source, weight, bias))
         and not torch.is_autocast_enabled("cpu")
-        and all(map(can_read, given))
+        and modes.cpu_can_run(source, weight, bias)
     )
 
 
