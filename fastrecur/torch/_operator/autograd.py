@@ -7,7 +7,6 @@ and vmap keys), so they hold for every graph that an operator stands in, however
 
 import contextlib
 import functools
-import itertools
 from typing import Any
 
 import torch
@@ -70,8 +69,8 @@ class Rules(internals.KernelFunction):  # type: ignore[misc]
         """Return the gradients of all arguments, None for those that are not needed."""
         if not any(needs) or all(grad is None for grad in grads):
             return (None,) * len(needs)
-        found = itertools.zip_longest(cls.gradients(ctx, needs, *grads), needs)
-        return tuple(grad if need else None for grad, need in found)
+        found = [grad if need else None for grad, need in zip(cls.gradients(ctx, needs, *grads), needs, strict=False)]
+        return *found, *[None] * (len(needs) - len(found))
 
     @classmethod
     def register(cls, vmap):

@@ -10,7 +10,7 @@ from ..._plan.filters import FIELDS, check_a0, check_sections, check_states, len
 from . import arguments, autograd
 from .along_time import like
 from .autograd import with_batch
-from .ops import define
+from .ops import anywhere, define
 from .team import team
 from .tensors import empty_like, numpy_of
 
@@ -146,47 +146,7 @@ def _on_gpu(x, sos, zi, lengths, axis, reverse, poles):
     return y, device.from_tensors(x, sos, zi, lengths, axis, reverse, poles, y)
 
 
-def _backward_on_gpu(*arguments):
-    """Compose the gradient of the filters that it consists of: all signals between sections are in memory."""
-    pairs = zip(_fake_backward(*arguments), _SosfiltBackward.composed(*arguments), strict=True)
-    return tuple(own.copy_(v.real if v.is_complex() and not own.is_complex() else v) for own, v in pairs)
-
-
 # ---- Derivatives ----------------------------------------------------------------------------------------------------
-
-_ARGUMENTS = "Tensor x, Tensor sos, Tensor? zi, Tensor? lengths, int axis, bool reverse, bool poles"
-_forward = define(f"sosfilt({_ARGUMENTS}) -> (Tensor, Tensor)", _fake_forward, CPU=_run_forward, CUDA=_on_gpu)
-_backward = define(
-    f"sosfilt_backward(Tensor grad_y, Tensor? grad_zf, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor)",
-    _fake_backward, CPU=_run_backward, CUDA=_backward_on_gpu,
-)  # fmt: skip
-
-
-class _Sosfilt(autograd.Rules):
-    operator = _forward
-
-    @staticmethod
-    def setup(ctx, inputs, output):
-        x, *tensors, ctx.axis, ctx.reverse, ctx.poles = inputs
-        ctx.is_complex = x.is_complex()
-        ctx.save_for_backward(output[0] if ctx.poles else x, *tensors)  # what the gradient reads
-
-    @staticmethod
-    def gradients(ctx, needs, g, grad_zf):
-        x, sos, zi, lengths = ctx.saved_tensors
-        if g is None:
-            g = torch.zeros_like(x, dtype=_signal(x, zi))
-        grad_x, *grads = _backward(g, grad_zf, x, sos, zi, lengths, ctx.axis, ctx.reverse, ctx.poles)
-        return grad_x.real if grad_x.is_complex() and not ctx.is_complex else grad_x, *grads
-
-
-class _SosfiltBackward(autograd.Composed):
-    operator = _backward
-
-    @staticmethod
-    def composed(*arguments):
-        *given, poles = arguments
-        return (_composed_poles if poles else _composed)(*given)
 
 
 def _composed(g, grad_zf, x, sos, zi, lengths, axis, reverse):
@@ -288,6 +248,43 @@ def _composed_poles(g, grad_zf, y, sos, zi, lengths, axis, reverse):
     grad_zi = g.narrow(axis, 0, order).flip(axis).unsqueeze(0)
     grad_y = turned(e)
     return grad_y.to(_signal(y, g)), grad_sos.to(sos.dtype), grad_zi if zi is None else like(grad_zi, zi)
+
+
+def _adjoint(*arguments):
+    *given, poles = arguments
+    return (_composed_poles if poles else _composed)(*given)
+
+
+# Of a gradient on a GPU all signals between sections are in memory.
+_backward_on_gpu = anywhere(_fake_backward, _adjoint)
+_ARGUMENTS = "Tensor x, Tensor sos, Tensor? zi, Tensor? lengths, int axis, bool reverse, bool poles"
+_forward = define(f"sosfilt({_ARGUMENTS}) -> (Tensor, Tensor)", _fake_forward, CPU=_run_forward, CUDA=_on_gpu)
+_backward = define(
+    f"sosfilt_backward(Tensor grad_y, Tensor? grad_zf, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor)",
+    _fake_backward, CPU=_run_backward, CUDA=_backward_on_gpu,
+)  # fmt: skip
+
+
+class _Sosfilt(autograd.Rules):
+    operator = _forward
+
+    @staticmethod
+    def setup(ctx, inputs, output):
+        x, *tensors, ctx.axis, ctx.reverse, ctx.poles = inputs
+        ctx.is_complex = x.is_complex()
+        ctx.save_for_backward(output[0] if ctx.poles else x, *tensors)  # what the gradient reads
+
+    @staticmethod
+    def gradients(ctx, needs, g, grad_zf):
+        x, sos, zi, lengths = ctx.saved_tensors
+        if g is None:
+            g = torch.zeros_like(x, dtype=_signal(x, zi))
+        grad_x, *grads = _backward(g, grad_zf, x, sos, zi, lengths, ctx.axis, ctx.reverse, ctx.poles)
+        return grad_x.real if grad_x.is_complex() and not ctx.is_complex else grad_x, *grads
+
+
+class _SosfiltBackward(autograd.Composed):
+    operator, composed = _backward, staticmethod(_adjoint)
 
 
 # ---- vmap -----------------------------------------------------------------------------------------------------------

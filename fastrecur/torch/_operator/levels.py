@@ -9,7 +9,7 @@ from ..._plan.problem import FORGET, LINEAR
 from . import autograd, ops
 from .autograd import with_batch
 from .filters import tensor_of as tensor_of
-from .ops import define
+from .ops import anywhere, define
 from .team import team
 from .tensors import empty_like, numpy_of
 
@@ -97,11 +97,6 @@ def _follow_on_gpu(x, attack, release, first, axis):
     return y, last.squeeze(axis)
 
 
-def _follow_backward_on_gpu(*arguments):
-    grads = _follow_adjoint(*arguments)
-    return tuple(own.copy_(grad) for own, grad in zip(_fake_follow_backward(*arguments), grads, strict=True))
-
-
 def _fake_holt(x, k, waits, axis):
     return torch.empty_like(x), torch.empty_like(x)
 
@@ -119,40 +114,6 @@ def _fake_follow_backward(g, g_last, x, attack, release, first, y, axis):
 
 
 # ---- Derivatives ----------------------------------------------------------------------------------------------------
-
-holt = define(  # of `_cpu.levels.holt`'s arguments; all have gradients
-    "holt(Tensor x, Tensor k, Tensor? waits, int axis) -> (Tensor, Tensor)",
-    _fake_holt,
-    CPU=_run_holt,
-    CUDA=_holt_on_gpu,
-)
-_holt_backward = define(
-    "holt_backward(Tensor? grad_level, Tensor? grad_trend, Tensor x, Tensor k, Tensor? waits, Tensor level, "
-    "Tensor trend, int axis) -> (Tensor, Tensor)",
-    _fake_holt_backward, CPU=_run_holt_backward, CUDA=_holt_backward_on_gpu,
-)  # fmt: skip
-follow = define(  # returns the envelope, and the last one in float64
-    "follow(Tensor x, Tensor attack, Tensor release, Tensor first, int axis) -> (Tensor, Tensor)",
-    _fake_follow, CPU=_run_follow, CUDA=_follow_on_gpu,
-)  # fmt: skip
-_follow_backward = define(
-    "follow_backward(Tensor? grad_y, Tensor? grad_last, Tensor x, Tensor attack, Tensor release, Tensor first, "
-    "Tensor y, int axis) -> (Tensor, Tensor, Tensor, Tensor)",
-    _fake_follow_backward, CPU=_run_follow_backward, CUDA=_follow_backward_on_gpu,
-)  # fmt: skip
-
-
-class _Holt(autograd.Rules):
-    operator = holt
-
-    @staticmethod
-    def setup(ctx, inputs, output):
-        *tensors, ctx.axis = inputs
-        ctx.save_for_backward(*tensors, *output)
-
-    @staticmethod
-    def gradients(ctx, needs, grad_level, grad_trend):
-        return _holt_backward(grad_level, grad_trend, *ctx.saved_tensors, ctx.axis)
 
 
 def _composed_holt(x, k, waits, axis):
@@ -194,20 +155,6 @@ def _holt_adjoint(g_level, g_trend, x, k, waits, level, trend, axis):
     return autograd.gradients_of(*given)
 
 
-class _HoltBackward(autograd.Composed):
-    operator = _holt_backward
-    composed = staticmethod(_holt_adjoint)
-
-
-class _Follow(autograd.Rules):
-    operator = follow
-    setup = _Holt.setup
-
-    @staticmethod
-    def gradients(ctx, needs, g, g_last):
-        return _follow_backward(g, g_last, *ctx.saved_tensors[:-1], ctx.axis)
-
-
 def _follow_adjoint(g, g_last, x, attack, release, first, y, axis):
     """Do what `follow_backward` does, such that all of it has derivatives.
 
@@ -224,6 +171,56 @@ def _follow_adjoint(g, g_last, x, attack, release, first, y, axis):
         for own, v in ((rises, attack), (~rises, release))
     )
     return to_x, to_attack, to_release, to_first.to(first.dtype)
+
+
+_follow_backward_on_gpu = anywhere(_fake_follow_backward, _follow_adjoint)
+holt = define(  # of `_cpu.levels.holt`'s arguments; all have gradients
+    "holt(Tensor x, Tensor k, Tensor? waits, int axis) -> (Tensor, Tensor)",
+    _fake_holt,
+    CPU=_run_holt,
+    CUDA=_holt_on_gpu,
+)
+_holt_backward = define(
+    "holt_backward(Tensor? grad_level, Tensor? grad_trend, Tensor x, Tensor k, Tensor? waits, Tensor level, "
+    "Tensor trend, int axis) -> (Tensor, Tensor)",
+    _fake_holt_backward, CPU=_run_holt_backward, CUDA=_holt_backward_on_gpu,
+)  # fmt: skip
+follow = define(  # returns the envelope, and the last one in float64
+    "follow(Tensor x, Tensor attack, Tensor release, Tensor first, int axis) -> (Tensor, Tensor)",
+    _fake_follow, CPU=_run_follow, CUDA=_follow_on_gpu,
+)  # fmt: skip
+_follow_backward = define(
+    "follow_backward(Tensor? grad_y, Tensor? grad_last, Tensor x, Tensor attack, Tensor release, Tensor first, "
+    "Tensor y, int axis) -> (Tensor, Tensor, Tensor, Tensor)",
+    _fake_follow_backward, CPU=_run_follow_backward, CUDA=_follow_backward_on_gpu,
+)  # fmt: skip
+
+
+class _Holt(autograd.Rules):
+    operator = holt
+
+    @staticmethod
+    def setup(ctx, inputs, output):
+        *tensors, ctx.axis = inputs
+        ctx.save_for_backward(*tensors, *output)
+
+    @staticmethod
+    def gradients(ctx, needs, grad_level, grad_trend):
+        return _holt_backward(grad_level, grad_trend, *ctx.saved_tensors, ctx.axis)
+
+
+class _HoltBackward(autograd.Composed):
+    operator = _holt_backward
+    composed = staticmethod(_holt_adjoint)
+
+
+class _Follow(autograd.Rules):
+    operator = follow
+    setup = _Holt.setup
+
+    @staticmethod
+    def gradients(ctx, needs, g, g_last):
+        return _follow_backward(g, g_last, *ctx.saved_tensors[:-1], ctx.axis)
 
 
 class _FollowBackward(autograd.Composed):

@@ -172,7 +172,7 @@ def _on_gpu(*arguments):
     from ..._cuda import selective as device
 
     if not device.has_kernels(arguments[2].shape[1]):
-        return _anywhere(composed, _fake)(*arguments)
+        return ops.anywhere(_fake, composed)(*arguments)
     y = ops.alike(arguments[0].shape, arguments[0].dtype, arguments[0])
     return y, device.from_tensors(arguments[:-1], y), y.new_empty(0, dtype=wide(y))
 
@@ -181,7 +181,7 @@ def _vjp_on_gpu(grad_y, grad_state, *arguments):
     from ..._cuda import selective as device
 
     if not device.has_kernels(arguments[2].shape[1]):
-        return _anywhere(composed_vjp, _vjp_fake)(grad_y, grad_state, *arguments)
+        return ops.anywhere(_vjp_fake, composed_vjp)(grad_y, grad_state, *arguments)
     *arguments, _, wanted = arguments
     grads = [None if v is None else ops.alike(v.shape, v.dtype, v) for v in arguments[:_COUNT]]
     device.vjp_from_tensors(grad_y, grad_state, arguments, grads)
@@ -208,21 +208,14 @@ def _tensor(grad, operand):
     return grad if own else torch.empty_strided(grad.shape, strides, dtype=grad.dtype).copy_(grad)
 
 
-def _anywhere(run, fake):
-    """Return an operator's kernel of what is composed: fresh results, laid out as those of kernels."""
-    return lambda *arguments: tuple(
-        own.copy_(result) for own, result in zip(fake(*arguments), run(*arguments), strict=True)
-    )
-
-
 SCAN = ops.define(
     f"selective_scan({_TAKES}, bool keep) -> (Tensor, Tensor, Tensor)",
-    _fake, CPU=_on_cpu, CUDA=_on_gpu, CompositeExplicitAutograd=_anywhere(composed, _fake),
+    _fake, CPU=_on_cpu, CUDA=_on_gpu, CompositeExplicitAutograd=ops.anywhere(_fake, composed),
 )  # fmt: skip
 VJP = ops.define(
     f"selective_scan_backward(Tensor grad_y, Tensor? grad_state, {_TAKES}, Tensor? checkpoints, bool[] wanted)"
     f" -> ({', '.join(['Tensor'] * _COUNT)})",
-    _vjp_fake, CPU=_vjp_on_cpu, CUDA=_vjp_on_gpu, CompositeExplicitAutograd=_anywhere(composed_vjp, _vjp_fake),
+    _vjp_fake, CPU=_vjp_on_cpu, CUDA=_vjp_on_gpu, CompositeExplicitAutograd=ops.anywhere(_vjp_fake, composed_vjp),
 )  # fmt: skip
 
 
