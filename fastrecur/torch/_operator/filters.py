@@ -8,7 +8,7 @@ from ..._cpu import filters as _host
 from ..._cpu.machine import threads as _threads
 from ..._plan.filters import FIELDS, check_a0, check_sections, check_states, lengths_of, state_shape
 from . import arguments, autograd
-from .along_time import like
+from .along_time import ends_of, like, steps_of
 from .autograd import with_batch
 from .ops import anywhere, define
 from .team import team
@@ -174,10 +174,8 @@ def _composed(g, grad_zf, x, sos, zi, lengths, axis, reverse):
 
 def _counts(x, lengths, axis):
     """Return how many steps each series has, with 1 in place of time, and the steps, along its axis."""
-    series, steps = x.shape[:axis] + x.shape[axis + 1 :], torch.arange(x.shape[axis], device=x.device)
-    count = torch.full((), x.shape[axis], device=x.device) if lengths is None else lengths.to(x.device, torch.int64)
-    count = count.reshape(count.shape + (1,) * (len(series) - count.dim())).expand(series)
-    return count.unsqueeze(axis), steps.reshape(-1, *(1,) * (x.dim() - 1 - axis))
+    count = torch.full((), x.shape[axis], device=x.device) if lengths is None else lengths.to(torch.int64)
+    return ends_of(x, count, axis).expand(*x.shape[:axis], 1, *x.shape[axis + 1 :]), steps_of(x, axis)
 
 
 def _section_back(g, last, v, y, k, lengths, place, valid, axis, reverse):

@@ -7,6 +7,7 @@ from ..._cpu import levels as _host
 from ..._cpu.machine import threads as _threads
 from ..._plan.problem import FORGET, LINEAR
 from . import autograd, ops
+from .along_time import steps_of
 from .autograd import with_batch
 from .filters import tensor_of as tensor_of
 from .ops import anywhere, define
@@ -122,8 +123,7 @@ def _composed_holt(x, k, waits, axis):
     What a step predicts, ``level + phi*trend``, is a recurrence of the last two predictions.
     """
     level, trend, alpha, beta, phi = (v.unsqueeze(axis) for v in k)
-    place = torch.arange(x.shape[axis], device=x.device).reshape(-1, *(1,) * (x.dim() - 1 - axis))
-    wide = x.double()
+    place, wide = steps_of(x, axis), x.double()
     if waits is not None:  # each series begins at the first step, and what is behind its end is missing
         waits = waits.unsqueeze(axis)
         behind = (place + waits).expand(x.shape)
