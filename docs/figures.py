@@ -14,7 +14,7 @@ DOCS = Path(__file__).parent
 README = DOCS.parent / "README.md"
 PAPER = DOCS / "paper" / "paper.md"
 HOW_TO = DOCS / "howto" / "language_model.rst"
-PAGE, DETAILS = DOCS / "benchmarks.rst", DOCS / "benchmarks_details.rst"
+PAGE = DOCS / "benchmarks.rst"
 MARKS = {".md": ("<!-- {}:begin -->\n", "<!-- {}:end -->"), ".rst": (".. {}:begin\n\n", "\n.. {}:end")}
 LARGE, SMALLER, ONE = "(20000, 640)", "(2048, 1024)", ["(1000000,)"]
 DTYPES = "float32", "float64"
@@ -63,22 +63,13 @@ def smoothing(statistic, shapes, dtype, *others):
 
 
 def qrnn(mode):
-    """Return how many times as fast as nn.LSTM a layer is: in the report, in the page's table, and with window 2."""
+    """Return how many times as fast as nn.LSTM a layer is, over the grid, and the paper's network with window 2."""
     parts = (DOCS / "benchmarks_qrnn.txt").read_text().split("\ntraining, ")
     lines = parts[mode == "training"].splitlines()
-    report, window = (
-        [float(line.split()[-2]) for line in lines if re.match(cells, line)]
+    return tuple(
+        span([float(line.split()[-2]) for line in lines if re.match(cells, line)])
         for cells in (r"  \d+ x ", "  PTB, window 2")
     )
-    cells = [re.split(r"\s{2,}", line) for line in DETAILS.read_text().splitlines()]
-    page = [float(row[6 if mode == "training" else 4]) for row in cells if re.fullmatch(r"\d+ x \d+", row[0])]
-    return report, page, window
-
-
-def about_page():
-    """Return the machine and the date of the page's table of a QRNN layer."""
-    pattern = r"(AMD EPYC)\s\(2 cores, [^)]*?(\d{4}-\d\d-\d\d)"
-    return ", ".join(re.search(pattern, DETAILS.read_text()).groups())
 
 
 def language_model():
@@ -140,9 +131,8 @@ def table():
     small = [smoothing("ewm_mean, complete", [f"({n},)"], "float64", "pandas") for n in (64, 1000, 16_000)]
     cells.append(("`ewm_mean`, 64; 1,000; 16,000 values, against pandas", ["", "; ".join(small)]))
     for mode in ("inference", "training"):
-        report, page, window = qrnn(mode)
-        figures = f"{span(report)} (window 2: {span(window)}); {span(page)}"
-        cells.append((f"`QRNN` layer, {mode}, against `nn.LSTM`: Xeon; EPYC", [figures, ""]))
+        grid, window = qrnn(mode)
+        cells.append((f"`QRNN` layer, {mode}, against `nn.LSTM`", [f"{grid} (window 2: {window})", ""]))
     scan = "`selective_scan`, (1, 1536, 2048), against transformers' loop"
     cells.append((scan, [mamba(MAMBA[0], "transformers' loop"), ""]))
     lines = ["| times as fast | float32 | float64 |", "|---|---|---|"]
@@ -152,16 +142,15 @@ def table():
 
 def where():
     """Yield README's sentence about the machines of its table."""
-    dates = [about(f"benchmarks{name}.txt") for name in ("", "_smoothing", "_mamba")]
-    (one, first), *others = (name.rsplit(", ", 1) for name in (*dates, about_page()))
+    dates = [about(f"benchmarks{name}.txt") for name in ("", "_smoothing", "_qrnn", "_mamba")]
+    (one, first), *others = (name.rsplit(", ", 1) for name in dates)
     assert {name for name, _ in others} == {one}, dates
-    yield f"Two cores each: {one}, {listed(sorted({date for _, date in others}))} (row 1: {first}), and"
-    yield f"{about('benchmarks_qrnn.txt')}."
+    yield f"{one}, two cores, {listed(sorted({date for _, date in others}))} (row 1: {first})."
 
 
 def paper():
     """Yield the paper's sentences about speed."""
-    (inference, inference_amd, _), (training, training_amd, _) = qrnn("inference"), qrnn("training")
+    (inference, _), (training, _) = qrnn("inference"), qrnn("training")
     whole, gaps = ((f"ewm_mean, {values}", ONE, "float64") for values in ("complete", "10 % missing"))
     yield f"Into existing memory, the recurrence of float32 arrays of shape {LARGE} runs at {triad(LARGE, 'float32')}"
     yield f"times the speed of a multiply-add over the same arrays; of the smaller shape {SMALLER}, at"
@@ -169,9 +158,8 @@ def paper():
     yield f"of $10^6$ float64 values is {smoothing(*whole, 'pandas')} times as fast as pandas and"
     yield f"{smoothing(*whole, 'numbagg')} times as fast as numbagg; with a tenth of the values missing,"
     yield f"{smoothing(*gaps, 'pandas')} and {smoothing(*gaps, 'numbagg')} times ({about('benchmarks_smoothing.txt')})."
-    yield f"A quasi-recurrent layer is {span(inference)} times as fast as PyTorch's LSTM of equal hidden size in"
-    yield f"inference and {span(training)} times in training ({about('benchmarks_qrnn.txt')}), {span(inference_amd)}"
-    yield f"and {span(training_amd)} times on another machine ({about_page()}). All were measured on two cores."
+    yield f"A quasi-recurrent layer is {inference} times as fast as PyTorch's LSTM of equal hidden size in"
+    yield f"inference and {training} times in training ({about('benchmarks_qrnn.txt')}). All were measured on two cores."
 
 
 def how_to():
@@ -271,14 +259,10 @@ def page():
             for steps in (64, 1000, 16_000, 64_000)
         ],
     )
-    yield from titled("A QRNN layer", "benchmarks_qrnn.txt", f"and {about_page()}")
+    yield from titled("A QRNN layer", "benchmarks_qrnn.txt")
     yield from listed_table(
-        ["float32", "times as fast as", "Xeon", "Xeon, window 2", "EPYC"],
-        [
-            [mode, "nn.LSTM", *(span(part) for part in (report, window, cells))]
-            for mode in ("inference", "training")
-            for report, cells, window in [qrnn(mode)]
-        ],
+        ["float32", "times as fast as", "320 units", "the paper's network, window 2"],
+        [[mode, "nn.LSTM", *qrnn(mode)] for mode in ("inference", "training")],
     )
     yield from titled("Advantages (GAE)", "benchmarks_returns.txt")
     shapes = "(131072,)", "(512, 4096)", "(4096, 512)", "(2048, 64)"
@@ -298,9 +282,9 @@ def page():
     yield from listed_table(["", "than", "times as fast"], ways())
 
 
-def titled(title, report, more=""):
+def titled(title, report):
     """Yield the head of a section, and where its figures were measured."""
-    yield from ["", title, "-" * len(title), "", f"{about(report)}{', ' * bool(more)}{more}.", ""]
+    yield from ["", title, "-" * len(title), "", f"{about(report)}.", ""]
 
 
 def listed_table(head, cells):

@@ -140,7 +140,7 @@ def main() -> None:
     print(f"A training step of a language model, two layers of {units} units, 20 x {steps} words of {words}, ms ({on})")
     print(f"   {'':16}" + "".join(f"{part:>18}" for part in [*PARTS, "all"]))
     for name, spent in [*parts.items(), *((f"paper: {k}", v) for k, v in PAPER_STEP.items())]:
-        print(f"   {name:22}" + "".join(f"{ms:12.0f}" + 6 * " " for ms in [*spent, sum(spent)]))
+        print(f"   {name:22}{spent[0]:12.0f}" + "".join(f"{ms:18.0f}" for ms in [*spent[1:], sum(spent)]))
     if options.quick:
         print("   The paper's model is larger (--quick): these times do not compare with the paper's")
     print("How many times as fast as nn.LSTM a QRNN layer of 320 units is in inference: batch by length; (paper)")

@@ -7,6 +7,7 @@ import sys
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from . import messages as say
 
@@ -232,6 +233,25 @@ def common_owner(found):
     return arrays[0][1] if arrays else NUMPY
 
 
+def take_all(named, optional, convert):
+    """Return arguments by name, as ``convert`` makes them of what `take` returns, and the one library of them all.
+
+    Those that are ``optional`` may be None; ``out`` must be an array that needs no conversion.
+    """
+    values, found = {}, []
+    for name, value in named.items():
+        if name == "out" and value is not None and not hasattr(value, "__dlpack__"):
+            raise TypeError(say.out_type(type(value)))
+        array, owner = take(name, value)
+        if array is None and name not in optional:
+            raise TypeError(say.not_an_array(name, type(None)))
+        values[name] = array if array is None else convert(name, array)
+        if name == "out" and values[name] is not array:
+            raise TypeError(say.dtype(name, array.dtype))
+        found.append((name, array, owner))
+    return values, common_owner(found)
+
+
 def overlap(first, second):
     """Return whether two arrays share an element; where that is too hard to tell, whether they may."""
     if not np.may_share_memory(first, second):
@@ -272,6 +292,24 @@ def is_same_view(first, second):
         and first.itemsize == second.itemsize
         and all(one == other for n, one, other in steps if n > 1)
     )
+
+
+def pairs(value, dtype):
+    """Return a view with a last axis (real, imaginary); real numbers are made complex first; None as it is."""
+    if value is None:
+        return None
+    with np.errstate(all="ignore"):
+        array = value if isinstance(value, np.ndarray) and value.dtype.kind == "c" else np.array(value, dtype)
+    part = array.real
+    return as_strided(part, (*array.shape, 2), (*array.strides, part.itemsize), writeable=array.flags.writeable)
+
+
+def summed_to(array, shape):
+    """Return an array, added up over what was broadcast from a shape."""
+    extra = array.ndim - len(shape)
+    over = *range(extra), *(extra + k for k, n in enumerate(shape) if n == 1 != array.shape[extra + k])
+    with np.errstate(all="ignore"):
+        return array.sum(axis=over).reshape(shape) if over else array
 
 
 def quiet(xp):

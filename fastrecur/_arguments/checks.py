@@ -133,6 +133,14 @@ def lengths_in_range(lengths: np.ndarray, steps: int) -> np.ndarray:
     return np.array(lengths, np.int64, order="C")
 
 
+def out_form(came_shape: Any, came_dtype: Any, shape: Any, dtype: Any) -> None:
+    """Raise unless ``out``, of a shape and a dtype, has the result's."""
+    if came_shape != shape:
+        raise ValueError(say.out_shape(came_shape, shape))
+    if came_dtype != dtype:
+        raise TypeError(say.out_dtype(came_dtype, dtype))
+
+
 def out_memory(out: Any, operands: Any, ends: Any = ()) -> None:
     """Raise unless ``out`` is an operand's own memory, or none of it, and none of that of lengths, offsets and resets.
 
@@ -150,10 +158,7 @@ def out_memory(out: Any, operands: Any, ends: Any = ()) -> None:
 
 def out_array(out: np.ndarray, shape: tuple[int, ...], dtype: np.dtype, operands: Any, ends: Any = ()) -> None:
     """Raise unless a result of a shape and a dtype may be written to an array; the rest as for `out_memory`."""
-    if out.shape != shape:
-        raise ValueError(say.out_shape(out.shape, shape))
-    if out.dtype != dtype:
-        raise TypeError(say.out_dtype(out.dtype, dtype))
+    out_form(out.shape, out.dtype, shape, dtype)
     if not out.flags.writeable:
         raise ValueError(say.out_read_only())
     if arrays.overlaps_itself(out):

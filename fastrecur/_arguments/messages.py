@@ -87,6 +87,22 @@ unaligned = _message("`{name}` must be aligned on a GPU: its strides must be mul
 misplaced = _message("`{0}` must be aligned on a GPU: its address must be a multiple of {2}, got {1:#x}")
 too_many = _message("arrays on a GPU must have fewer than 2**31 series and steps, got {lanes} series of {steps} steps")
 too_many_dimensions = _message("an operand on a GPU must be broadcast along fewer separate axes: copy it in full")
+gpu_capture = _message(
+    "a call that is captured into a CUDA graph must not allocate its results, for arrays of {library}: pass `out`, "
+    "keep `lengths`, `offsets` and `resets` on the device, and capture no `return_state`, gradient or empty array"
+)
+gpu_capture_host = _message("a call captured into a CUDA graph must have `{name}` on the device, got it on the host")
+gpu_capture_packed = _message("packed sequences must stay out of CUDA graphs: calls copy batch sizes to the device")
+gpu_capture_unloaded = _message("a call captured into a CUDA graph must have its kernels loaded: make it once before")
+simulated = _message("`{name}` must not be an array of Numba's simulator (NUMBA_ENABLE_CUDASIM): pass `copy_to_host()`")
+
+
+def gpu_old_driver(needed, version):
+    newer, other = ("580", ", or pip install '.[cuda12]'") if needed > 12 else ("525", "")
+    return (
+        f"arrays on a GPU need a driver for CUDA {needed}, which is {newer} or later, with the packages that are "
+        f"installed, got one for CUDA {version}: update the driver{other}"
+    )
 
 
 def not_an_array(name, kind):
@@ -169,11 +185,8 @@ lengths_dtype = _message("`lengths` must hold integers, got {came}")
 
 
 def lengths_shape(shape, lanes):
-    if not lanes:
-        rule = "must be one integer for a single series"
-    else:
-        rule = f"must be shaped like one or more leading axes of {tuple(lanes)}, the result without `axis`"
-    return f"`lengths` {rule}, got shape {tuple(shape)}"
+    leading = f"shaped like one or more leading axes of {tuple(lanes)}, the result without `axis`"
+    return f"`lengths` must be {leading if lanes else 'one integer for a single series'}, got shape {tuple(shape)}"
 
 
 def lengths_range(low, high, steps):
@@ -239,7 +252,6 @@ scan_states = _message("`A` must have at most {most} states a channel on a GPU, 
 
 
 rnn_number = _message("`{name}` must be {rule}, got {came!r}")
-rnn_greater_than_zero = _message("`{name}` must be greater than zero, got {came}")
 rnn_dropout = _message(
     "`dropout` should be a number in range [0, 1] representing the probability of an element being zeroed, got "
     "{dropout!r}"
@@ -354,7 +366,7 @@ table_shape = _message("`{name}` must have the shape {2} of the result, which ha
 frame_values = _message("`{name}` must hold numbers only, got {2} in a {1}")
 namespace = _message("`{name}` must be an array of a library with the array API's namespace, got {kind}")
 indexes = _message("`{name}` and `{other}` must have the same {which}: align them first")
-columns = _message("`{0}` must have the columns of `x`, {2}, each once, in any order, got {1}")
+columns = _message("`{0}` must have the columns of {3}, {2}, each once, in any order, got {1}")
 labels_mixed = _message("`{0}` must come from the library of `x`, {2}, or have no labels, got one from {1}")
 labels_frame = _message("`{name}` must be a Series, or an array, beside a Series")
 labels_of_both = _message("`{name}` must be an array where its labels are those of the steps and of the columns of `x`")
@@ -363,7 +375,6 @@ dimensions = _message("`{0}` must have dimensions of `x`, {2}, got {1}")
 coordinates = _message("`x` and `{name}` must have the same coordinates along {dim!r}: align them first")
 dimension = _message("`axis` must be a dimension of the data, {1}, got {0!r}")
 stream_shape = _message("`chunk` must have the shape of earlier chunks except along `axis`, {1}, got {0}: call reset()")
-stream_columns = _message("`chunk` must have the columns of the stream, {1}, each once, in any order, got {0}")
 stream_axis = _message("`axis` of a stream must be 0 where a chunk is a frame, got {axis}")
 stream_constant = _message("`{name}` of a stream must be constant in time, a number or one a series, got shape {shape}")
 stream_times = _message("`times` must be given with {which} chunk, as with the first one")
@@ -378,7 +389,6 @@ filter_state = _message(
 filter_missing = _message(
     "`x` must be finite, as the reverse pass cannot skip missing values, got {came}: fill them first"
 )
-
 filter_coefficients = _message(
     "`{0}` must have the shape {2} (one filter), {3} (one for each series) or {4} (one for each step), or 1 in place "
     "of an axis of `x` in the latter two, got {1}"
@@ -436,26 +446,3 @@ sequence_packed = _message("a PackedSequence cannot be sharded along time: pad i
 unknown_chunks = _message("`{0}` must have known chunk sizes, got {2}, unknown on axis {1}: call compute_chunk_sizes()")
 out_lazy = _message("`out` must be left out with Dask arrays: they are lazy, and cannot be written to")
 lazy_stream = _message("`chunk` must be in memory for a stream, got a Dask array: pass all of it to ewm_mean")
-
-
-def cuda_version(number):
-    """Return a version of CUDA as people write it, from the driver's number for it."""
-    return f"{number // 1000}.{number % 1000 // 10}"
-
-
-def gpu_old_driver(needed, version):
-    newer, other = ("580", ", or pip install '.[cuda12]'") if needed > 12 else ("525", "")
-    return (
-        f"arrays on a GPU need a driver for CUDA {needed}, which is {newer} or later, with the packages that are "
-        f"installed, got one for CUDA {cuda_version(version)}: update the driver{other}"
-    )
-
-
-gpu_capture = _message(
-    "a call that is captured into a CUDA graph must not allocate its results, for arrays of {library}: pass `out`, "
-    "keep `lengths`, `offsets` and `resets` on the device, and capture no `return_state`, gradient or empty array"
-)
-gpu_capture_host = _message("a call captured into a CUDA graph must have `{name}` on the device, got it on the host")
-gpu_capture_packed = _message("packed sequences must stay out of CUDA graphs: calls copy batch sizes to the device")
-gpu_capture_unloaded = _message("a call captured into a CUDA graph must have its kernels loaded: make it once before")
-simulated = _message("`{name}` must not be an array of Numba's simulator (NUMBA_ENABLE_CUDASIM): pass `copy_to_host()`")

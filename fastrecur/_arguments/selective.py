@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import checks, messages as say
+from .shapes import check_exact
 
 
 class Operands(NamedTuple):
@@ -84,7 +85,7 @@ def check_shapes(
             raise ValueError(say.scan_offsets_batch(batch))
         rows = offsets.shape[0] - 1
     if lengths is not None:
-        _same("lengths", lengths.shape, (batch,))
+        check_exact("lengths", lengths.shape, (batch,))
     if resets is not None:
         if len(resets.shape) != 2 or any(n not in (1, m) for n, m in zip(resets.shape, (batch, steps), strict=True)):
             raise ValueError(say.exact_shape("resets", resets.shape, (batch, steps)))
@@ -92,7 +93,7 @@ def check_shapes(
     wanted |= {"D": (channels,), "delta_bias": (channels,)}
     for name, shape in wanted.items():
         if getattr(shapes, name) is not None:
-            _same(name, getattr(shapes, name), shape)
+            check_exact(name, getattr(shapes, name), shape)
     groups = [_groups(name, getattr(shapes, name), layout, (batch, steps, channels, states)) for name in MAPS]
     if 1 not in groups and groups[0] != groups[1]:
         raise ValueError(say.scan_two_groups(*groups))
@@ -109,11 +110,6 @@ def check_out(out: np.ndarray, dtype: np.dtype, operands: Operands, ends: Any) -
 def _dimensions(name, shape, count, rule):
     if len(shape) != count:
         raise ValueError(say.exact_shape(name, shape, rule))
-
-
-def _same(name, shape, wanted):
-    if tuple(shape) != tuple(wanted):
-        raise ValueError(say.exact_shape(name, shape, tuple(wanted)))
 
 
 def _groups(name, shape, layout, sizes):

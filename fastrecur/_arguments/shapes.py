@@ -61,6 +61,12 @@ def axis_of(axis, shape, names):
     return int(normalise_axis(checks.axis(axis), tuple(shape), names))
 
 
+def check_exact(name, came, wanted):
+    """Raise unless an argument has a shape."""
+    if tuple(came) != tuple(wanted):
+        raise ValueError(say.exact_shape(name, came, tuple(wanted)))
+
+
 def broadcast_shape(names, shapes, axis=None):
     """Return the shape that operands broadcast to; ``axis`` is time's, for the error's sake."""
     most = max(map(len, shapes))  # NumPy's own function may take no more than 32 of the 64 that arrays may have

@@ -6,20 +6,10 @@ import math
 import numpy as np
 
 from .._arguments.arrays import address, element
+from .._plan.loops import starts
 from . import cost
 from .compiler.compile import kernel
-from .kernels.tiles import (
-    BLOCKS,
-    BLOCKS_BACK,
-    HEAD,
-    OPERANDS,
-    ROWS,
-    SINGLE,
-    STEPS,
-    STREAMED,
-    TABLES,
-    Y,
-)  # fmt: skip
+from .kernels.tiles import BLOCKS, BLOCKS_BACK, HEAD, OPERANDS, ROWS, SINGLE, STEPS, STREAMED, TABLES, Y
 from .machine import allocate, threads as _threads
 from .machine.memory_pool import LINE
 from .vectors.types import OCTET, WIDTH
@@ -61,9 +51,7 @@ class _Places:
         self.forms = [form or nothing for form in (*forms, *[None] * (OPERANDS - len(forms)))]
         for _, apart, _ in self.forms:
             time = apart[axis]
-            offsets = np.zeros(1, np.int64)
-            for k, size in zip(self.axes, sizes, strict=True):
-                offsets = np.add.outer(offsets, np.arange(size) * apart[k]).reshape(-1)
+            offsets = starts(sizes, [apart[k] for k in self.axes])
             if reverse:
                 offsets, time = offsets + (counts - 1) * time, -time
             self.tables.append((offsets[:, None] + first * time).reshape(-1))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from .._arguments import shapes
-from .._arguments.arrays import address
+from .._arguments.arrays import address, pairs, summed_to
 from .compiler.compile import kernel
 from .filter_coefficients import CHUNKS, coefficients, shared
 from .filter_run import Run, element_of
@@ -33,18 +33,9 @@ class _Short:
         run = Run({"x": x, "y": np.ndarray(x.shape, x.dtype, strides=_like(x))}, axis, reverse, None, c)
         table, signs = c.tables(run)
         elements = {"x": element_of(x.dtype), "y": element_of(x.dtype), "coefficients": "f8", "signs": "f8"}
-        self.call, self.parts, self.threads = (
-            kernel(sections.walk, run.rule, "f8", **elements),
-            run.parts(),
-            run.threads,
-        )
-        self.shape, self.dtype, self.strides, self.n, self.fill = (
-            x.shape,
-            x.dtype,
-            _like(x),
-            run.places.series,
-            run.fill,
-        )
+        self.call = kernel(sections.walk, run.rule, "f8", **elements)
+        self.parts, self.threads, self.n, self.fill = run.parts(), run.threads, run.places.series, run.fill
+        self.shape, self.dtype, self.strides = x.shape, x.dtype, _like(x)
         self.keep, self.tables = (run, table, signs), (address(table), address(signs))
         self.geometry, self.signs = address(run.geometry), signs.reshape(-1, 1)
         lanes = [k + 1 + (k >= axis) for k in run.axes]
@@ -111,8 +102,8 @@ def forward(x, sos, zi, axis, reverse, lengths, y, poles=False):
     """
     if y.dtype.kind == "c":
         sos = sos if sos.ndim == 2 else np.expand_dims(sos, x.ndim - (sos.ndim == x.ndim + 1))
-        given = None if zi is None else _pairs(zi), axis, reverse, _of_pairs(lengths)
-        return _joined(forward(_pairs(x), sos, *given, _pairs(y), poles))
+        given = pairs(zi, np.complex128), axis, reverse, _of_pairs(lengths)
+        return _joined(forward(pairs(x, y.dtype), sos, *given, pairs(y, y.dtype), poles))
     zi = None if zi is None else np.moveaxis(zi, axis + 1, 1)
     zf = cascade(x, y, coefficients(sos, x, axis, poles), zi, axis, reverse, lengths)
     _clear_padding(y, axis, lengths)
@@ -127,9 +118,9 @@ def vjp(g, x, sos, zi, grad_zf, axis, reverse, lengths, grad_x, poles=False):
     if x.dtype.kind == "c" or g.dtype.kind == "c":
         dtype = np.result_type(x, g)
         wide = sos if sos.ndim == 2 else np.expand_dims(sos, x.ndim - (sos.ndim == x.ndim + 1))
-        g, x, (zi, grad_zf) = g.astype(dtype), x.astype(dtype), (v if v is None else _pairs(v) for v in (zi, grad_zf))
-        given = zi, grad_zf, axis, reverse, _of_pairs(lengths)
-        grad_sos, grad_zi = vjp(_pairs(g), _pairs(x), wide, *given, _pairs(grad_x), poles)
+        g, x = (pairs(v.astype(dtype), dtype) for v in (g, x))
+        given = *(pairs(v, np.complex128) for v in (zi, grad_zf)), axis, reverse, _of_pairs(lengths)
+        grad_sos, grad_zi = vjp(g, x, wide, *given, pairs(grad_x, dtype), poles)
         return grad_sos.reshape(sos.shape), _joined(grad_zi)
     zi, grad_zf = (v if v is None else np.moveaxis(v, axis + 1, 1) for v in (zi, grad_zf))
     c = coefficients(sos, x, axis, poles)
@@ -138,21 +129,6 @@ def vjp(g, x, sos, zi, grad_zf, axis, reverse, lengths, grad_x, poles=False):
     if c.kind != "varying":
         grads = np.moveaxis(grads, (0, 1), (-2, -1))
     return summed_to(grads, sos.shape), np.moveaxis(grad_zi, 1, axis + 1)
-
-
-def summed_to(array, shape):
-    """Return a gradient, added up over what its operand was broadcast to."""
-    over = tuple(range(array.ndim - len(shape)))
-    array = array.sum(axis=over) if over else array
-    over = tuple(k for k, n in enumerate(shape) if n == 1 != array.shape[k])
-    return array.sum(axis=over, keepdims=True) if over else array
-
-
-def _pairs(array):
-    """Return an array's real and imaginary parts, on one more axis at the end."""
-    array = array if array.dtype.kind == "c" else array.astype(np.result_type(array, np.complex64))
-    real = array.real
-    return as_strided(real, (*real.shape, 2), (*real.strides, real.itemsize))
 
 
 def _of_pairs(lengths):

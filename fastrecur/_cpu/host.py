@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
 from .._arguments import arrays as _arrays, checks, messages as say, shapes
 from .._plan import problem, segments
@@ -139,7 +138,7 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, key=N
     if key is not None:
         keep(_shortcuts, key, (_runner().known_vjp(plan), plan.steps, cuts))
     grad_a, grad_b, carry = _runner().vjp(plan, g, a, b, h, h0, grad_state, lengths, cuts)
-    grad_h0 = None if h0 is None else _runner().summed_to(carry, np.shape(h0), plan.h0_dtype)
+    grad_h0 = None if h0 is None else _runner().grad_of(h0, carry, plan)
     return owner.give(grad_a), owner.give(grad_b), owner.give(grad_h0)
 
 
@@ -178,23 +177,16 @@ def _is_plain(value):
 
 
 def _take(names, *values):
-    found, arrays = [], []
-    for name, value in zip(names, values, strict=True):
-        if name == "out" and value is not None and not isinstance(value, _ndarray) and not hasattr(value, "__dlpack__"):
-            raise TypeError(say.out_type(type(value)))
-        array, owner = _arrays.take(name, value)
-        if type(array) is _ndarray:
-            native = _arrays.numbers(name, array)
-            if name == "out" and native is not array:
-                raise TypeError(say.dtype(name, array.dtype))
-            array = native
-        elif type(array) is int and not -_LARGEST < array < _LARGEST:
-            raise ValueError(say.too_large(name, "float64", 1023))
-        elif array is None and name not in ("h0", "out", "grad_state"):
-            raise TypeError(say.not_an_array(name, type(None)))
-        arrays.append(array)
-        found.append((name, value, owner))
-    return (*arrays, _arrays.common_owner(found))
+    optional = "h0", "out", "grad_state"
+    arrays, owner = _arrays.take_all(dict(zip(names, values, strict=True)), optional, _number)
+    return (*arrays.values(), owner)
+
+
+def _number(name, value):
+    """Return an array of supported numbers, or a number."""
+    if type(value) is int and not -_LARGEST < value < _LARGEST:
+        raise ValueError(say.too_large(name, "float64", 1023))
+    return _arrays.numbers(name, value) if type(value) is _ndarray else value
 
 
 def _signature(value):
@@ -249,16 +241,6 @@ def _pair_problem(names, a, b, others, axis, lengths):
     return dtype, shape, a[..., np.newaxis] if type(a) is _ndarray else a, axis, lengths
 
 
-def _pair(value, dtype):
-    """Return a view with a last axis (real, imaginary); real numbers are made complex first."""
-    if value is None:
-        return None
-    with np.errstate(all="ignore"):
-        array = value if _is_complex(value) else np.array(value, dtype)
-    part = array.real
-    return as_strided(part, (*array.shape, 2), (*array.strides, part.itemsize), writeable=array.flags.writeable)
-
-
 def _unpair(pairs, like):
     """Return a gradient on pairs as one in an operand's own shape and kind."""
     joined = np.ascontiguousarray(pairs)
@@ -272,19 +254,17 @@ def _forward_pairs(family, names, a, b, h0, axis, reverse, lengths, out):
     if out is None:
         strides = shapes.like(shape, dtype, *((v.shape, v.strides) for v in (b, a) if type(v) is _ndarray))
         out = allocate.empty(shape, dtype, strides)
-    elif out.shape != shape:
-        raise ValueError(say.out_shape(out.shape, shape))
-    elif out.dtype != dtype:
-        raise TypeError(say.out_dtype(out.dtype, dtype))
-    pairs = _pair(b, dtype), _pair(h0, dtype)
-    _, last = forward(family, names, gate, *pairs, axis, reverse, lengths, True, _pair(out, dtype))
+    else:
+        checks.out_form(out.shape, out.dtype, shape, dtype)
+    b, h0, pair = (_arrays.pairs(value, dtype) for value in (b, h0, out))
+    _, last = forward(family, names, gate, b, h0, axis, reverse, lengths, True, pair)
     return out, np.ascontiguousarray(last).view(dtype)[..., 0]
 
 
 def _vjp_pairs(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
     others = {names[0]: g, names[3]: h, "h0": h0, "grad_state": grad_state}
     dtype, _, gate, axis, lengths = _pair_problem(names[1:3], a, b, others, axis, lengths)
-    g, pair_b, h, pair_h0, grad_state = (_pair(value, dtype) for value in (g, b, h, h0, grad_state))
+    g, pair_b, h, pair_h0, grad_state = (_arrays.pairs(value, dtype) for value in (g, b, h, h0, grad_state))
     grad_a, grad_b, grad_h0 = vjp(family, names, g, gate, pair_b, h, pair_h0, axis, reverse, lengths, grad_state)
     grad_a = grad_a.reshape(np.shape(a))
     return grad_a, _unpair(grad_b, b), None if h0 is None else _unpair(grad_h0, h0)

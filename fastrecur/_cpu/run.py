@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from .._arguments import shapes
-from .._arguments.arrays import SCALARS, address, array_at
+from .._arguments.arrays import SCALARS, address, array_at, summed_to
 from .._plan.layout import CARRY, FLAGS, N_STEPS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
 from .._plan.problem import OFFSETS, ROWS
 from . import cost
@@ -218,7 +218,7 @@ def known_vjp(plan):
 
     def run_any(g, a, b, h, h0, cuts):
         grad_a, grad_b, carry = vjp(plan, g, a, b, h, h0, None, None, cuts)
-        return grad_a, grad_b, None if h0 is None else summed_to(carry, np.shape(h0), plan.h0_dtype)
+        return grad_a, grad_b, None if h0 is None else grad_of(h0, carry, plan)
 
     dense = all(strides is None or shapes.is_c_order(shape, strides) for shape, _, strides in plan.gradients)
     if not is_short(plan) or not dense or not plan.carry_c_order:
@@ -390,10 +390,6 @@ def fill_states(library, states, given):
         library.fill(states, 0 if given is None else given)
 
 
-def summed_to(array, shape, dtype):
-    """Return an array summed over what was broadcast from a shape."""
-    extra = array.ndim - len(shape)
-    stretched = tuple(k + extra for k, n in enumerate(shape) if n == 1 and array.shape[k + extra] != 1)
-    with np.errstate(all="ignore"):
-        total = array.sum(axis=(*range(extra), *stretched)) if extra or stretched else array
-    return narrowed(total, dtype).reshape(shape)
+def grad_of(h0, carry, plan):
+    """Return the first states' gradient, in their own shape."""
+    return narrowed(summed_to(carry, np.shape(h0)), plan.h0_dtype)

@@ -14,13 +14,14 @@ from .kernels import selective as _kernels, selective_back as _back
 from .machine import allocate, threads as _threads
 
 _BITS = np.dtype(np.uint16)  # of bfloat16
+_OPTIONAL = *Operands._field_defaults, "out", "grad_state"
 SERIAL = 1 << 18  # states of all steps from which a second thread pays
 
 
 def forward(operands, options, return_state, out):
     """Run a scan; ``options`` are those of `_arguments.selective.check` as they were given."""
     return_state = checks.flag("return_state", return_state)
-    arrays, owner = _take({**operands._asdict(), "out": out})
+    arrays, owner = _arrays.take_all({**operands._asdict(), "out": out}, _OPTIONAL, _floats)
     given, out = out, arrays.pop("out")
     operands = Operands(**arrays)
     sizes, options = check(_shapes_of(operands), *options)
@@ -33,15 +34,14 @@ def forward(operands, options, return_state, out):
 
 def vjp(grad_y, operands, options, grad_state):
     """Run a scan's adjoint."""
-    arrays, owner = _take({"grad_y": grad_y, **operands._asdict(), "grad_state": grad_state})
+    named = {"grad_y": grad_y, **operands._asdict(), "grad_state": grad_state}
+    arrays, owner = _arrays.take_all(named, _OPTIONAL, _floats)
     grad_y, grad_state = arrays.pop("grad_y"), arrays.pop("grad_state")
     operands = Operands(**arrays)
     sizes, options = check(_shapes_of(operands), *options)
-    if grad_y.shape != operands.u.shape:
-        raise ValueError(say.exact_shape("grad_y", grad_y.shape, operands.u.shape))
-    states = sizes.rows, sizes.channels, sizes.states
-    if grad_state is not None and grad_state.shape != states:
-        raise ValueError(say.exact_shape("grad_state", grad_state.shape, states))
+    _shapes.check_exact("grad_y", grad_y.shape, operands.u.shape)
+    if grad_state is not None:
+        _shapes.check_exact("grad_state", grad_state.shape, (sizes.rows, sizes.channels, sizes.states))
     grads = scan_vjp(_bits(grad_y), _in_bits(operands), sizes, options, grad_state)
     return Operands(*[
         None if own is None else owner.give(_as(grad, own.dtype)) for grad, own in zip(grads, operands, strict=True)
@@ -65,30 +65,13 @@ def _in_bits(operands):
     })  # fmt: skip
 
 
-def _take(named):
-    """Return arrays by name, None for what is not given, and the library of them all."""
-    arrays, found = {}, []
-    for name, value in named.items():
-        if name == "out" and value is not None and not hasattr(value, "__dlpack__"):
-            raise TypeError(say.out_type(type(value)))
-        array, owner = _arrays.take(name, value)
-        if array is None and name in ("grad_y", *Operands._fields[:5]):
-            raise TypeError(say.not_an_array(name, type(None)))
-        found.append((name, array, owner))
-        arrays[name] = None if array is None else _floats(name, np.asarray(array))
-    return arrays, _arrays.common_owner(found)
-
-
-def _floats(name, array):
+def _floats(name, value):
     """Return an array of floats in the machine's byte order; integers and bools become float64."""
+    array = np.asarray(value)
     if array.dtype.kind == "c":
         raise ValueError(say.scan_complex(name, array.dtype))
     floats = _arrays.numbers(name, array)
-    if floats.dtype.kind in "biu":
-        floats = floats.astype(np.float64)
-    if name == "out" and floats is not array:
-        raise TypeError(say.dtype(name, array.dtype))
-    return floats
+    return floats.astype(np.float64) if floats.dtype.kind in "biu" else floats
 
 
 def _shapes_of(operands):

@@ -8,6 +8,7 @@ import numpy as np
 from .._arguments import shapes
 from .._arguments.arrays import address, element
 from .._plan import problem
+from .._plan.loops import starts
 from . import cost, run as _run
 from .compiler.compile import kernel
 from .kernels import decays as _decays, weighted
@@ -72,7 +73,7 @@ class Layout:
         """Return an operand's dtype, its stride of time and where series begin."""
         dtype, shape, strides = signature
         strides = shapes.spread(shape, strides, self.shape)
-        offsets = _offsets([self.shape[k] for k in self.order[1:]], [strides[k] for k in self.order[1:]])
+        offsets = starts([self.shape[k] for k in self.order[1:]], [strides[k] for k in self.order[1:]])
         return dtype, strides[self.order[0]], offsets
 
 
@@ -162,18 +163,10 @@ def _recur(rule, operands, gate, least, states):
     return True
 
 
-def _offsets(sizes, strides):
-    """Return where series begin, in bytes, in their order."""
-    offsets = np.zeros(1, np.int64)
-    for size, stride in zip(sizes, strides, strict=True):
-        offsets = np.add.outer(offsets, np.arange(size) * stride).reshape(-1)
-    return offsets
-
-
 def _walk(rule, operands, options, before, is_cut):
     """Walk operands whose first axis is time, in chunks if they are long; return the states after them."""
     steps, lanes = len(operands[0]), before.shape[1]
-    places = [(o.dtype, o.strides[0], _offsets(o.shape[1:], o.strides[1:])) for o in operands]
+    places = [(o.dtype, o.strides[0], starts(o.shape[1:], o.strides[1:])) for o in operands]
     along = all(abs(o.strides[0]) in (0, o.itemsize) for o in operands)
     if "by_group" not in rule and steps >= LONG_SERIES and lanes < (FEW_ALONG if along else FEW_LANES):
         first = FIRST_STEPS if "covariance" in rule else 0  # they tell the origin of all chunks

@@ -49,13 +49,13 @@ def check_out(view, x, dtype, others, ends):
     checks.out_array(ghost, x.shape, ghost.dtype, [("x", _ghost(x))], others + ends)
 
 
-def sosfilt(x, sos, zi, axis, reverse, lengths, out, fields, poles, is_one=False):
-    """Return the output of a cascade and its last states; with ``is_one`` states have no axis of sections.
+def sosfilt(x, sos, zi, axis, reverse, lengths, out, fields, poles):
+    """Return the output of a cascade and its last states.
 
-    ``sos`` may be a function that returns coefficients, given what has a signal's shape, and its axis of time; those
-    of ``poles`` have no axis of sections.
+    ``sos`` may be a function that returns coefficients of one section, given what has a signal's shape, and its axis of
+    time. States beside it, and both of ``poles``, have no axis of sections.
     """
-    label = "a" if poles else "sos"
+    label, is_one = "a" if poles else "sos", poles or callable(sos)
     views, ends, work = taken({"x": x} | ({} if callable(sos) else {label: sos}) | {"zi": zi, "out": out}, lengths)
     signal, state = views["x"], views["zi"]
     axis = shapes.axis_of(axis, signal.shape, ("x",))

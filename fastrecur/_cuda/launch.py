@@ -88,9 +88,9 @@ class CudaCore:
             version = self.ask(api.cuDriverGetVersion())
         except Exception as error:
             raise RuntimeError(say.gpu_driver(error)) from error
+        self.version = f"{version // 1000}.{version % 1000 // 10}"  # as people write it
         if version // 1000 < api.CUDA_VERSION // 1000:
-            raise RuntimeError(say.gpu_old_driver(api.CUDA_VERSION // 1000, version))
-        self.version = version
+            raise RuntimeError(say.gpu_old_driver(api.CUDA_VERSION // 1000, self.version))
         (status,) = api.cuInit(0)
         if status:
             raise RuntimeError(say.gpu_driver(status.name))
@@ -196,7 +196,7 @@ class CudaCore:
         for number in range(self.ask(self.api.cuDeviceGetCount())):
             device = self.core.Device(number)
             capability = "{}.{}".format(*device.compute_capability)
-            known = f"compute capability {capability}, driver for CUDA {say.cuda_version(self.version)}"
+            known = f"compute capability {capability}, driver for CUDA {self.version}"
             lines.append(f"device {number}: {device.name}, {known}")
         return lines
 

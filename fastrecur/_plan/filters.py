@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .._arguments import arrays, checks, messages as say
+from .._arguments import arrays, checks, messages as say, shapes
 from . import problem
 
 FIELDS = 6  # of a section: b0, b1, b2, a0, a1, a2
@@ -30,6 +30,19 @@ def take(name, value, halves=("x", "y", "grad_y")):
 def take_in_memory(x, given):
     """Return a signal as `take` does, its library, and other arguments by name."""
     return *take("x", x), {name: take(name, value)[0] for name, value in given.items()}
+
+
+def check_real(x, given, axis, wrong):
+    """Return the axis, counted from the first, and the shapes of states with 1 there and without it.
+
+    Raise what ``wrong`` says of the signal, or an argument by name, that is complex.
+    """
+    shape = tuple(x.shape)
+    axis = shapes.axis_of(axis, shape, ("x",))
+    for name, value in {"x": x, **given}.items():
+        if "complex" in str(value.dtype):
+            raise TypeError(wrong(name, value.dtype))
+    return axis, (*shape[:axis], 1, *shape[axis + 1 :]), shape[:axis] + shape[axis + 1 :]
 
 
 def check_a0(sos):
@@ -72,6 +85,15 @@ def check_states(states, sos, shape, axis, poles=False):
     for name, value in states.items():
         if value is not None and not (len(value.shape) == len(wanted) and problem.fits(tuple(value.shape), wanted)):
             raise ValueError(say.same_shape(name, tuple(value.shape), wanted))
+
+
+def check_cascade(sos, states, shape, axis, fields, poles):
+    """Raise unless coefficients, if they are not those of `check_polynomial`, and states are a signal's of a shape."""
+    if not poles:
+        check_sections(sos.shape, shape, axis, fields)
+        if isinstance(sos, np.ndarray):
+            check_a0(sos)
+    check_states(states, sos.shape, shape, axis, poles)
 
 
 def lengths_of(lengths, shape, axis):

@@ -4,6 +4,8 @@ import itertools
 import math
 from typing import NamedTuple
 
+import numpy as np
+
 from .._arguments.arrays import element
 from .._arguments.shapes import c_strides, spread
 from .layout import FLAGS, LENGTHS, OPERANDS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
@@ -126,6 +128,14 @@ def lane_loops(loops):
     strides = zip(loops.time, outer[1], middle[1], last[1], strict=True)
     sizes = outer[0], middle[0], last[0]
     return sizes, [middle[0], last[0], *itertools.chain.from_iterable(strides)], beyond
+
+
+def starts(sizes, strides):
+    """Return where series begin, in bytes, given their dimensions, outermost first."""
+    offsets = np.zeros(1, np.int64)
+    for size, stride in zip(sizes, strides, strict=True):
+        offsets = np.add.outer(offsets, np.arange(size) * stride).reshape(-1)
+    return offsets
 
 
 def repetitions(beyond):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from .._arguments import messages as say, shapes
+from .._arguments import checks, messages as say, shapes
 from .._arguments.arrays import element
 from .._arguments.shapes import gradient_dtype, is_c_order, like, own_dtypes, own_strides, result_dtype, wide_dtype
 from . import layout as _layout
@@ -100,13 +100,19 @@ def fits(shape, into):
     return len(shape) <= len(into) and all(n in (1, m) for n, m in zip(padded, into, strict=True))
 
 
+def check_fits(name, shape, into, wrong=say.same_shape):
+    """Raise unless an argument's shape broadcasts to another without changing it."""
+    if not fits(shape, into):
+        raise ValueError(wrong(name, tuple(shape), into))
+
+
 def check_shapes(signatures, shape, lane_shape):
     """Raise unless each named array broadcasts to a result's shape, or a state to that of its lanes."""
     for name, signature in signatures.items():
         is_state = name in ("h0", "grad_state")
         into, wrong = (lane_shape, say.state_shape) if is_state else (shape, say.operand_shape)
-        if type(signature) is tuple and not fits(signature[1], into):
-            raise ValueError(wrong(name, signature[1], into))
+        if type(signature) is tuple:
+            check_fits(name, signature[1], into, wrong)
 
 
 def _are_rows(operands, loops, modes):
@@ -264,10 +270,7 @@ def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex, 
     wide = wide_dtype(dtype)
     shape, axis = checked_shape(names[:2], a, b, {"h0": h0}, axis, lengths)
     if out is not None:
-        if out[1] != shape:
-            raise ValueError(say.out_shape(out[1], shape))
-        if out[0] != dtype:
-            raise TypeError(say.out_dtype(out[0], dtype))
+        checks.out_form(out[1], out[0], shape, dtype)
     kind, flags = borders
     operands = Operands(shape, wide, axis, lengths, flags)
     of_a, of_b = operands.read(A, a), operands.read(B, b)

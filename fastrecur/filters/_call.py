@@ -6,14 +6,11 @@ from .. import _dispatch
 from .._arguments import arrays as _arrays, checks, messages as say, shapes
 from .._cpu import filters
 from .._cpu.machine import allocate
-from .._plan.filters import FIELDS, check_a0, check_sections, check_states, lengths_of, take
+from .._plan.filters import FIELDS, check_cascade, lengths_of, take
 
 
-def sosfilt(x, sos, zi, axis, reverse, lengths, return_state, out, fields=FIELDS, poles=False, is_one=False):
-    """Return the output of a cascade, and the states after it where they are wanted; `poles` may be alone.
-
-    ``is_one``: of arrays on a GPU, states and poles have no axis of sections.
-    """
+def sosfilt(x, sos, zi, axis, reverse, lengths, return_state, out, fields=FIELDS, poles=False):
+    """Return the output of a cascade, and the states after it where they are wanted; `poles` may be alone."""
     axis, reverse = checks.axis(axis), checks.flag("reverse", reverse)
     wants_state = checks.flag("return_state", return_state) or zi is not None
     if type(x) is np.ndarray and type(sos) is np.ndarray and lengths is None and out is None and not poles:
@@ -22,15 +19,11 @@ def sosfilt(x, sos, zi, axis, reverse, lengths, return_state, out, fields=FIELDS
             return known if wants_state else known[0]
     library = _library(x=x, sos=sos, zi=zi, out=out)
     if library is not None:
-        more = {"is_one": True} if is_one else {}
-        y, zf = library.sosfilt(x, sos, zi, axis, reverse, lengths, out, fields, poles, **more)
+        y, zf = library.sosfilt(x, sos, zi, axis, reverse, lengths, out, fields, poles)
         return (y, zf) if wants_state else y
     (x, owner), sos, zi = take("x", x), sos if poles else take("sos", sos)[0], take("zi", zi)[0]
     axis = shapes.axis_of(axis, x.shape, ("x",))
-    if not poles:
-        check_sections(sos.shape, x.shape, axis, fields)
-        check_a0(sos)
-    check_states({"zi": zi}, sos.shape, x.shape, axis, poles)
+    check_cascade(sos, {"zi": zi}, x.shape, axis, fields, poles)
     lengths = lengths_of(lengths, x.shape, axis)
     dtype = x.dtype if zi is None or zi.dtype.kind != "c" else np.result_type(x.dtype, np.complex64)
     if out is None:
@@ -48,18 +41,14 @@ def sosfilt_vjp(g, sos, x, y, zi, axis, reverse, lengths, grad_zf, fields=FIELDS
     library = _library(grad_y=g, sos=sos, x=x, y=y, zi=zi, grad_zf=grad_zf)
     if library is not None:
         return library.sosfilt_vjp(g, sos, x, y, zi, axis, reverse, lengths, grad_zf, poles)
-    x, owner = take("x", x)
+    (x, owner), sos = take("x", x), sos if poles else take("sos", sos)[0]
     given = {"zi": zi, "grad_zf": grad_zf, "grad_y": g, "y": y}
     zi, grad_zf, g, y = (take(name, value)[0] for name, value in given.items())
     axis = shapes.axis_of(axis, x.shape, ("x",))
-    if not poles:
-        sos = take("sos", sos)[0]
-        check_sections(sos.shape, x.shape, axis, fields)
-        check_a0(sos)
+    check_cascade(sos, {"zi": zi, "grad_zf": grad_zf}, x.shape, axis, fields, poles)
     for name, value in (("grad_y", g), ("y", y)):
         if value.shape != x.shape:
             raise ValueError(say.operand_shape(name, value.shape, x.shape))
-    check_states({"zi": zi, "grad_zf": grad_zf}, sos.shape, x.shape, axis, poles)
     lengths = lengths_of(lengths, x.shape, axis)
     complex_ = any(v is not None and v.dtype.kind == "c" for v in (x, y, g, zi, grad_zf))
     dtype = np.result_type(x.dtype, np.complex64) if complex_ else x.dtype
@@ -69,7 +58,7 @@ def sosfilt_vjp(g, sos, x, y, zi, axis, reverse, lengths, grad_zf, fields=FIELDS
         grad_x = np.ascontiguousarray(grad_x.real)
     if zi is not None:
         grad_zi = grad_zi.real if zi.dtype.kind != "c" else grad_zi
-        grad_zi = filters.summed_to(grad_zi, zi.shape).astype(zi.dtype)
+        grad_zi = _arrays.summed_to(grad_zi, zi.shape).astype(zi.dtype)
     return (
         owner.give(grad_sos.astype(sos.dtype, copy=False)),
         owner.give(grad_x),

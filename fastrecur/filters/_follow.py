@@ -8,8 +8,8 @@ from .. import _dispatch
 from .._arguments import arrays, checks, messages as say, shapes
 from .._cpu import levels
 from .._cpu.machine import allocate
-from .._plan.filters import take_in_memory
-from .._plan.problem import fits
+from .._plan.filters import check_real, take_in_memory
+from .._plan.problem import check_fits
 from . import _call
 
 
@@ -29,15 +29,10 @@ def follow(x, attack, release, axis, zi, return_state, out):
 
 def _checked(x, given, axis):
     """Return the axis, counted from the first, and the shapes of states with 1 there and without it."""
-    shape = tuple(x.shape)
-    axis = shapes.axis_of(axis, shape, ("x",))
-    one = (*shape[:axis], 1, *shape[axis + 1 :])
-    for name, value in {"x": x, **given}.items():
-        if "complex" in str(value.dtype):
-            raise TypeError(say.follow_real(name, value.dtype))
-        if not fits(tuple(value.shape), one if name == "zi" else shape):
-            raise ValueError(say.same_shape(name, tuple(value.shape), one if name == "zi" else shape))
-    return axis, one, shape[:axis] + shape[axis + 1 :]
+    axis, one, series = check_real(x, given, axis, say.follow_real)
+    for name, value in given.items():
+        check_fits(name, value.shape, one if name == "zi" else tuple(x.shape))
+    return axis, one, series
 
 
 def _of_arrays(x, given, axis, out):

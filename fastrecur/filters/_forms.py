@@ -92,7 +92,7 @@ def lfilter(b, a, x, axis, zi, reverse, lengths, return_state, out):
     xp, wants_state = _namespace(b, a, x, zi), checks.flag("return_state", return_state) or zi is not None
     rest = reverse, lengths, wants_state, out
     if xp is np and _arrays.any_on_device(x, zi, out):
-        return _call.sosfilt(x, lambda x, axis: _quotient(np, b, a, x, axis)[0], zi, axis, *rest, is_one=True)
+        return _call.sosfilt(x, lambda x, axis: _quotient(np, b, a, x, axis)[0], zi, axis, *rest)
     x = _signal(xp, x)
     axis = shapes.axis_of(axis, tuple(x.shape), ("x",))
     rows, order = _quotient(xp, b, a, x, axis, _LEAST)
@@ -130,7 +130,7 @@ def allpole(a, x, axis, zi, reverse, lengths, return_state, out):
     """Return the output of poles alone, and its last values where they are wanted, the newest first."""
     wants_state = checks.flag("return_state", return_state) or zi is not None
     if _namespace(a, x, zi) is np and _arrays.any_on_device(a, x, zi, out):
-        return _call.sosfilt(x, a, zi, axis, reverse, lengths, wants_state, out, poles=True, is_one=True)
+        return _call.sosfilt(x, a, zi, axis, reverse, lengths, wants_state, out, poles=True)
     a, x, axis, order, zi = _poles(a, x, axis, {"zi": zi})
     found = _call.sosfilt(x, a, zi, axis, reverse, lengths, wants_state, out, order, poles=True)
     return (found[0], found[1][0]) if wants_state else found

@@ -10,7 +10,7 @@ from .._arguments import messages as say, shapes
 from .._cpu import filters, levels
 from .._cpu.machine import threads
 from .._dask import SEGMENTS, Operand
-from .._plan.filters import check_a0, check_sections, check_states, lengths_of, state_shape, take
+from .._plan.filters import check_a0, check_cascade, lengths_of, state_shape, take
 
 _FIELDS = SEGMENTS - 1  # the axis of coefficients, which is none of the result's
 
@@ -24,10 +24,7 @@ def sosfilt(x, sos, zi, axis, reverse, lengths, out, fields, poles):
     form, every = sos.shape, tuple(range(x.ndim))
     wanted = state_shape(form, x.shape, axis, poles)
     count, order = wanted[0], wanted[axis + 1]
-    check_sections(sos.shape, x.shape, axis, fields)
-    check_states({"zi": zi}, sos.shape, x.shape, axis, poles)
-    if not isinstance(sos, da.Array) and not poles:
-        check_a0(sos)
+    check_cascade(sos, {"zi": zi}, x.shape, axis, fields, poles)
     if zi is not None and zi.dtype.kind == "c":
         x = x.astype(np.result_type(x.dtype, np.complex64))
     lengths, lanes = lengths_of(lengths, x.shape, axis), every[:axis] + every[axis + 1 :]

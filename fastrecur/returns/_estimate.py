@@ -93,9 +93,8 @@ def _checked(kind, axis, names, shapes):
         shapes["values"] = (*own[:axis], steps, *own[axis + 1 :])
     for name, own in shapes.items():
         is_state = name == "bootstrap"
-        wanted = shape[:axis] + shape[axis + 1 :] if is_state else shape
-        if not problem.fits(own, wanted):
-            raise ValueError((say.state_shape if is_state else say.same_shape)(name, own, wanted))
+        wanted, wrong = (shape[:axis] + shape[axis + 1 :], say.state_shape) if is_state else (shape, say.same_shape)
+        problem.check_fits(name, own, wanted, wrong)
     return axis
 
 
@@ -109,8 +108,7 @@ def _flags(data, name, flags, shape):
     is_bool = flags.dtype == np.bool_ if is_numpy else str(flags.dtype).rpartition(".")[2] == "bool"
     if (name == "mask" and not is_bool) or (is_numpy and flags.dtype.kind not in "biuf"):
         raise TypeError((say.mask_dtype if name == "mask" else say.flags_dtype)(name, flags.dtype))
-    if not problem.fits(tuple(flags.shape), shape):
-        raise ValueError(say.same_shape(name, tuple(flags.shape), shape))
+    problem.check_fits(name, flags.shape, shape)
     if data.by_kernel:
         return _arrays.numbers(name, flags)
     return data.beside(flags.copy() if is_numpy else flags)  # a backward pass reads them later

@@ -54,9 +54,7 @@ def in_columns(frame, columns, axis):
     own = names_of(frame)
     if columns is None or own == columns:
         return frame, own
-    if len(set(own)) < len(own) or len(own) != len(columns) or set(own) != set(columns):
-        raise ValueError(say.stream_columns(own, columns))
-    return frame[columns], columns
+    return _with_columns(frame, own, columns, "chunk", "the stream"), columns
 
 
 def unwrap(value, axis, called="x"):
@@ -164,9 +162,14 @@ def _in_order(x, value, name, axis=0, called="x"):
         raise ValueError(say.indexes(called, name, "index, along this axis its columns" if is_turned else "index"))
     if wanted == came or not (wanted and came) or name == "groups":
         return value
+    return _with_columns(value, came, wanted, name, "`x`")
+
+
+def _with_columns(frame, came, wanted, name, of):
+    """Return a frame with its columns in the order of those ``of`` another."""
     if len(set(wanted)) < len(wanted) or len(wanted) != len(came) or set(wanted) != set(came):
-        raise ValueError(say.columns(name, came, wanted))
-    return value[wanted]
+        raise ValueError(say.columns(name, came, wanted, of))
+    return frame[wanted]
 
 
 def _aligned_array(x, value, name):

@@ -12,8 +12,8 @@ from .._arguments.arrays import at
 from .._arguments.names import suggesting
 from .._cpu import levels
 from .._cpu.machine import allocate, threads
-from .._plan.filters import take_in_memory
-from .._plan.problem import fits
+from .._plan.filters import check_real, take_in_memory
+from .._plan.problem import check_fits
 from ._frames import aligned, unwrap
 
 _STATES = "level", "trend"
@@ -149,18 +149,10 @@ def _checked(x: Any, given: dict[str, Any], axis: Any, readable: bool = False) -
 
     ``readable`` is whether numbers may be looked at; those of NumPy's arrays are in any case.
     """
-    shape = tuple(x.shape)
-    axis = shapes.axis_of(axis, shape, ("x",))
-    one, series = (*shape[:axis], 1, *shape[axis + 1 :]), shape[:axis] + shape[axis + 1 :]
-    for name, value in {"x": x, **given}.items():
-        if "complex" in str(value.dtype):
-            raise TypeError(say.real_dtype(name, value.dtype))
+    axis, one, series = check_real(x, given, axis, say.real_dtype)
     for name, value in given.items():
-        is_state, came = name in _STATES, tuple(value.shape)
-        if is_state and not fits(came, series):
-            raise ValueError(say.state_shape(name, came, series))
-        if not is_state and not fits(came, one):
-            raise ValueError(say.same_shape(name, came, one))
+        is_state = name in _STATES
+        check_fits(name, value.shape, *((series, say.state_shape) if is_state else (one,)))
         seen = not is_state and (readable or isinstance(value, np.ndarray))
         if seen and not bool(((value >= 0) & (value <= 1)).all()):
             raise ValueError(say.constant_domain(name, f"0 <= {name} <= 1", value))

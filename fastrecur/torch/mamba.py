@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from .._arguments import messages as say
+from .._arguments.shapes import check_exact
 from ..selective import selective_scan
 
 __all__ = ["Patched", "patch_transformers", "selective_scan_fn", "selective_state_update"]
@@ -122,8 +123,8 @@ def selective_state_update(
         ("state", state, (*x.shape, states)), ("dt", dt, x.shape), ("A", A, (channels, states)), ("B", B, maps[0]),
         ("C", C, maps[1]), ("D", D, x.shape[1:]), ("z", z, x.shape), ("dt_bias", dt_bias, x.shape[1:]),
     ):  # fmt: skip
-        if v is not None and v.shape != shape:
-            raise ValueError(say.exact_shape(name, v.shape, tuple(shape)))
+        if v is not None:
+            check_exact(name, v.shape, shape)
     if state.numel() < FEW and not (B.dim() == 3 or C.dim() == 3):
         y, last = _step(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
     else:

@@ -47,7 +47,5 @@ class ForgetMult(torch.nn.Module):
                 raise TypeError(say.not_a_tensor("hidden_init", type(hidden_init)))
             if hidden_init.dim() == x.dim() and hidden_init.shape[0] == 1:
                 hidden_init = hidden_init[0]
-            wanted = tensors.result_shape(problem.FORGET, f, x)[1:]
-            if not problem.fits(hidden_init.shape, wanted):
-                raise ValueError(say.same_shape("hidden_init", tuple(hidden_init.shape), wanted))
+            problem.check_fits("hidden_init", hidden_init.shape, tensors.result_shape(problem.FORGET, f, x)[1:])
         return forget_mult(f, x, hidden_init)

@@ -92,12 +92,11 @@ def large_rows(team, repeats):
         check(fr, xr, g)
         h = forget_mult(fr, xr)
         flat_f, flat_x = (v.numpy().reshape(len(v), -1) for v in (f, x))
+        out = np.zeros_like(flat_x)  # used again: a system may take longer for fresh memory than a triad does
 
-        def floor(flat_f=flat_f, flat_x=flat_x):
-            out = np.empty_like(flat_x)
+        def floor(flat_f=flat_f, flat_x=flat_x, out=out):
             parts = [slice(*part) for part in team.ranges(len(out))]
             team.run(triad, [(flat_f[part], 0, flat_x[part], 0, out[part]) for part in parts])
-            return out
 
         def forward(f=f, x=x):
             return forget_mult(f, x)

@@ -216,10 +216,7 @@ def check_out(out, shape, dtype, operands):
         v.requires_grad for v in (out, *(v for _, v in operands)) if isinstance(v, torch.Tensor)
     ):
         raise RuntimeError(say.out_gradient())
-    if out.shape != shape:
-        raise ValueError(say.out_shape(out.shape, shape))
-    if out.dtype != dtype:
-        raise TypeError(say.out_dtype(out.dtype, dtype))
+    checks.out_form(out.shape, out.dtype, shape, dtype)
 
 
 def check_overlap(out, operands, lengths):

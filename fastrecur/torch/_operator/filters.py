@@ -6,7 +6,7 @@ import torch
 from ..._arguments import messages as say, shapes
 from ..._cpu import filters as _host
 from ..._cpu.machine import threads as _threads
-from ..._plan.filters import FIELDS, check_a0, check_sections, check_states, lengths_of, state_shape
+from ..._plan.filters import FIELDS, check_a0, check_cascade, lengths_of, state_shape
 from . import arguments, autograd
 from .along_time import ends_of, like, steps_of
 from .autograd import with_batch
@@ -42,8 +42,7 @@ def _taken(fields, poles, x, sos, states, axis, lengths, *others):
     if sos.is_complex():
         raise TypeError(say.filter_real(names[0], sos.dtype))
     axis = shapes.axis_of(axis, tuple(x.shape), ("x",))
-    check_sections(tuple(sos.shape), tuple(x.shape), axis, fields)
-    check_states(states, sos.shape, tuple(x.shape), axis, poles)
+    check_cascade(sos, states, tuple(x.shape), axis, fields, poles)
     for name, other in zip(names[1:], others, strict=False):
         if other.shape != x.shape:
             raise ValueError(say.operand_shape(name, tuple(other.shape), tuple(x.shape)))

@@ -4,6 +4,7 @@ import torch
 
 from ..._arguments import adapters, arrays, checks, messages as say
 from ..._arguments.selective import Operands, check_shapes
+from ..._arguments.shapes import check_exact
 from . import arguments, selective
 from .modes import hand_over, is_overridden
 
@@ -35,8 +36,8 @@ def vjp(grad_y, operands, options, grad_state):
     _check_tensors({"grad_y": grad_y, **operands._asdict(), "grad_state": grad_state})
     ends, options, states = _checked(operands, options)
     for name, v, shape in (("grad_y", grad_y, operands.u.shape), ("grad_state", grad_state, states)):
-        if v is not None and v.shape != shape:
-            raise ValueError(say.exact_shape(name, v.shape, tuple(shape)))
+        if v is not None:
+            check_exact(name, v.shape, shape)
     wanted = [v is not None for v in operands]
     grads = selective.VJP(grad_y, grad_state, *operands, *ends, *options, None, wanted)
     return Operands(*[grad if is_wanted else None for grad, is_wanted in zip(grads, wanted, strict=True)])
@@ -81,8 +82,8 @@ def _checked(operands, options):
         if batch != 1:
             raise ValueError(say.scan_offsets_batch(batch))
         states = ends.offsets.shape[0] - 1, *states[1:]
-    if operands.h0 is not None and operands.h0.shape != states:
-        raise ValueError(say.exact_shape("h0", operands.h0.shape, states))
+    if operands.h0 is not None:
+        check_exact("h0", operands.h0.shape, states)
     return ends, options, states
 
 

@@ -81,7 +81,7 @@ def check_sizes(**sizes):
         if not isinstance(size, int) or isinstance(size, bool):
             raise TypeError(say.rnn_number(name, "of type int", size))
         if size <= 0:
-            raise ValueError(say.rnn_greater_than_zero(name, size))
+            raise ValueError(say.rnn_number(name, "greater than zero", size))
 
 
 def check_batch_size(size):
