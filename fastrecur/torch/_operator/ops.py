@@ -104,15 +104,7 @@ def anywhere(fake, run):
 
 
 _forward_composed = anywhere(_forward_fake, composed.forward)
-
-
-def _vjp_composed(family, g, a, b, h, h0, *arguments):
-    owns = _vjp_fake(family, g, a, b, h, h0, *arguments)
-    grads = composed.vjp(family, g, a, b, h, h0, *arguments[:-3])
-    return tuple(
-        own.copy_(along_time.like(grad, operand)) if is_wanted else own
-        for own, grad, operand, is_wanted in zip(owns, grads, (a, b, h0), arguments[-3:], strict=True)
-    )
+_vjp_composed = anywhere(_vjp_fake, composed.vjp)
 
 
 def kernel(run, family):
