@@ -100,6 +100,11 @@ def like(grad, operand):
     return grad.sum_to_size(operand.shape).to(tensors.gradient_dtype(operand, grad.dtype))
 
 
+def or_empty(g, grads):
+    """Return gradients, for an operator, with an empty tensor in the place of None."""
+    return tuple(g.new_empty(0) if grad is None else grad for grad in grads)
+
+
 def _offsets(array, cuts, axis):
     """Return offsets beside an array, within it: on another device than the host's nobody has looked at them."""
     return cuts.offsets.to(array.device, torch.int64).clamp(0, array.shape[axis])

@@ -14,7 +14,7 @@ import torch
 from ..._arguments import checks, messages as say
 from ..._plan.problem import FORGET, LINEAR
 from . import internals, ops, tensors as _tensors
-from .along_time import adjoint, decay, lanes, like, state_before
+from .along_time import adjoint, decay, lanes, like, or_empty, state_before
 from .ops import forward, vjp
 
 
@@ -188,7 +188,7 @@ class _Vjp(Composed):
 
         steps = cls.family, axis, reverse, dtype, a, b, h, h0, lengths
         grad_a, grad_b, grad_h0, _ = adjoint(steps, run, g, (want_a, want_b))
-        return ops.wanted_or_empty(g, (grad_a, grad_b, like(grad_h0, h0) if want_h0 else None))
+        return or_empty(g, (grad_a, grad_b, like(grad_h0, h0) if want_h0 else None))
 
 
 def _forward_vmap(family, info, in_dims, *arguments):

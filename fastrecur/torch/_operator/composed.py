@@ -8,7 +8,7 @@ import torch
 from ..._arguments import checks
 from ..._plan.problem import LINEAR
 from . import tensors as _tensors
-from .along_time import adjoint, lanes, last_states, like, masked, valid_steps, with_first_states
+from .along_time import adjoint, lanes, last_states, like, masked, or_empty, valid_steps, with_first_states
 
 
 def forward(family, a, b, h0, lengths, axis, reverse, dtype):
@@ -40,8 +40,7 @@ def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, want_a
 
     steps = family, axis, reverse, dtype, a, b, h, h0, lengths
     grad_a, grad_b, last, _ = adjoint(steps, run, g, (want_a, want_b))
-    grads = grad_a, grad_b, like(last, h0) if want_h0 else None
-    return tuple(g.new_empty(0) if grad is None else grad for grad in grads)
+    return or_empty(g, (grad_a, grad_b, like(last, h0) if want_h0 else None))
 
 
 def device_of(*operands):

@@ -47,11 +47,7 @@ def _forward(family, *arguments):
 
 def _vjp(family, g, *arguments):
     *arguments, want_a, want_b, want_h0 = arguments
-    return wanted_or_empty(g, tensors.vjp(family, g, *arguments, (want_a, want_b, want_h0)))
-
-
-def wanted_or_empty(g, grads):
-    return tuple(g.new_empty(0) if grad is None else grad for grad in grads)
+    return along_time.or_empty(g, tensors.vjp(family, g, *arguments, (want_a, want_b, want_h0)))
 
 
 def _forward_cuda(family, a, b, *arguments):
@@ -67,7 +63,7 @@ def _vjp_cuda(family, g, a, b, h, *arguments):
     *arguments, want_a, want_b, want_h0 = arguments
     shape, wanted = torch.broadcast_shapes(a.shape, b.shape), (want_a, want_b, want_h0)
     layouts = tuple(tensors.layout(shape, v, h, g) if v.shape == shape else None for v in (a, b))
-    return wanted_or_empty(g, device_tensors.vjp(family, g, a, b, h, *arguments, wanted, layouts=layouts))
+    return along_time.or_empty(g, device_tensors.vjp(family, g, a, b, h, *arguments, wanted, layouts=layouts))
 
 
 def alike(shape, dtype, *prototypes):
