@@ -35,11 +35,11 @@ def takes(source, weight, bias):
     return (
         internals.onednn_linear is not None
         and _prefers_onednn()
+        and modes.cpu_can_run(source, weight, bias)  # before sizes are looked at, which may be symbols
         and (modes.compiling() or source.shape[:-1].numel() >= FEW_ROWS)  # a graph is for all sizes
         and torch.backends.mkldnn.enabled
         and all(v is None or v.dtype == torch.float32 for v in (source, weight, bias))
         and not torch.is_autocast_enabled("cpu")
-        and modes.cpu_can_run(source, weight, bias)
     )
 
 
