@@ -28,7 +28,7 @@ def forward(family, a, b, h0, lengths, axis, reverse, dtype):
     return masked(h, valid), last_states(h, h0, cuts, axis, reverse)
 
 
-def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, want_a, want_b, want_h0):
+def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted):
     """Return the gradients of a, b and h0, in the dtype that states are carried in; an empty one if not wanted."""
     device = device_of(g, a, b, h)
     wide = _tensors.wide(dtype, device)
@@ -39,8 +39,8 @@ def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, want_a
         return *forward(LINEAR, q, source, grad_last, lengths, axis, not reverse, wide), grad_last
 
     steps = family, axis, reverse, dtype, a, b, h, h0, lengths
-    grad_a, grad_b, last, _ = adjoint(steps, run, g, (want_a, want_b))
-    return or_empty(g, (grad_a, grad_b, like(last, h0) if want_h0 else None))
+    grad_a, grad_b, last, _ = adjoint(steps, run, g, wanted)
+    return or_empty(g, (grad_a, grad_b, like(last, h0) if wanted[2] else None))
 
 
 def device_of(*operands):
