@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from compare import assert_same_bits, check_forward, check_vjp
+from compare import assert_same_bits, check_both, check_forward, check_vjp
 from layouts import FOREIGN, WRITEABLE, read_only
 from test_forward import RECURRENCES, operands
 
@@ -75,8 +75,7 @@ def test_gates_of_one_product(rng, dtype, lanes):
     product = rng.random((65, 3, 3 * lanes)).astype(dtype)
     x, f, _ = np.split(product, 3, axis=-1)
     for axis, reverse in axes_and_directions(2):
-        check_forward("forget_mult", f, x, axis=axis, reverse=reverse)
-        check_vjp("forget_mult", f, x, rng=rng, axis=axis, reverse=reverse, state=False)
+        check_both("forget_mult", f, x, rng=rng, axis=axis, reverse=reverse, state=False)
 
 
 @pytest.mark.parametrize("name", RECURRENCES)
@@ -99,8 +98,7 @@ def test_broadcast_operands(rng, name):
     for axis, reverse in axes_and_directions():
         lanes = gate.shape[:axis] + gate.shape[axis + 1 :]
         h0 = np.broadcast_to(np.float32(0.5), lanes)
-        check_forward(name, gate, value, h0, axis=axis, reverse=reverse)
-        check_vjp(name, gate, value, h0, rng=rng, axis=axis, reverse=reverse)
+        check_both(name, gate, value, h0, rng=rng, axis=axis, reverse=reverse)
 
 
 @pytest.mark.parametrize("name", RECURRENCES)
@@ -148,15 +146,13 @@ def test_interleaved_operands(rng, name):
     # Gate and value share a buffer without sharing an element.
     both = rng.random((65, 33, 2)).astype(np.float32)
     for axis, reverse in axes_and_directions(2):
-        check_forward(name, both[..., 0], both[..., 1], axis=axis, reverse=reverse)
-        check_vjp(name, both[..., 0], both[..., 1], rng=rng, axis=axis, reverse=reverse)
+        check_both(name, both[..., 0], both[..., 1], rng=rng, axis=axis, reverse=reverse)
 
 
 @pytest.mark.parametrize("name", RECURRENCES)
 def test_one_array_as_every_operand(rng, name):
     a = read_only(rng.random((9, 9)))
-    check_forward(name, a, a, a[0])
-    check_vjp(name, a, a, a[0], rng=rng)
+    check_both(name, a, a, a[0], rng=rng)
 
 
 def test_fresh_results_are_laid_out_as_numpy_does(rng):
