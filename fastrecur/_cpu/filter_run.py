@@ -98,7 +98,7 @@ def _known_geometry(forms, axis, reverse, chunks, window, *kind):
 
 
 def element_of(dtype):
-    return "bf2" if dtype == np.int16 else element(dtype)  # which signals are not, but tensors of bfloat16
+    return "bf2" if dtype == np.uint16 else element(dtype)  # which signals are not, but tensors of bfloat16
 
 
 def _form(array):
