@@ -4,6 +4,7 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
+import torch
 from compare import assert_close_lazy
 from hypothesis import Phase, given, settings, strategies as st
 
@@ -203,6 +204,8 @@ def test_errors(rng):
         forget_mult(0.5, x.astype("M8[s]"))
     with pytest.raises(TypeError, match="`b` must be an array"):
         linear_recurrence(x, None)
+    with pytest.raises(TypeError, match="`"):
+        forget_mult(torch.tensor(0.5), x)
     with pytest.raises(ValueError, match="`grad_h` must have the shape of the result"):
         forget_mult_vjp(np.ones(5), x, x, x)
     with pytest.raises(TypeError, match="`h` must be an array"):
