@@ -11,11 +11,7 @@ from hypothesis import Phase, given, settings, strategies as st
 import fastrecur
 from fastrecur import forget_mult, forget_mult_vjp, linear_recurrence
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    with dask.config.set(scheduler="sync"):
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @st.composite
