@@ -145,11 +145,7 @@ class Run:
 
     def lanes(self, array):
         """Return an array (leading, *series) for each series of the kernel; one for all stays so."""
-        lead = array.ndim - len(self.shape)
-        if self.chunks > 1:
-            array = np.repeat(_spread(array, self.shape, self.axes)[..., None], self.chunks, -1)
-            return np.ascontiguousarray(array.reshape(*array.shape[:lead], -1)[..., self.fill])
-        return np.ascontiguousarray(_spread(array, self.shape, self.axes)[..., self.fill])
+        return np.ascontiguousarray(_spread(array, self.shape, self.axes)[..., self.fill // self.chunks])
 
     def back(self, lanes):
         """Return what `lanes` makes, as (leading, *series), of the series' last chunks."""

@@ -38,14 +38,6 @@ class View(NamedTuple):
         return self.dtype, self.shape, self.strides
 
 
-def odd(view):
-    """Return the bits of an array's address that must be clear: at other loads a card ends all of a process's work.
-
-    Complex numbers are loaded part by part.
-    """
-    return view.dtype.itemsize // (2 if view.dtype.kind == "c" else 1) - 1
-
-
 class Library:
     """An array library: its memory, its allocator, its streams.
 
@@ -57,10 +49,7 @@ class Library:
     """
 
     allocates_in_capture = True  # whether a call may be captured into a graph for which its library allocates
-
-    def takes(self, other):
-        """Return whether another library's arrays may stand beside its own."""
-        return other.name == self.name
+    kin = property(lambda self: self.name)  # arrays of whom may stand beside its own
 
     def lender(self, size, device):
         """Return a function that lends so many bytes for what is put into a stream until `give_back`.
@@ -198,12 +187,10 @@ class Interface(Unpooled):
     stream. Results name the stream that they are computed in, but the default one, which Numba's own do not name.
     """
 
+    kin = "interfaces"  # any: a call's results are Numba's
+
     def __init__(self, array):
         self.name = _root(array)
-
-    def takes(self, other):
-        """Return whether another library's arrays may stand beside its own: a call's results are Numba's."""
-        return type(other) is Interface
 
     def view(self, name, array):
         known = array.__cuda_array_interface__
@@ -300,14 +287,14 @@ class Dlpack(Unpooled):
         return view
 
 
-_libraries: dict = {}
+libraries: dict = {}
 
 
 def library(value):
-    if (found := _libraries.get(type(value))) is None:
+    if (found := libraries.get(type(value))) is None:
         make = {"cupy": Cupy, "torch": Torch}.get(_root(value))
         make = make or (Interface if hasattr(value, "__cuda_array_interface__") else Dlpack)
-        found = _libraries[type(value)] = make(value)
+        found = libraries[type(value)] = make(value)
     return found
 
 
@@ -329,15 +316,17 @@ def take(names, values):
     for _, name, value, its in arrays:
         if its is None:
             raise TypeError(say.host_and_device(name, type(value), first))
-        if not owner.takes(its):
+        if its.kin != owner.kin:
             raise TypeError(say.mixed([(first, owner.name), (name, its.name)]))
     device = of = None
     for k, name, value, its in arrays:
         view = taken[k] = its.view(name, value)
         if element(view.dtype) is None:
             raise TypeError(say.dtype(name, view.dtype))
-        if view.pointer & odd(view):
-            raise ValueError(say.misplaced(name, view.pointer, odd(view) + 1))
+        # At other loads a card ends all of a process's work. Complex numbers are loaded part by part.
+        align = view.dtype.itemsize // (2 if view.dtype.kind == "c" else 1)
+        if view.pointer % align:
+            raise ValueError(say.misplaced(name, view.pointer, align))
         if view.device not in (None, device):
             if of is not None:
                 raise ValueError(say.two_devices(of, device, name, view.device))

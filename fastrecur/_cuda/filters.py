@@ -15,7 +15,16 @@ from .._arguments.arrays import element, is_on_device
 from .._plan import loops, problem
 from .._plan.filters import check_a0, check_polynomial, check_sections, check_states, state_shape, take
 from . import plan as _plan
-from .call import Form, _ghost, _is_view, _signature, _take, floats, ghost_of_out, result
+from .call import (
+    Form,
+    floats,
+    ghost_of as _ghost,
+    ghost_of_out,
+    is_view as _is_view,
+    result,
+    signature_of as _signature,
+    take_views as _take,
+)
 from .kernels.filters import THREADS
 
 _NAMES = "x", "sos", "h0", "y", "last", "lengths"
@@ -198,9 +207,9 @@ def lay_out(shape, axis, reverse, strides, forms):
     axes = sorted((k for k, n in enumerate(shape) if k != axis and n != 1), key=lambda k: -abs(strides["y"][k]))
     dims = loops.merge([(shape[k], tuple(own[k] for own in strides.values())) for k in axes])
     dims = [(size, dict(zip(strides, own, strict=True))) for size, own in dims]
-    sizes, lanes, offsets = _plan._cut(dims, list(strides))
+    sizes, lanes, offsets = _plan.cut(dims, list(strides))
     count = math.prod(sizes)
-    _plan._check_size(count, shape[axis])
+    _plan.check_size(count, shape[axis])
     values = dict(steps=shape[axis], reverse=int(reverse), lanes=count, middles=sizes[1], inners=sizes[2], width=1)
     values |= {"tiles": 1} | {f"{name}_time": own[axis] for name, own in strides.items()}
     values |= {f"{name}_lane": own for name, own in lanes.items()}

@@ -246,7 +246,7 @@ device = torch.device({device!r})
 is_layer = {name!r} == "layer"
 models, shape = (layer_models(device), (512, 64, 320)) if is_layer else (ptb_models(device, 2), (105, 20, 640))
 model = models[{model!r}]
-training(model, torch.randn(2, *shape[1:], device=device, requires_grad=True))()  # load what a step needs
+training(model, torch.randn(8, *shape[1:], device=device, requires_grad=True))()  # load what a step needs
 step = training(model, torch.randn(shape, device=device, requires_grad=True))
 def of_process(field):
     with open("/proc/self/status") as file:

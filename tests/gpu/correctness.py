@@ -342,5 +342,5 @@ def kernels(case):
         _plan.vjp(family, ("grad_h", *names, "h"), (full, gate, value, full, state, None), *told),
     ]
     launches = [each for plan in plans for each in plan.launches if each.kernel != _plan.CLEAR]
-    launches += [each for plan in plans for finish in plan.finish for each in finish[3]]
+    launches += [each for plan in plans for each in plan.finish]
     return {launch.kernel(s.kernel, s.rule, s.carry, s.options, s.elements, s.time) for s in launches}

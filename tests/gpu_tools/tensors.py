@@ -64,7 +64,7 @@ def place(driver, setattr):
 
     setattr(launch, "driver", lambda: driver)
     setattr(arrays, "Torch", Torch)
-    setattr(arrays, "_libraries", {})
+    setattr(arrays, "libraries", {})
     setattr(arrays, "is_on_device", lambda value: isinstance(value, torch.Tensor))
     setattr(pool, "_is_on_gpu", lambda tensor: True)
     return own

@@ -36,7 +36,7 @@ def key_of(options, *operands):
     """
     if not no_modes_active() or internals.is_profiled():
         return None
-    key, wants = (options,), False
+    key, wants = [options], False
     for value in operands:
         kind = type(value)
         if kind is _Tensor or kind is _Parameter:
@@ -46,16 +46,17 @@ def key_of(options, *operands):
                     return None
                 # Kernels of a GPU load as many bytes at once as an address is a multiple of.
                 on = value.is_cpu or (value.device, place & 7)
-                key += dtype, value.shape, value.is_contiguous() or value.stride(), on
+                key.append((dtype, value.shape, value.is_contiguous() or value.stride(), on))
             except RuntimeError:  # no strides, or no memory
                 return None
             if value.requires_grad:
                 wants = True
         elif value is None or kind is float:
-            key += (kind,)
+            key.append(kind)
         else:
             return None
-    return *key, wants and _grad_enabled()
+    key.append(wants and _grad_enabled())
+    return tuple(key)
 
 
 def is_autocast_enabled(device):

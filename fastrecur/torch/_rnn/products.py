@@ -48,7 +48,8 @@ def takes(source, weight, bias):
 
 def _by_onednn(rows, weight, bias=None):
     flat = rows.reshape(-1, rows.shape[-1]).contiguous()
-    return internals.onednn_linear(flat, weight.contiguous(), bias, "none", [], "").view(*rows.shape[:-1], -1)
+    weight = weight if weight.t().is_contiguous() else weight.contiguous()  # either is put in an order of its own
+    return internals.onednn_linear(flat, weight, bias, "none", [], "").view(*rows.shape[:-1], -1)
 
 
 def product_with(weight, rows, most):
