@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .._arguments import adapters, messages as say
-from .._arguments.arrays import _ELEMENTS as DTYPES, BFLOAT16, _root, element, is_on_device
+from .._arguments.arrays import BFLOAT16, ELEMENTS, element, is_on_device, root_of
 from .._arguments.shapes import c_strides
 from .._cpu.compiler import cache
 from . import launch
@@ -130,7 +130,7 @@ class Torch(Library):
 
     def __init__(self, _):
         self.library = sys.modules["torch"]
-        known = {dtype.name: dtype for dtype in DTYPES} | {"bfloat16": BFLOAT16}
+        known = {dtype.name: dtype for dtype in ELEMENTS} | {"bfloat16": BFLOAT16}
         self.dtypes = {getattr(self.library, n): dtype for n, dtype in known.items() if hasattr(self.library, n)}
         self.own = {dtype: kind for kind, dtype in self.dtypes.items()}
         self.raw_stream = adapters.raw_stream
@@ -190,7 +190,7 @@ class Interface(Unpooled):
     kin = "interfaces"  # any: a call's results are Numba's
 
     def __init__(self, array):
-        self.name = _root(array)
+        self.name = root_of(array)
 
     def view(self, name, array):
         known = array.__cuda_array_interface__
@@ -233,7 +233,7 @@ class Dlpack(Unpooled):
     """Whatever exports DLPack from a device, with the namespace of the array API for results."""
 
     def __init__(self, array):
-        self.name, self.space = _root(array), None
+        self.name, self.space = root_of(array), None
         self.places = {}  # a device's number -> what the library calls it
 
     def view(self, name, array):
@@ -292,7 +292,7 @@ libraries: dict = {}
 
 def library(value):
     if (found := libraries.get(type(value))) is None:
-        make = {"cupy": Cupy, "torch": Torch}.get(_root(value))
+        make = {"cupy": Cupy, "torch": Torch}.get(root_of(value))
         make = make or (Interface if hasattr(value, "__cuda_array_interface__") else Dlpack)
         found = libraries[type(value)] = make(value)
     return found

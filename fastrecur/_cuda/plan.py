@@ -289,7 +289,7 @@ def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex=F
     operands.put_state("last", plan.dtype, operands.state_shape, c_strides(operands.state_shape, plan.dtype.itemsize))
     operands.read_ends()
     operands.lay_out(reverse)
-    launches, scratch = operands.launches(problem._rule(family, plan.dtype, np.dtype(carry), a))
+    launches, scratch = operands.launches(problem.rule_of(family, plan.dtype, np.dtype(carry), a))
     finish = ()
     if aside:
         scratch["h"], name = math.prod(plan.shape), element(plan.dtype)
@@ -371,12 +371,10 @@ def vjp(
 
 def _dims_of_totals(operands, name, size):
     """Return the dimensions of totals as the kernel leaves them: repetitions, tiles or segments, lanes in its order."""
-    beyond, lanes = ([(n, own[name]) for n, own in dims] for dims in (operands.dims[:-3], operands.dims[-3:]))
-    dims, reach = [], size
-    for n, stride in reversed([*beyond, (operands.tiles * operands.segments, 0), *lanes]):
-        dims.append((n, reach, stride))
-        reach *= n
-    return dims
+    dims = [(n, own[name]) for n, own in operands.dims]
+    dims.insert(max(len(dims) - 3, 0), (operands.tiles * operands.segments, 0))
+    sizes, strides = zip(*dims, strict=True)
+    return list(zip(sizes, c_strides(sizes, size), strides, strict=True))
 
 
 SLICE = 1 << 12  # summands that a block adds up

@@ -10,7 +10,6 @@ from test_forward import RECURRENCES, operands
 
 import fastrecur
 from fastrecur._plan import problem
-from fastrecur._plan.problem import TRANSPOSE8
 
 pytestmark = pytest.mark.usefixtures("rows_of_any_length")
 
@@ -169,31 +168,3 @@ def test_fresh_results_are_laid_out_as_numpy_does(rng):
     strides = (8, 8 << 24)
     assert problem.like(shape, np.dtype(np.float32), (shape, strides)) == (4, 4 << 24)
     assert not problem.is_c_order(shape, strides)
-
-
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("name", RECURRENCES)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("reverse", [False, True])
-def test_long_lanes_of_contiguous_time(rng, set_threads, name, dtype, reverse):
-    """They are walked along time, each as it would be alone; closed and open gates are exact there too."""
-    shape = (3, 7, 5, 1031)
-    gate, value = operands(rng, shape, dtype)
-    gate[rng.random(shape) < 0.05], gate[rng.random(shape) < 0.05] = 0, 1
-    lengths = rng.integers(0, shape[-1] + 1, shape[:2])
-    for options in [{}, {"lengths": lengths}]:
-        results = []
-        for threads in [1, 2]:
-            set_threads(threads)
-            results.append(check_forward(name, gate, value, axis=-1, reverse=reverse, **options))
-            check_vjp(name, gate, value, rng=rng, axis=-1, reverse=reverse, **options)
-        assert_same_bits(results[0], results[1])
-    assert choose_for(name, (shape[0] * 500, shape[-1]), dtype, 1) == TRANSPOSE8
-
-
-def choose_for(name, shape, dtype, axis):
-    """Return the traversal of a forward call on arrays of a shape."""
-    a = np.dtype(dtype), shape, tuple(np.empty(shape, dtype).strides)
-    family = {"forget_mult": problem.FORGET, "linear_recurrence": problem.LINEAR}[name]
-    plan = problem.forward(family, ("f", "x", "h0"), a, a, None, None, axis, False, None, False)
-    return plan.traversal

@@ -106,16 +106,13 @@ def test_cut_rows_and_their_gradients(dtype, kind):
 
 
 @pytest.mark.parametrize("kind", ["offsets", "resets"])
-def test_threads_share_the_channels_of_cut_rows(kind):
+def test_threads_share_the_channels_of_cut_rows(set_torch_threads, kind):
     """A product large enough for several threads: the same bits as on one."""
-    cut, before, results = cuts(300, 2)[kind], torch.get_num_threads(), []
+    cut, results = cuts(300, 2)[kind], []
     values = cut_problem(cut, torch.float32, 200, True, None, True, 300, 2)
-    try:
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
-            results.append(gradients(pooling.pool, *values, cut=cut))
-    finally:
-        torch.set_num_threads(before)
+    for threads in (1, 2):
+        set_torch_threads(threads)
+        results.append(gradients(pooling.pool, *values, cut=cut))
     assert all(torch.equal(one, same) for one, same in zip(*results, strict=True))
 
 
@@ -298,16 +295,13 @@ def test_product_and_cotangent_in_any_layout():
     assert (wider[..., :5] == POISON).all() and (wider[..., 53:] == POISON).all()
 
 
-def test_threads_change_no_bit():
+def test_threads_change_no_bit(set_torch_threads):
     product, c0, _ = problem(torch.float32, 200, True, None, first=True, steps=50, batch=5)
     cotangents = torch.randn(50, 5, 200), torch.randn(5, 200)
-    before, results = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            results.append(gradients(pooling.pool, product, c0, None, *cotangents))
-    finally:
-        torch.set_num_threads(before)
+    results = []
+    for threads in (1, 2, 3):
+        set_torch_threads(threads)
+        results.append(gradients(pooling.pool, product, c0, None, *cotangents))
     for other in results[1:]:
         assert all(torch.equal(one, same) for one, same in zip(results[0], other, strict=True))
 
