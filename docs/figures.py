@@ -159,7 +159,8 @@ def paper():
     yield f"{smoothing(*whole, 'numbagg')} times as fast as numbagg; with a tenth of the values missing,"
     yield f"{smoothing(*gaps, 'pandas')} and {smoothing(*gaps, 'numbagg')} times ({about('benchmarks_smoothing.txt')})."
     yield f"A quasi-recurrent layer is {inference} times as fast as PyTorch's LSTM of equal hidden size in"
-    yield f"inference and {training} times in training ({about('benchmarks_qrnn.txt')}). All were measured on two cores."
+    yield f"inference and {training} times in training ({about('benchmarks_qrnn.txt')})."
+    yield "All were measured on two cores."
 
 
 def how_to():

@@ -19,9 +19,8 @@ from pathlib import Path as _Path
 import numba as _numba  # noqa: F401  # the first call needs it: better to wait for it here
 
 from . import reference
-from ._config import show_config
+from ._config import __version__, show_config
 from ._cpu.machine.threads import get_num_threads, set_num_threads
-from ._version import __version__
 from .recurrence import forget_mult, forget_mult_vjp, linear_recurrence, linear_recurrence_vjp
 from .selective import selective_scan, selective_scan_vjp
 

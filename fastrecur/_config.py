@@ -1,4 +1,4 @@
-"""What a report about a problem needs: versions, threads, caches and devices, and what works."""
+"""The version, and what a report about a problem needs: versions, threads, caches and devices, and what works."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import numpy as np
 from ._cpu.compiler import cache
 from ._cpu.machine import memory_pool, workers
 from ._cpu.machine.threads import get_num_threads
-from ._version import __version__
 from .recurrence import forget_mult
 
 __all__ = ["show_config"]
+
+__version__ = "0.1.0"
 
 _PACKAGES = (
     "numpy", "numba", "llvmlite", "numba-cuda", "cuda-core", "cuda-bindings", "ml_dtypes", "cupy", "torch", "pandas",

@@ -105,6 +105,12 @@ def check_forward(name, gate, value, h0=None, *, dtype=None, ulp=None, floor=0.0
     return h
 
 
+def check_both(name, gate, value, h0=None, *, rng, state=True, **options):
+    """Check a recurrence in every way of calling it, and its gradients."""
+    check_forward(name, gate, value, h0, **options)
+    check_vjp(name, gate, value, h0, rng=rng, state=state, **options)
+
+
 def check_nothing_beside(name, gate, value, wanted, out, memory, **options):
     """Check that results in `out`, a view of some memory, are those wanted, and the rest of it is as it was.
 

@@ -107,7 +107,7 @@ def cupy(monkeypatch):
     module = devices.Cupy(driver)
     monkeypatch.setattr(launch, "driver", lambda: driver)
     monkeypatch.setitem(sys.modules, "cupy", module)
-    monkeypatch.setattr("fastrecur._cuda.arrays._libraries", {})
+    monkeypatch.setattr("fastrecur._cuda.arrays.libraries", {})
     monkeypatch.setattr(call, "_shortcuts", {})
     return module
 

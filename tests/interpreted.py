@@ -9,7 +9,7 @@ import test_follow
 import test_holt
 import test_selective
 import torch
-from compare import assert_close, check_forward, check_vjp
+from compare import assert_close, check_both, check_forward, check_vjp
 from thresholds import lower_thresholds
 
 import fastrecur
@@ -33,10 +33,8 @@ def main():
         value = rng.standard_normal(shape).astype(dtype)
         h0 = rng.standard_normal(np.delete(shape, axis)).astype(dtype)
         options |= {"axis": axis, "reverse": reverse}
-        check_forward(name, gate, value, h0, **options)
-        check_vjp(name, gate, value, h0, rng=rng, state=False, **options)
-        check_forward(name, 0.5, value, dtype=dtype, **options)
-        check_vjp(name, 0.5, value, rng=rng, state=False, dtype=dtype, **options)
+        check_both(name, gate, value, h0, rng=rng, state=False, **options)
+        check_both(name, 0.5, value, rng=rng, state=False, dtype=dtype, **options)
 
     for name, reverse in itertools.product(RECURRENCES, [False, True]):
         for dtype in [np.float32, np.float64][: 1 + reverse]:  # a dtype's directions differ by strides alone
@@ -62,8 +60,7 @@ def main():
         for shape in [(5, 4), (9, 11)]:
             a, b = (rng.standard_normal((2, *shape)) + 1j * rng.standard_normal((2, *shape))).astype(dtype)
             for axis, gate in [(0, a), (1, a), (0, a[:1]), (1, a[:, :1])]:
-                check_forward("linear_recurrence", gate, b, 1.0, axis=axis)
-                check_vjp("linear_recurrence", gate, b, 1.0, rng=rng, axis=axis)
+                check_both("linear_recurrence", gate, b, 1.0, rng=rng, axis=axis)
     lanes_apart(rng)
     pool_both_ways()
     weigh(rng)
@@ -140,8 +137,7 @@ def borders(rng, name, reverse):
         cuts = [(h0, {"offsets": offsets}), (h0[0], {"resets": flags}), (None, {"resets": same})]
         cuts.append((h0, {"offsets": offsets, "resets": flags}))
         for state, own in cuts[: 2 if steps > 1000 else 4]:
-            check_forward(name, gate, value, state, **options, **own)
-            check_vjp(name, gate, value, state, rng=rng, state=False, **options, **own)
+            check_both(name, gate, value, state, rng=rng, state=False, **options, **own)
 
 
 def lanes_apart(rng):
@@ -161,11 +157,9 @@ def lanes_apart(rng):
     ]:
         for reverse, ends in itertools.product([False, True], [None, lengths]):
             options = {"reverse": reverse, "lengths": ends}
-            check_forward("forget_mult", a, b, **options)
-            check_vjp("forget_mult", a, b, rng=rng, state=False, **options)
+            check_both("forget_mult", a, b, rng=rng, state=False, **options)
     a, b = gate[:, :16].astype(np.float64), value[:, 15::-1].astype(np.float64)
-    check_forward("linear_recurrence", a, b[:, ::-1])
-    check_vjp("linear_recurrence", a, b[:, ::-1], rng=rng, state=False)
+    check_both("linear_recurrence", a, b[:, ::-1], rng=rng, state=False)
     check_forward("forget_mult", gate[:, ::2].astype(np.float16)[:, ::-1], value[:, :18].astype(np.float16))
 
 

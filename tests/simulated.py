@@ -10,7 +10,7 @@ import simulator
 import tensors
 import test_selective
 import torch
-from compare import check_forward, check_vjp
+from compare import check_both, check_forward, check_vjp
 
 import fastrecur
 from fastrecur import reference
@@ -167,16 +167,14 @@ def main():
         states = np.delete(shape, axis) if segments is None else (segments, *np.delete(shape, axis))
         h0 = rng.standard_normal(states).astype(dtype) if state else None
         options |= {"axis": axis, "reverse": reverse}
-        check_forward(name, gate, value, h0, **options)
-        check_vjp(name, gate, value, h0, rng=rng, state=state, **options)
+        check_both(name, gate, value, h0, rng=rng, state=state, **options)
         launched.update(entry[1] for entry in driver.log if entry[0] == "launch")
         driver.forget()
 
     def integers(steps):
         """Elements that are never read 16 bytes at once."""
         x = rng.integers(-3, 3, (1, steps)).astype(np.int16)
-        check_forward("forget_mult", 0.25, x, axis=1)
-        check_vjp("forget_mult", 0.25, x, rng=rng, axis=1, state=False)
+        check_both("forget_mult", 0.25, x, rng=rng, axis=1, state=False)
 
     def closed_gates(shape, axis, most=0):
         """They keep the state, bit for bit; across threads of tiles within rounding."""
@@ -206,13 +204,11 @@ def main():
     for dtype in [np.complex64, np.complex128]:
         a, b = (rng.standard_normal((2, 5, 4)) + 1j * rng.standard_normal((2, 5, 4))).astype(dtype)
         for axis in [0, 1]:
-            check_forward("linear_recurrence", a, b, 1.0, axis=axis)
-            check_vjp("linear_recurrence", a, b, 1.0, rng=rng, axis=axis)
+            check_both("linear_recurrence", a, b, 1.0, rng=rng, axis=axis)
         check_vjp("linear_recurrence", 0.5j, b, rng=rng, state=False)
     for axis in [0, 1]:
         gate = rng.random((9, 9)).astype(np.float32)
-        check_forward("forget_mult", gate, 0.5, axis=axis)
-        check_vjp("forget_mult", gate, 0.5, rng=rng, axis=axis)
+        check_both("forget_mult", gate, 0.5, rng=rng, axis=axis)
     # In tiles, of fewer threads and steps than on a card: with closed gates across their ends, and more than a window.
     plan.FEW_LANES = 2
     choose_by(devices.looking_back(choose))

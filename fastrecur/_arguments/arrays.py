@@ -16,7 +16,7 @@ _HEADER = object.__basicsize__
 _read_pointer = ctypes.c_void_p.from_address
 
 # NumPy dtype -> the element's name in kernels. bfloat16 is found by its name: it comes from ml_dtypes.
-_ELEMENTS = {
+ELEMENTS = {
     np.dtype(name): name
     for name in ("f2", "f4", "f8", "c8", "c16", "b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
 }
@@ -33,7 +33,7 @@ BFLOAT16 = _BFloat16()
 
 def element(dtype):
     """Return the kernels' name for a native dtype, or None."""
-    name = _ELEMENTS.get(dtype)
+    name = ELEMENTS.get(dtype)
     if name is None and dtype.name == "bfloat16":
         return "bf2"
     return name
@@ -147,7 +147,7 @@ def any_on_device(*values):
 def is_on_device(value):
     if isinstance(value, (np.ndarray, np.generic)):
         return False
-    root = _root(value)
+    root = root_of(value)
     if root == "torch":
         return bool(getattr(value, "is_cuda", False))
     if root == "cupy" or hasattr(value, "__cuda_array_interface__"):  # which takes CuPy longer than all the rest
@@ -156,7 +156,7 @@ def is_on_device(value):
     return device is not None and int(device()[0]) in _CUDA_DEVICES
 
 
-def _root(value):
+def root_of(value):
     return (type(value).__module__ or "").partition(".")[0]
 
 
@@ -176,11 +176,11 @@ def any_lazy(*values):
 def library_of(value):
     """Return the name of an array's library; None for what is no array."""
     protocols = "__array_interface__", "__dlpack__", "__cuda_array_interface__"
-    return _root(value) if any(hasattr(value, protocol) for protocol in protocols) else None
+    return root_of(value) if any(hasattr(value, protocol) for protocol in protocols) else None
 
 
 def _take_foreign(name, value):
-    library = _root(value)
+    library = root_of(value)
     if any_tensor(value):
         raise TypeError(say.mixed([(name, "torch"), (None, "numpy")]))
     if hasattr(value, "__cuda_array_interface__"):

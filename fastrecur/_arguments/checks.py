@@ -49,6 +49,14 @@ def axis(value: Any, name: str = "axis") -> int:
         raise TypeError(say.count_type(name, type(value))) from None
 
 
+def count(name: str, value: Any) -> int:
+    """Return an integer that is at least 1."""
+    found = axis(value, name)
+    if found < 1:
+        raise ValueError(say.at_least(name, 1, found))
+    return found
+
+
 def is_number(value: Any) -> bool:
     # A timedelta64 is an integer to NumPy.
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, (bool, np.timedelta64))

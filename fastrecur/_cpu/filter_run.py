@@ -98,7 +98,7 @@ def _known_geometry(forms, axis, reverse, chunks, window, *kind):
 
 
 def element_of(dtype):
-    return "bf2" if dtype == np.int16 else element(dtype)  # which signals are not, but tensors of bfloat16
+    return "bf2" if dtype == np.uint16 else element(dtype)  # which signals are not, but tensors of bfloat16
 
 
 def _form(array):
@@ -145,11 +145,7 @@ class Run:
 
     def lanes(self, array):
         """Return an array (leading, *series) for each series of the kernel; one for all stays so."""
-        lead = array.ndim - len(self.shape)
-        if self.chunks > 1:
-            array = np.repeat(_spread(array, self.shape, self.axes)[..., None], self.chunks, -1)
-            return np.ascontiguousarray(array.reshape(*array.shape[:lead], -1)[..., self.fill])
-        return np.ascontiguousarray(_spread(array, self.shape, self.axes)[..., self.fill])
+        return np.ascontiguousarray(_spread(array, self.shape, self.axes)[..., self.fill // self.chunks])
 
     def back(self, lanes):
         """Return what `lanes` makes, as (leading, *series), of the series' last chunks."""

@@ -13,10 +13,10 @@ from .machine import allocate
 _ndarray = np.ndarray
 _supported = _arrays.element
 
-# Calls of kinds seen before, by all that a kernel reads of them but numbers and addresses: what runs them, how many
-# steps they have, and the first one's cuts.
-_shortcuts: dict[tuple, tuple[Callable | None, int, segments.Cuts | None]] = {}
-_UNKNOWN = None, 0, None
+# Calls of kinds seen before, by all that a kernel reads of them but numbers and addresses: what runs them, and the
+# first one's cuts.
+_shortcuts: dict[tuple, tuple[Callable | None, segments.Cuts | None]] = {}
+_UNKNOWN = None, None
 MOST_KEPT = 1024
 _LARGEST = 1 << 1023
 _STATES = type(None), np.ndarray, float  # types of first states that a shortcut takes
@@ -47,13 +47,13 @@ def quick_forward(family, names, a, b, h0, axis, reverse, lengths, return_state,
         key = family, b.dtype, b.shape, b.strides, axis, reverse, to, borders, first
     else:
         return None
-    run, steps, cuts = _shortcuts.get(key, _UNKNOWN)
+    run, cuts = _shortcuts.get(key, _UNKNOWN)
     if run is None:
         return forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, key)
     if return_state is not False and return_state is not True:
         return_state = checks.flag("return_state", return_state)
     if cuts is not None:
-        cuts = cuts.of(lengths, steps)
+        cuts = cuts.of(lengths)
     if out is not None:
         _check_out(out, names, a, b, cuts=cuts)
     result, carry = run(a, b, h0, out, return_state, cuts)
@@ -85,7 +85,7 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, 
             raise ValueError(say.out_self_overlap())
         _check_out(out, names, a, b, cuts=cuts)
     if key is not None:
-        keep(_shortcuts, key, (_runner().known_forward(plan), plan.steps, cuts))
+        keep(_shortcuts, key, (_runner().known_forward(plan), cuts))
     out, carry = _runner().forward(plan, a, b, h0, lengths, out, return_state, cuts)
     result = owner.give(out) if given is None else given
     return (result, owner.give(_runner().narrowed(carry, plan.dtype))) if return_state else result
@@ -105,9 +105,9 @@ def quick_vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
         family, gate, b.dtype, b.shape, b.strides, g.dtype, g.shape, g.strides, h.dtype, h.shape, h.strides, axis,
         reverse, borders, None if h0 is None else _first(h0, lengths),
     )  # fmt: skip
-    run, steps, cuts = _shortcuts.get(key, _UNKNOWN)
+    run, cuts = _shortcuts.get(key, _UNKNOWN)
     if run is not None:
-        return run(g, a, b, h, h0, cuts and cuts.of(lengths, steps))
+        return run(g, a, b, h, h0, cuts and cuts.of(lengths))
     return vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, key)
 
 
@@ -136,7 +136,7 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, key=N
     if lengths is not None:
         lengths = checks.lengths_in_range(lengths, plan.steps)
     if key is not None:
-        keep(_shortcuts, key, (_runner().known_vjp(plan), plan.steps, cuts))
+        keep(_shortcuts, key, (_runner().known_vjp(plan), cuts))
     grad_a, grad_b, carry = _runner().vjp(plan, g, a, b, h, h0, grad_state, lengths, cuts)
     grad_h0 = None if h0 is None else _runner().grad_of(h0, carry, plan)
     return owner.give(grad_a), owner.give(grad_b), owner.give(grad_h0)

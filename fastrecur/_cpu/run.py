@@ -84,7 +84,7 @@ def _marks(plan, cuts, states=None):
     """
     if cuts is None:
         return ()
-    marks = cuts.marks(plan.steps)
+    marks = cuts.marks()
     states = _allocate.zero_states(plan) if states is None else states[-1:] if cuts.reverse else states
     return marks[0] if plan.is_flagged else _allocate.ZEROS, marks[-1] if plan.has_offsets else _allocate.ZEROS, states
 
@@ -204,7 +204,7 @@ def known_forward(plan):
             out = np.empty(shape, dtype)
         if type(a) is float:
             a = as_array(a, wide)
-        marks = () if cuts is None else cuts.marks(plan.steps)  # which live as long as the call
+        marks = () if cuts is None else cuts.marks()  # which live as long as the call
         call(*map(address, (a, b, out, carry, *marks)))
         if return_state and cuts is not None:
             cuts.clear_ends(carry)
@@ -236,7 +236,7 @@ def known_vjp(plan):
         if type(a) is float:
             a = as_array(a, wide)
         grad_a, grad_b = make_a(a_shape, a_made), make_b(b_shape, b_made)
-        marks = () if cuts is None else cuts.marks(plan.steps)
+        marks = () if cuts is None else cuts.marks()
         call(*map(address, (g, a, b, h, grad_a, grad_b, *marks)))
         if a_made != a_dtype:
             grad_a = narrowed(grad_a, a_dtype)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .._arguments import adapters, messages as say
-from .._arguments.arrays import _ELEMENTS as DTYPES, BFLOAT16, _root, element, is_on_device
+from .._arguments.arrays import BFLOAT16, ELEMENTS, element, is_on_device, root_of
 from .._arguments.shapes import c_strides
 from .._cpu.compiler import cache
 from . import launch
@@ -38,14 +38,6 @@ class View(NamedTuple):
         return self.dtype, self.shape, self.strides
 
 
-def odd(view):
-    """Return the bits of an array's address that must be clear: at other loads a card ends all of a process's work.
-
-    Complex numbers are loaded part by part.
-    """
-    return view.dtype.itemsize // (2 if view.dtype.kind == "c" else 1) - 1
-
-
 class Library:
     """An array library: its memory, its allocator, its streams.
 
@@ -57,10 +49,7 @@ class Library:
     """
 
     allocates_in_capture = True  # whether a call may be captured into a graph for which its library allocates
-
-    def takes(self, other):
-        """Return whether another library's arrays may stand beside its own."""
-        return other.name == self.name
+    kin = property(lambda self: self.name)  # arrays of whom may stand beside its own
 
     def lender(self, size, device):
         """Return a function that lends so many bytes for what is put into a stream until `give_back`.
@@ -141,7 +130,7 @@ class Torch(Library):
 
     def __init__(self, _):
         self.library = sys.modules["torch"]
-        known = {dtype.name: dtype for dtype in DTYPES} | {"bfloat16": BFLOAT16}
+        known = {dtype.name: dtype for dtype in ELEMENTS} | {"bfloat16": BFLOAT16}
         self.dtypes = {getattr(self.library, n): dtype for n, dtype in known.items() if hasattr(self.library, n)}
         self.own = {dtype: kind for kind, dtype in self.dtypes.items()}
         self.raw_stream = adapters.raw_stream
@@ -198,12 +187,10 @@ class Interface(Unpooled):
     stream. Results name the stream that they are computed in, but the default one, which Numba's own do not name.
     """
 
-    def __init__(self, array):
-        self.name = _root(array)
+    kin = "interfaces"  # any: a call's results are Numba's
 
-    def takes(self, other):
-        """Return whether another library's arrays may stand beside its own: a call's results are Numba's."""
-        return type(other) is Interface
+    def __init__(self, array):
+        self.name = root_of(array)
 
     def view(self, name, array):
         known = array.__cuda_array_interface__
@@ -246,7 +233,7 @@ class Dlpack(Unpooled):
     """Whatever exports DLPack from a device, with the namespace of the array API for results."""
 
     def __init__(self, array):
-        self.name, self.space = _root(array), None
+        self.name, self.space = root_of(array), None
         self.places = {}  # a device's number -> what the library calls it
 
     def view(self, name, array):
@@ -300,14 +287,14 @@ class Dlpack(Unpooled):
         return view
 
 
-_libraries: dict = {}
+libraries: dict = {}
 
 
 def library(value):
-    if (found := _libraries.get(type(value))) is None:
-        make = {"cupy": Cupy, "torch": Torch}.get(_root(value))
+    if (found := libraries.get(type(value))) is None:
+        make = {"cupy": Cupy, "torch": Torch}.get(root_of(value))
         make = make or (Interface if hasattr(value, "__cuda_array_interface__") else Dlpack)
-        found = _libraries[type(value)] = make(value)
+        found = libraries[type(value)] = make(value)
     return found
 
 
@@ -329,15 +316,17 @@ def take(names, values):
     for _, name, value, its in arrays:
         if its is None:
             raise TypeError(say.host_and_device(name, type(value), first))
-        if not owner.takes(its):
+        if its.kin != owner.kin:
             raise TypeError(say.mixed([(first, owner.name), (name, its.name)]))
     device = of = None
     for k, name, value, its in arrays:
         view = taken[k] = its.view(name, value)
         if element(view.dtype) is None:
             raise TypeError(say.dtype(name, view.dtype))
-        if view.pointer & odd(view):
-            raise ValueError(say.misplaced(name, view.pointer, odd(view) + 1))
+        # At other loads a card ends all of a process's work. Complex numbers are loaded part by part.
+        align = view.dtype.itemsize // (2 if view.dtype.kind == "c" else 1)
+        if view.pointer % align:
+            raise ValueError(say.misplaced(name, view.pointer, align))
         if view.device not in (None, device):
             if of is not None:
                 raise ValueError(say.two_devices(of, device, name, view.device))

@@ -19,7 +19,7 @@ class Work:
 
     def __init__(self, views, owner, device):
         self.owner, self.device = owner, device
-        streams = [view.stream for view in views if _is_view(view) and view.stream]
+        streams = [view.stream for view in views if is_view(view) and view.stream]
         self.stream = streams[0] if streams else owner.stream(device)
         self.foreign = [stream for stream in dict.fromkeys(streams) if stream != self.stream]
 
@@ -37,7 +37,7 @@ class Work:
                 if name in checks.IN_RANGE:
                     value = checks.IN_RANGE[name](value, steps)
                 views[name] = self.upload(name, value)
-        return {name: _place(view) for name, view in views.items()}
+        return {name: place_of(view) for name, view in views.items()}
 
     def upload(self, name, value):
         """Return a view of a host array's copy."""
@@ -81,16 +81,16 @@ def _start(program, places, lend, owner, device, stream):
 Form = namedtuple("Form", "dtype shape strides")
 
 
-def _is_view(value):
+def is_view(value):
     return type(value) is arrays.View
 
 
-def _place(value):
-    return value.pointer if _is_view(value) else (0 if value is None else value)
+def place_of(value):
+    return value.pointer if is_view(value) else (0 if value is None else value)
 
 
-def _signature(value):
-    if _is_view(value):
+def signature_of(value):
+    if is_view(value):
         return value.signature
     if isinstance(value, np.ndarray):  # lengths, offsets or resets, as they will be copied
         dtype = np.dtype(bool if value.dtype == bool else np.int64)
@@ -99,24 +99,22 @@ def _signature(value):
 
 
 def _state(value):
-    signature = _signature(value)
+    signature = signature_of(value)
     return float if signature is None and value is not None else signature
 
 
-def _take(family, names, values, lengths):
+def take_views(family, names, values, lengths):
     """Return operands as views or numbers, lengths, offsets and resets as views or the host's, and the call's place."""
-    ends, there, count = checks.parts(lengths), {}, len(names)
-    if lengths is not None:
-        there = {name: v for name, v in ends._asdict().items() if v is not None and host.is_on_device(v)}
+    ends, count = checks.parts(lengths), len(names)
+    given = {name: v for name, v in ends._asdict().items() if v is not None}
+    there = {name: v for name, v in given.items() if host.is_on_device(v)}
     taken, owner, device = arrays.take((*names, *there), (*values, *there.values()))
-    if lengths is not None:
-        there = dict(zip(there, taken[count:], strict=True))
-        for name, view in there.items():
-            checks.kind(name, view.dtype, view.shape)
-        known = {n: checks.on_host(n, v) for n, v in ends._asdict().items() if v is not None and n not in there}
-        ends = ends._replace(**known, **there)
+    there = dict(zip(there, taken[count:], strict=True))
+    for name, view in there.items():
+        checks.kind(name, view.dtype, view.shape)
+    ends = ends._replace(**{n: there[n] if n in there else checks.on_host(n, v) for n, v in given.items()})
     for name, value in zip(names, taken[:count], strict=True) if family == problem.FORGET else ():
-        if (type(value) is complex or (_is_view(value) and value.dtype.kind == "c")) and name != "out":
+        if (type(value) is complex or (is_view(value) and value.dtype.kind == "c")) and name != "out":
             raise TypeError(say.complex_on_gpu(name))
     return taken[:count], ends, Work(taken, owner, device)
 
@@ -133,9 +131,9 @@ def result(x, dtype, work, out, view):
     return array, Form(dtype, x.shape, strides), place
 
 
-def _ghost(value):
+def ghost_of(value):
     """Return an array that names a view's places and must never be read; what is no view as it is."""
-    if not _is_view(value):
+    if not is_view(value):
         return value
     interface = dict(shape=value.shape, strides=value.strides, typestr=f"|V{value.dtype.itemsize}", version=3)
     interface["data"] = value.pointer, not value.is_writeable
@@ -143,23 +141,24 @@ def _ghost(value):
 
 
 def _ghosts(ends):
-    return [(name, _ghost(view)) for name, view in ends._asdict().items() if _is_view(view)]
+    return [(name, ghost_of(view)) for name, view in ends._asdict().items() if is_view(view)]
 
 
 def ghost_of_out(out, dtype, ends):
     """Return the ghosts of ``out``, which must have the result's dtype, and of ends by name."""
     if out.dtype != dtype:
         raise TypeError(say.out_dtype(out.dtype, dtype))
-    return _ghost(out), _ghosts(ends)
+    return ghost_of(out), _ghosts(ends)
 
 
 def _check_out(out, ends, names, *operands):
     """Raise unless results may be written to ``out``; return whether it is one of the operands."""
-    ghost, others = _ghost(out), [_ghost(operand) for operand in operands]
+    ghost, others = ghost_of(out), [ghost_of(operand) for operand in operands]
     if host.overlaps_itself(ghost):
         raise ValueError(say.out_self_overlap())
-    _host._check_out(ghost, names, *others)
-    checks.out_memory(ghost, (), _ghosts(ends))
+    if not out.is_writeable:
+        raise ValueError(say.out_read_only())
+    checks.out_memory(ghost, zip(names, others, strict=False), _ghosts(ends))
     return any(type(other) is np.ndarray and host.overlap(ghost, other) for other in others)
 
 
@@ -177,7 +176,7 @@ def _glance(call, *values):
     owner = device = None
     for value in values:
         if value is not None and type(value) is not float:
-            its = arrays._libraries.get(type(value))
+            its = arrays.libraries.get(type(value))
             if its is None or owner not in (None, its):
                 return None, None  # before the driver is asked: a host array beside others needs none
             owner = its
@@ -239,21 +238,21 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, 
         if key in _shortcuts:
             results = take_shortcut(_shortcuts[key], places)
             return tuple(results) if return_state else results[0]
-    (a, b, h0, out), ends, work = _take(family, (*names, "out"), (a, b, h0, out), lengths)
-    told = axis, reverse, checks.split(*map(_signature, ends)), complex in (type(a), type(b), type(h0)), dtype
-    operands = family, names, _signature(a), _signature(b), _state(h0)
-    to = _signature(out) if fresh is None else fresh
+    (a, b, h0, out), ends, work = take_views(family, (*names, "out"), (a, b, h0, out), lengths)
+    told = axis, reverse, checks.split(*map(signature_of, ends)), complex in (type(a), type(b), type(h0)), dtype
+    operands = family, names, signature_of(a), signature_of(b), _state(h0)
+    to = signature_of(out) if fresh is None else fresh
     plan = _plan.forward(*operands, to, *told)
     if out is not None:
         in_place = _check_out(out, ends, names, a, b)
-        if (in_place and plan.choice.tiles > 1) or (_is_view(h0) and host.overlap(_ghost(out), _ghost(h0))):
+        if (in_place and plan.choice.tiles > 1) or (is_view(h0) and host.overlap(ghost_of(out), ghost_of(h0))):
             plan = _plan.forward(*operands, to, *told, aside=True)
     known = plan.plan
     ends = work.ends(ends, known.steps)
     results = [(known.shape, known.dtype, known.h_strides), (plan.state_shape, known.dtype, None)]
     last, last_at = work.empty(*results[1]) if return_state else (None, 0)
     given, h_at = work.empty(*results[0]) if out is None else (given, out.pointer)
-    places = dict(a=_place(a), b=_place(b), h0=_place(h0), h=h_at, last=last_at, **ends)
+    places = dict(a=place_of(a), b=place_of(b), h0=place_of(h0), h=h_at, last=last_at, **ends)
     work.run(plan, places)
     if key is not None:
         _remember(key, plan, work, results if return_state else [results[0], None])
@@ -270,18 +269,18 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, dtype
         key, places = _glance((family, axis, reverse, dtype), g, a, b, h, h0, grad_state)
         if key in _shortcuts:
             return tuple(take_shortcut(_shortcuts[key], places))
-    values, ends, work = _take(family, (*names, "h0", "grad_state"), (g, a, b, h, h0, grad_state), lengths)
+    values, ends, work = take_views(family, (*names, "h0", "grad_state"), (g, a, b, h, h0, grad_state), lengths)
     *operands, h0, grad_state = values
-    signatures = (*map(_signature, operands), _state(h0), _state(grad_state))
+    signatures = (*map(signature_of, operands), _state(h0), _state(grad_state))
     problem.check_kind(names, *signatures)
-    told = checks.split(*map(_signature, ends)), complex in map(type, values), dtype, layouts
+    told = checks.split(*map(signature_of, ends)), complex in map(type, values), dtype, layouts
     plan = _plan.vjp(family, names, signatures, axis, reverse, *told)
     ends = work.ends(ends, plan.plan.steps)
     results = list(plan.plan.gradients)
     if h0 is not None:
-        results.append((h0.shape if _is_view(h0) else (), plan.plan.h0_dtype, None))
+        results.append((h0.shape if is_view(h0) else (), plan.plan.h0_dtype, None))
     made = [work.empty(*result) for result in results]
-    places = dict(zip(_plan.VJP, [*map(_place, values), *(place for _, place in made)], strict=False))
+    places = dict(zip(_plan.VJP, [*map(place_of, values), *(place for _, place in made)], strict=False))
     work.run(plan, places | ends)
     if key is not None:
         _remember(key, plan, work, [*results, None][:3])

@@ -16,7 +16,7 @@ from .._plan import loops, problem
 from .._plan.filters import FIELDS, check_a0, check_polynomial, check_sections, check_states, state_shape, take
 from . import plan as _plan
 from .arrays import View
-from .call import Form, _ghost, _is_view, _signature, _take, floats, ghost_of_out, result
+from .call import Form, floats, ghost_of, ghost_of_out, is_view, result, signature_of, take_views
 from .kernels.filters import THREADS
 
 _NAMES = "x", "sos", "h0", "y", "last", "lengths", "g", "to_x", "to_k"
@@ -39,14 +39,14 @@ def taken(values, lengths=None, numbers=()):
     """
     values = {k: float(v) if k in numbers and checks.is_number(v) else v for k, v in values.items()}
     there = {k: v if k in _SIGNALS or type(v) is float or is_on_device(v) else None for k, v in values.items()}
-    views, ends, work = _take(None, tuple(there), tuple(there.values()), lengths)
+    views, ends, work = take_views(None, tuple(there), tuple(there.values()), lengths)
     found = dict(zip(there, views, strict=True))
     for name, value in values.items():
         if value is not None and found[name] is None:
             found[name] = work.upload(name, take(name, value, halves=())[0])
         elif value is None and name not in ("zi", "grad_zf", "out"):
             raise TypeError(say.not_an_array(name, type(None)))
-        elif value is not None and not _is_view(found[name]) and name not in numbers:
+        elif value is not None and not is_view(found[name]) and name not in numbers:
             raise TypeError(say.not_an_array(name, type(value)))
     return found, ends, work
 
@@ -54,8 +54,8 @@ def taken(values, lengths=None, numbers=()):
 def check_out(view, x, dtype, others, ends):
     """Raise unless a result like x may be written to a view; it may be x, and shares nothing with ``others``."""
     ghost, ends = ghost_of_out(view, dtype, ends)
-    others = [(name, _ghost(v)) for name, v in others.items() if v is not None]
-    checks.out_array(ghost, x.shape, ghost.dtype, [("x", _ghost(x))], others + ends)
+    others = [(name, ghost_of(v)) for name, v in others.items() if v is not None]
+    checks.out_array(ghost, x.shape, ghost.dtype, [("x", ghost_of(x))], others + ends)
 
 
 def sosfilt(x, sos, zi, axis, reverse, lengths, out, fields, poles):
@@ -79,7 +79,7 @@ def sosfilt(x, sos, zi, axis, reverse, lengths, out, fields, poles):
         check_out(views["out"], signal, dtype, {name: views[name] for name in (label, "zi")}, ends)
     y, to, y_at = result(signal, dtype, work, out, views["out"])
     last, last_at = work.empty(*_last_of(given, signal, axis, poles, is_one))
-    known = _signature(ends.lengths), work.ends(ends, signal.shape[axis])
+    known = signature_of(ends.lengths), work.ends(ends, signal.shape[axis])
     operands = {"x": signal, "sos": given, "h0": state, "y": view_of(y_at, to)}
     _run(operands, last_at, axis, reverse, known, work, poles)
     return y, last
@@ -135,7 +135,7 @@ def sosfilt_vjp(g, sos, x, y, zi, axis, reverse, lengths, grad_zf, poles):
         if views[name].shape != signal.shape:
             raise ValueError(say.operand_shape(name, views[name].shape, signal.shape))
     given, states = _look(views, label, ("zi", "grad_zf"), axis, FIELDS, poles, poles, ends)
-    known = _signature(ends.lengths), work.ends(ends, signal.shape[axis])
+    known = signature_of(ends.lengths), work.ends(ends, signal.shape[axis])
     grad_x, *to_x = result(signal, floats(signal.dtype), work, None, None)
     made = []
     for own in (views[label], views["zi"]):
@@ -224,7 +224,7 @@ def sosfiltfilt(x, prepare, axis, padtype):
     (y, to, y_at), steps = result(signal, floats(signal.dtype), work, None, None), signal.shape[axis]
     if not steps:
         return y
-    known = _signature(ends.lengths), work.ends(ends, steps)
+    known = signature_of(ends.lengths), work.ends(ends, steps)
     full, wide = _last_of(sos, signal, axis, False)
     both = 1 + 1j if signal.dtype.kind == "c" else 1.0  # parts are series of their own
     given, settled = work.upload("sos", sos), work.upload("sos", states * both)
@@ -257,10 +257,10 @@ def sosfiltfilt(x, prepare, axis, padtype):
 
 def from_tensors(x, sos, zi, lengths, axis, reverse, poles, y):
     """Run a cascade of an operator's arguments, which were checked, into a tensor; return the last states."""
-    views, ends, work = _take(None, ("x", "sos", "zi", "y"), (x, sos, zi, y), lengths)
+    views, ends, work = take_views(None, ("x", "sos", "zi", "y"), (x, sos, zi, y), lengths)
     operands = dict(zip(("x", "sos", "h0", "y"), views, strict=True))
     last, last_at = work.empty(*_last_of(operands["sos"], operands["x"], axis, poles))
-    known = _signature(ends.lengths), work.ends(ends, x.shape[axis])
+    known = signature_of(ends.lengths), work.ends(ends, x.shape[axis])
     _run(operands, last_at, axis, reverse, known, work, poles)
     return last
 
@@ -281,7 +281,7 @@ def follow(x, given, axis, out, check):
     signal, to, first = views.pop("x"), views.pop("out"), views.get("zi")
     axis, one, _ = check(signal, _with_shapes(views), axis)
     if to is not None:
-        check_out(to, signal, floats(signal.dtype), {k: v for k, v in views.items() if _is_view(v)}, ends)
+        check_out(to, signal, floats(signal.dtype), {k: v for k, v in views.items() if is_view(v)}, ends)
     y, form, y_at = result(signal, floats(signal.dtype), work, out, to)
     last, last_at = work.empty(one, _WIDE)
     operands = {"x": signal, "attack": views["attack"], "release": views["release"], "h0": first}
@@ -296,7 +296,7 @@ def holt(x, given, axis, check):
     signal = views.pop("x")
     axis, one, series = check(signal, _with_shapes(views), axis)
     for name in views.keys() & {"level", "trend"}:
-        if _is_view(own := views[name]):
+        if is_view(own := views[name]):
             strides = shapes.spread(own.shape, own.strides, series)
             views[name] = own._replace(shape=one, strides=(*strides[:axis], 0, *strides[axis:]))
     made = (result(signal, floats(signal.dtype), work, None, None) for _ in range(2))
@@ -312,14 +312,14 @@ def _with_shapes(views):
 
 def run_tensors(kernel, axis, **tensors):
     """Run a kernel of `level_plan` on an operator's tensors, results included; states have 1 in place of time."""
-    views, _, work = _take(None, tuple(tensors), tuple(tensors.values()), None)
+    views, _, work = take_views(None, tuple(tensors), tuple(tensors.values()), None)
     _run_levels(kernel, dict(zip(tensors, views, strict=True)), {}, axis, work)
 
 
 def _run_levels(kernel, operands, made, axis, work):
     """Run a kernel of views, and of what is made: forms and addresses."""
-    places = {name: v.pointer if _is_view(v) else v for name, v in operands.items() if v is not None}
-    forms = {name: Form(*_signature(v)) if _is_view(v) else v is not None for name, v in operands.items()}
+    places = {name: v.pointer if is_view(v) else v for name, v in operands.items() if v is not None}
+    forms = {name: Form(*signature_of(v)) if is_view(v) else v is not None for name, v in operands.items()}
     forms |= {name: form for name, (form, _) in made.items()}
     shape = forms["x"].shape
     if math.prod(shape[:axis] + shape[axis + 1 :]):
@@ -361,9 +361,9 @@ def lay_out(shape, axis, reverse, strides, forms):
     axes = sorted((k for k, n in enumerate(shape) if k != axis and n != 1), key=lambda k: -abs(strides["y"][k]))
     dims = loops.merge([(shape[k], tuple(own[k] for own in strides.values())) for k in axes])
     dims = [(size, dict(zip(strides, own, strict=True))) for size, own in dims]
-    sizes, lanes, offsets = _plan._cut(dims, list(strides))
+    sizes, lanes, offsets = _plan.cut(dims, list(strides))
     count = math.prod(sizes)
-    _plan._check_size(count, shape[axis])
+    _plan.check_size(count, shape[axis])
     values = dict(steps=shape[axis], reverse=int(reverse), lanes=count, middles=sizes[1], inners=sizes[2], width=1)
     values |= {"tiles": 1} | {f"{name}_time": own[axis] for name, own in strides.items()}
     values |= {f"{name}_lane": own for name, own in lanes.items()}

@@ -26,7 +26,7 @@ CLEAR = "clear"  # no kernel: the driver sets words to zero
 BYTES_PER_US, INSTRUCTIONS_PER_US = 3e6, 29.6e6  # the second of threads, at 128 lanes a multiprocessor
 # Instructions an element of lanes, series and the scan, by its bytes, forward (0) and backward: docs/gpu_kernels.txt.
 EXECUTED = {(2, 0): (34, 68, 61), (4, 0): (38, 74, 67), (8, 0): (38, 120, 128)}
-EXECUTED |= {(2, 1): (48, 55, 75), (4, 1): (38, 49, 70), (8, 1): (39, 115, 163)}
+EXECUTED |= {(2, 1): (48, 55, 79), (4, 1): (38, 49, 75), (8, 1): (39, 115, 171)}
 BATCH_US, STEP_US, CHUNK_US = 0.6, 0.013, 1.5  # memory's answer, a step once its operands are there, a warp's chunk
 FIXED_US = 8.0  # what clearing descriptors, a look at flags and the launches of both take
 LOOK_US, FOLD_US = 0.8, 0.007  # a status word's way to another block, and a tile's summary once it is there
@@ -48,9 +48,9 @@ _FULL = "g", "a", "b", "h", "to_a", "to_b", "resets"
 Choice = namedtuple("Choice", "traversal tiles")
 # What a problem should take in microseconds, in one piece and by the single-pass scan; `tests/gpu` prints it.
 Estimate = namedtuple("Estimate", "choice whole scan")
-# A kernel, what it is made for (``elements``: pairs of parameter names and elements), where, and what is known of its
-# parameters beforehand.
-Launch = namedtuple("Launch", "kernel rule carry options elements time grid threads values")
+# A kernel, what it is made for (``elements``: pairs of parameter names and elements), where, what is known of its
+# parameters beforehand, and the names of places that are not called as parameters are.
+Launch = namedtuple("Launch", "kernel rule carry options elements time grid threads values places", defaults=({},))
 
 
 def _overlapped(stream, work, alone, share):
@@ -97,7 +97,7 @@ class DevicePlan:
     offsets: tuple = ()  # for every repetition of the launches, name -> bytes
     choice: Choice | None = None
     scratch: dict = field(default_factory=dict)  # name -> how many carries
-    finish: tuple = ()  # sums: of what and to what, carries of partial sums, launches
+    finish: tuple = ()  # launches after all repetitions: sums
     state_shape: tuple = ()
 
 
@@ -172,9 +172,9 @@ class _Operands:
         if reverse:
             time = {name: -t for name, t in time.items()}
         self.dims = _dims(self)
-        lane_sizes, lane_strides, repetitions = _cut(self.dims, list(strides))
+        lane_sizes, lane_strides, repetitions = cut(self.dims, list(strides))
         self.lanes = math.prod(lane_sizes) * self.segments
-        _check_size(self.lanes, steps)
+        check_size(self.lanes, steps)
         moved = [name for name in full if any(strides[name])]
         wide = [name for name in moved if elements[name] != "number" and name != "resets"]
         inner, inner_strides = self.dims[-1] if self.dims else (1, dict.fromkeys(strides, 0))
@@ -203,7 +203,7 @@ class _Operands:
         self.time = "i4" if farthest < 1 << 31 else "i8"
         self.values = dict(
             steps=steps, reverse=int(reverse), lanes=self.lanes, middles=lane_sizes[1], inners=lane_sizes[2],
-            width=width, tiles=self.tiles, first_next=0, outers=lane_sizes[0],
+            width=width, tiles=self.tiles, outers=lane_sizes[0],
         )  # fmt: skip
         self.values |= {f"{name}_time": t for name, t in time.items()}
         self.values |= {f"{name}_lane": s for name, s in lane_strides.items()}
@@ -247,7 +247,7 @@ def _dims(operands):
     return [(size, dict(zip(strides, own, strict=True))) for size, own in dims]
 
 
-def _cut(dims, names):
+def cut(dims, names):
     """Return the sizes of three dimensions, each operand's strides in them, and the offsets of their repetitions."""
     beyond, three = dims[:-3], dims[-3:]
     three = [(1, dict.fromkeys(names, 0))] * (3 - len(three)) + three
@@ -263,7 +263,7 @@ def _block(threads):
     return min(MOST_THREADS, max(32, -(-threads // 32) * 32))
 
 
-def _check_size(lanes, steps):
+def check_size(lanes, steps):
     if lanes >= 1 << 31 or steps >= 1 << 31:
         raise ValueError(say.too_many(lanes, steps))
 
@@ -289,13 +289,12 @@ def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex=F
     operands.put_state("last", plan.dtype, operands.state_shape, c_strides(operands.state_shape, plan.dtype.itemsize))
     operands.read_ends()
     operands.lay_out(reverse)
-    launches, scratch = operands.launches(problem._rule(family, plan.dtype, np.dtype(carry), a))
-    finish = []
+    launches, scratch = operands.launches(problem.rule_of(family, plan.dtype, np.dtype(carry), a))
+    finish = ()
     if aside:
         scratch["h"], name = math.prod(plan.shape), element(plan.dtype)
-        dims = list(zip(plan.shape, plan.h_strides, out[2], strict=True))
-        finish = [("h", "h", *_sum(dims, carry, name, name))]
-    rest = operands.choice, scratch, tuple(finish), operands.state_shape
+        finish = sums(scratch, "h", "h", list(zip(plan.shape, plan.h_strides, out[2], strict=True)), carry, name, name)
+    rest = operands.choice, scratch, finish, operands.state_shape
     return DevicePlan(plan, carry, FORWARD + CUTS * bool(operands.cuts), launches, tuple(operands.starts), *rest)
 
 
@@ -333,14 +332,14 @@ def vjp(
     operands.read_ends()
     # Gradients: of a full operand where they belong, else in the carry's type and added up afterwards.
     prototypes = [(h[1], h[2])] if type(h) is tuple else []
-    dense, sums, totals = shapes.like(shape, kind, *prototypes), {}, {}
+    dense, summed, totals = shapes.like(shape, kind, *prototypes), {}, {}
     for name, (own_shape, own_dtype, strides) in zip(("to_a", "to_b"), plan.gradients, strict=True):
         totals[name] = False
         if strides is not None:
             operands.put(name, own_dtype, strides)
             continue
         own = shapes.own_strides(own_shape, shape, own_dtype.itemsize)
-        sums[name], totals[name] = (own_dtype, own), own[plan.axis] == 0
+        summed[name], totals[name] = (own_dtype, own), own[plan.axis] == 0
         operands.put(name, kind, (0,) * len(shape) if totals[name] else dense)
         operands.strides[name + "_sum"] = (*own[: plan.axis], 0, *own[plan.axis + 1 :])
     h0_shape = h0[1] if type(h0) is tuple else ()
@@ -350,8 +349,8 @@ def vjp(
     operands.lay_out(reverse)
     rule = "linear" if family == problem.LINEAR else "forget_wide"  # which of its steps does not matter
     launches, scratch = operands.launches(rule, a_is_total=totals["to_a"], b_is_total=totals["to_b"])
-    finish = []
-    for name, (own_dtype, own) in sums.items():
+    finish, partials = (), {}
+    for name, (own_dtype, own) in summed.items():
         scratch[name] = math.prod(shape)
         dims = list(zip(shape, dense, own, strict=True))
         if totals[name]:
@@ -360,32 +359,30 @@ def vjp(
             for k, start in enumerate(operands.starts):
                 start[name] = k * each * kind.itemsize
             dims = _dims_of_totals(operands, name + "_sum", kind.itemsize)
-        finish.append((name, name, *_sum(dims, carry, element(own_dtype))))
+        finish += sums(partials, name, name, dims, carry, element(own_dtype))
     if not h0_is_full:
         scratch["first"] = math.prod(state_shape)
         own = shapes.own_strides(h0_shape, state_shape, plan.h0_dtype.itemsize)
         dims = list(zip(state_shape, c_strides(state_shape, kind.itemsize), own, strict=True))
-        finish.append(("first", "first", *_sum(dims, carry, element(plan.h0_dtype))))
-    names = VJP + CUTS * bool(operands.cuts)
-    return DevicePlan(plan, carry, names, launches, tuple(operands.starts), operands.choice, scratch, tuple(finish))
+        finish += sums(partials, "first", "first", dims, carry, element(plan.h0_dtype))
+    rest = operands.choice, scratch | partials, finish
+    return DevicePlan(plan, carry, VJP + CUTS * bool(operands.cuts), launches, tuple(operands.starts), *rest)
 
 
 def _dims_of_totals(operands, name, size):
     """Return the dimensions of totals as the kernel leaves them: repetitions, tiles or segments, lanes in its order."""
-    beyond, lanes = ([(n, own[name]) for n, own in dims] for dims in (operands.dims[:-3], operands.dims[-3:]))
-    dims, reach = [], size
-    for n, stride in reversed([*beyond, (operands.tiles * operands.segments, 0), *lanes]):
-        dims.append((n, reach, stride))
-        reach *= n
-    return dims
+    dims = [(n, own[name]) for n, own in operands.dims]
+    dims.insert(max(len(dims) - 3, 0), (operands.tiles * operands.segments, 0))
+    sizes, strides = zip(*dims, strict=True)
+    return list(zip(sizes, c_strides(sizes, size), strides, strict=True))
 
 
 SLICE = 1 << 12  # summands that a block adds up
 MOST_SLICES = 1 << 8
 
 
-def _sum(dims, carry, target, source=None):
-    """Return ``(number of partial sums, launches)`` that add up a source into a target.
+def sums(scratch, source, result, dims, carry, to, of=None):
+    """Return launches that add up a source into a result, elements ``of`` (the carry's) as others; note partial sums.
 
     ``dims`` are ``(size, source stride, target stride)``, the latter 0 along what is summed over.
     """
@@ -396,33 +393,34 @@ def _sum(dims, carry, target, source=None):
         raise NotImplementedError(say.too_many_dimensions())
     kept, summed = ([(1, (0, 0))] * (3 - len(dims)) + dims for dims in (kept, summed))
     results, summands = (math.prod(n for n, _ in dims) for dims in (kept, summed))
-    _check_size(results, summands)
+    check_size(results, summands)
     if not results:
-        return 0, ()
+        return ()
     slices = min(MOST_SLICES, -(-summands // SLICE) or 1) if results < THREADS_WANTED else 1
     slice_size = -(-summands // slices) or 1
     slices = -(-summands // slice_size) or 1
     (_, middles, inners), across = (n for n, _ in kept), min(32, 1 << (results - 1).bit_length())
 
     def launch(source, target, source_kept, summed, target_kept, slice_size, target_slice, slices):
-        sizes, strides = zip(*summed, strict=True)
+        (source, of), (target, to), (sizes, strides) = source, target, zip(*summed, strict=True)
         values = dict(
             results=results, middles=middles, inners=inners, summands=math.prod(sizes), summed_middles=sizes[1],
             summed_inners=sizes[2], slice_size=slice_size, across=across, source_kept=source_kept,
             source_summed=strides, target_kept=target_kept, target_slice=target_slice,
         )  # fmt: skip
-        elements, grid = (("source", source), ("target", target)), (-(-results // across), slices, 1)
-        return Launch("sums", "", carry, (), elements, "i4", grid, THREADS["sums"], values)
+        elements, grid = (("source", of), ("target", to)), (-(-results // across), slices, 1)
+        places = {"source": source, "target": target}
+        return Launch("sums", "", carry, (), elements, "i4", grid, THREADS["sums"], values, places)
 
     of_source, of_target = (tuple(strides[k] for _, strides in kept) for k in (0, 1))
-    summed = [(n, stride) for n, (stride, _) in summed]
+    summed, source, result = [(n, stride) for n, (stride, _) in summed], (source, of or carry), (("result", result), to)
     if slices == 1:
-        return 0, (launch(source or carry, target, of_source, summed, of_target, summands, 0, 1),)
-    size = np.dtype(carry).itemsize
+        return (launch(source, result, of_source, summed, of_target, summands, 0, 1),)
+    size, between = np.dtype(carry).itemsize, (f"partial sums of {source[0]}", carry)
     partial, stride = (middles * inners * size, inners * size, size), results * size
-    first = launch(source or carry, carry, of_source, summed, partial, slice_size, stride, slices)
-    second = launch(carry, target, partial, [(1, 0), (1, 0), (slices, stride)], of_target, slices, 0, 1)
-    return slices * results, (first, second)
+    scratch[between[0]] = slices * results
+    first = launch(source, between, of_source, summed, partial, slice_size, stride, slices)
+    return first, launch(between, result, partial, [(1, 0), (1, 0), (slices, stride)], of_target, slices, 0, 1)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -435,24 +433,22 @@ def pool(name, operands, steps, batch, width, reverse, gated, packed):
     says. With ``offsets`` among the operands these say which steps a sequence has.
     """
     lanes = batch * width
-    _check_size(lanes, steps)
+    check_size(lanes, steps)
     dtypes, strides = ({its[0]: its[k] for its in operands} for k in (1, 2))
     cuts, carry = tuple(cut for cut in CUTS if cut in dtypes), carry_of(dtypes["product"])
-    elements = {label: "number" if dtype is None else element(dtype) for label, dtype in dtypes.items()}
     # What may be left out is a null address.
-    missing = {"states": element(dtypes["product"]), "lengths": "i8", "offsets": "i8", "resets": "b1"}
-    elements = missing | elements | {"carry": carry, "rows": "i8"}
+    elements = {"states": element(dtypes["product"]), "lengths": "i8", "offsets": "i8", "resets": "b1"}
+    elements |= {label: "number" if dtype is None else element(dtype) for label, dtype in dtypes.items()}
+    elements |= {"carry": carry, "rows": "i8"}
     places, values = {}, dict(steps=steps, reverse=int(reverse), lanes=lanes, inners=width, width=1, tiles=1, outers=1)
-    values |= {"middles": batch, "h0_next": 0, "last_next": 0, "first_next": 0, "offsets_next": 0}
+    values["middles"] = batch
     if "offsets" in cuts:  # sequences are segments, in the outer dimension
         values |= {"middles": 1, "first_next": strides.get("first", (0, 0))[1], "offsets_next": strides["offsets"][1]}
-    for label in sorted(elements.keys() - {"carry", "rows", "offsets"}):
-        (step, sequence), dtype = strides.get(label, (0, 0)), dtypes.get(label)
+    for label, dtype, (step, sequence) in operands:
         if reverse and not packed:
             places[label], step = (steps - 1) * step, -step
-        values[label + "_time"] = step
         itemsize = 0 if dtype is None or label in ("lengths", "resets") else dtype.itemsize
-        values[label + "_lane"] = width * itemsize, sequence, itemsize
+        values |= {f"{label}_time": step, f"{label}_lane": (width * itemsize, sequence, itemsize)}
     ahead = (8 if carry == "f4" else 4) // (2 if name == "pool_vjp" else 1)
     options, per_block = (("ahead", ahead), ("cuts", cuts), ("gated", gated), ("packed", packed)), _block(lanes)
     grid = -(-lanes // per_block), 1, 1

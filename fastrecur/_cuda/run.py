@@ -51,47 +51,43 @@ class Program(NamedTuple):
 @functools.lru_cache(1024)
 def program(plan):
     """Return a plan's program."""
-    given = {name: k for k, name in enumerate(plan.names)}
-    index, itemsize, size, regions = given.copy(), np.dtype(plan.carry).itemsize, 0, []
-    partials = {f"partials {j}": finish[2] for j, finish in enumerate(plan.finish) if finish[2]}
-    for name, count in (plan.scratch | partials).items():
-        index[name] = len(given) + len(regions)
+    index, itemsize, size, regions = {}, np.dtype(plan.carry).itemsize, 0, []
+    for k, name in enumerate(plan.names):
+        index[name] = index["result", name] = k
+    for name, count in plan.scratch.items():
+        index[name] = len(plan.names) + len(regions)
         regions.append(size)
         size += -(-count * itemsize // APART) * APART
     numbers = {name for each in plan.launches for name, kind in each.elements if kind == "number"}
     by_value, is_complex = [], plan.carry in ("c8", "c16")
     for name in sorted(numbers, key=index.get):
         if is_complex:
-            index[name, "imag"] = len(given) + len(regions) + len(by_value)
+            index[name, "imag"] = len(plan.names) + len(regions) + len(by_value)
         by_value.append((index[name], _NUMBERS[plan.carry], is_complex))
     shifts = tuple(
         tuple((index[name], offset) for name, offset in each.items() if offset and name in index.keys() - numbers)
         for each in plan.offsets
     )
-    finish = []
-    for j, (source, target, count, launches) in enumerate(plan.finish):
-        stops = [index[source], *([index[f"partials {j}"]] if count else []), given[target]]
-        for k, launch in enumerate(launches):
-            finish.append(_prepare(launch, index | {"source": stops[k], "target": stops[k + 1]}))
-    launches = tuple(_prepare(launch, index) for launch in plan.launches)
-    return Program(size, tuple(regions), tuple(by_value), shifts, launches, tuple(finish))
+    launches, finish = (tuple(_prepare(launch, index) for launch in each) for each in (plan.launches, plan.finish))
+    return Program(size, tuple(regions), tuple(by_value), shifts, launches, finish)
 
 
 def _prepare(launch, index):
     """Return a launch with its kernel, its arguments with all that is known, and where which places go.
 
-    Descriptors are cleared by the driver, not by a kernel.
+    Descriptors are cleared by the driver, not by a kernel. What a plan says nothing of is 0: an address, a stride.
     """
     if launch.kernel == CLEAR:
         return None, None, launch.values["words"], None, index["descriptors"]
     kernel, template, slots = _launch.kernel(*launch[:6]), [], []
     for name, kind in zip(kernel.parameters, kernel.signature, strict=True):
         if kind == "i8[3]":
-            template += [ctypes.c_int64(stride) for stride in launch.values[name]]
-        elif name in launch.values:
-            template.append((ctypes.c_int32 if kind == "i4" else ctypes.c_int64)(launch.values[name]))
+            template += [ctypes.c_int64(stride) for stride in launch.values.get(name, (0, 0, 0))]
+        elif kind in ("i4", "i8"):
+            template.append((ctypes.c_int32 if kind == "i4" else ctypes.c_int64)(launch.values.get(name, 0)))
         else:
-            for part in (name, (name, "imag")) if kind in ("c8", "c16") else (name,):
+            place = launch.places.get(name, name)
+            for part in (place, (place, "imag")) if kind in ("c8", "c16") else (place,):
                 if part in index:
                     slots.append((len(template), index[part]))
                 template.append(0)

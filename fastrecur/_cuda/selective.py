@@ -13,7 +13,7 @@ from .._arguments import checks, messages as say, shapes as _shapes
 from .._arguments.arrays import element
 from .._arguments.selective import Operands, check_out, check_shapes
 from . import plan as _plan
-from .call import _ghost, _is_view, _place, _signature, _take, floats, ghost_of_out, result
+from .call import floats, ghost_of, ghost_of_out, is_view, place_of, result, signature_of, take_views
 from .kernels import selective as _kernel
 
 # A kernel's parameters, by the operands' names.
@@ -23,7 +23,6 @@ _LABELS = {own: name for name, own in _PARAMETERS.items()}
 _GRADIENTS = "to_u", "to_delta", "grad_a", "grad_b", "grad_c", "grad_skip", "to_z", "grad_bias", "first"
 _ENDS = {"lengths": np.dtype(np.int64), "offsets": np.dtype(np.int64), "resets": np.dtype(bool)}
 _TIMED = "to_u", "to_delta", "to_z"
-_UNUSED = "outers", "h0_next", "last_next", "first_next", "tiles"  # numbers of other kernels' geometry
 # Addresses of a call, in their order; of a gradient ``y`` and ``last`` are what has come to these.
 _NAMES = *_PARAMETERS.values(), "y", "last", *_ENDS, *_GRADIENTS
 
@@ -40,7 +39,7 @@ def forward(operands, options, return_state, out):
     dtype = floats(views.u.dtype)
     if to is not None:
         ghost, ends = ghost_of_out(to, dtype, known[0])
-        check_out(ghost, ghost.dtype, Operands(*map(_ghost, views)), ends)
+        check_out(ghost, ghost.dtype, Operands(*map(ghost_of, views)), ends)
     y, form, y_at = result(views.u, dtype, work, out, to)
     state = _scan(views, (form, y_at), known, work)
     return (y, state) if return_state else y
@@ -62,9 +61,9 @@ def _look(operands, options, **more):
     """Return views of operands and of more, the call's ends, sizes and options, and its place."""
     *options, lengths, offsets, resets = options
     given = operands._asdict() | more
-    taken, ends, work = _take(None, tuple(given), tuple(given.values()), checks.split(lengths, offsets, resets))
+    taken, ends, work = take_views(None, tuple(given), tuple(given.values()), checks.split(lengths, offsets, resets))
     for (name, value), view in zip(given.items(), taken, strict=True):
-        if not _is_view(view) and (view is not None or name in (*Operands._fields[:5], "grad_y")):
+        if not is_view(view) and (view is not None or name in (*Operands._fields[:5], "grad_y")):
             raise TypeError(say.not_an_array(name, type(value)))
         if view is not None and view.dtype.kind == "c":
             raise ValueError(say.scan_complex(name, view.dtype))
@@ -91,19 +90,19 @@ def _scan(views, y, known, work):
 def _scan_vjp(views, g, grad_state, grads, known, work):
     """Scan against time into gradients, addresses and signatures; None for what is not given."""
     ends, sizes, options = known
-    places = _places_of(views) | {"y": g.pointer, "last": _place(grad_state)} | work.ends(ends, sizes.steps)
+    places = _places_of(views) | {"y": g.pointer, "last": place_of(grad_state)} | work.ends(ends, sizes.steps)
     places |= {name: grad[0] for name, grad in zip(_GRADIENTS, grads, strict=True) if grad}
     signatures = tuple(grad and grad[1] for grad in grads)
-    given = sizes, options, g.signature, _signature(grad_state), signatures
+    given = sizes, options, g.signature, signature_of(grad_state), signatures
     work.run(plan_vjp(*_signatures(views, ends), *given), places)
 
 
 def _places_of(views):
-    return {_PARAMETERS[name]: _place(view) for name, view in views._asdict().items()}
+    return {_PARAMETERS[name]: place_of(view) for name, view in views._asdict().items()}
 
 
 def _signatures(views, ends):
-    return tuple(map(_signature, views)), tuple(map(_signature, ends))
+    return tuple(map(signature_of, views)), tuple(map(signature_of, ends))
 
 
 def from_tensors(arguments, y):
@@ -139,7 +138,7 @@ def plan(views, ends, sizes, options, y):
 @functools.lru_cache(1024)
 def plan_vjp(views, ends, sizes, options, g, grad_state, grads):
     """Return the plan of a scan's adjoint; ``grads`` are those of gradients."""
-    call, finish = _Call(views, ends, sizes, options, g, back=True), []
+    call, finish, partials = _Call(views, ends, sizes, options, g, back=True), (), {}
     grads = dict(zip(_GRADIENTS, grads, strict=True))
     for name in _TIMED:
         call.put_timed(name, grads[name])
@@ -153,9 +152,9 @@ def plan_vjp(views, ends, sizes, options, g, grad_state, grads):
         scratch["sum_" + name] = parts * math.prod(shape)
         if target is not None:
             dims = [(parts, math.prod(shape) * call.size, 0), *zip(shape, own, target[2], strict=True)]
-            finish.append(("sum_" + name, "grad_" + name, *_plan._sum(dims, call.carry, element(target[0]))))
+            finish += _plan.sums(partials, "sum_" + name, "grad_" + name, dims, call.carry, element(target[0]))
     launches = call.launch("selective", keeps=True) + call.launch("selective_vjp")
-    return _plan.DevicePlan(None, call.carry, _NAMES, launches, ({},), None, scratch, tuple(finish))
+    return _plan.DevicePlan(None, call.carry, _NAMES, launches, ({},), None, scratch | partials, finish)
 
 
 class _Call:
@@ -172,8 +171,8 @@ class _Call:
         form = _kernel.form_of(sizes.states, lanes, self.chunk)
         width = sizes.channels // self.groups
         self.per, self.blocks = form.per, -(-width // form.channels)  # of a group of channels
-        self.elements, self.values, self.constants = {"kept": self.carry}, dict.fromkeys(_UNUSED, 0), ()
-        self.values |= dict(steps=sizes.steps, reverse=int(reverse), lanes=sizes.rows, middles=self.groups)
+        self.elements, self.constants = {"kept": self.carry}, ()
+        self.values = dict(steps=sizes.steps, reverse=int(reverse), lanes=sizes.rows, middles=self.groups)
         self.values |= dict(inners=self.blocks, width=width, kept_lane=(0, 0, 0))
         for name in ("u", "delta", "z", "y"):
             self.put_timed(name, given[name])
@@ -265,7 +264,7 @@ class _Call:
     def launch(self, kernel, **traits):
         """Return the launches of a kernel: none of no channels."""
         grid = self.sizes.rows * self.groups * self.blocks
-        _plan._check_size(grid, self.sizes.steps)
+        _plan.check_size(grid, self.sizes.steps)
         options, elements = (tuple(sorted(its.items())) for its in (self.traits | traits, self.elements))
         launch = _plan.Launch(
             kernel, "", self.carry, options, elements, "i8", (grid, 1, 1), _kernel.THREADS, self.values

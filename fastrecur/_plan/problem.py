@@ -231,7 +231,7 @@ def _empty(shape, axis, dtype, wide):
     return Plan("", shape, axis, dtype, wide, shape[axis], "empty", carry_strides=states)
 
 
-def _rule(family, dtype, wide, a):
+def rule_of(family, dtype, wide, a):
     """Return which form of the step to take: exact with a carry wider than all operands, else the rounded one."""
     if family == LINEAR:
         return "linear"
@@ -278,7 +278,7 @@ def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex, 
     if 0 in shape:
         return replace(_empty(shape, axis, dtype, wide), h_strides=h_strides)
     operands.put(H, dtype, h_strides)
-    rule, states = _rule(family, dtype, wide, a), int(h0 is not None)
+    rule, states = rule_of(family, dtype, wide, a), int(h0 is not None)
     plan = build(rule, operands, axis, reverse, dtype, borders=kind, per_segment=states)
     return replace(plan, h_strides=h_strides)
 
@@ -293,7 +293,7 @@ def summary(family, names, a, b, axis, reverse, lengths, dtype):
     operands = Operands(shape, wide, axis, lengths)
     of_a, of_b = operands.read(A, a), operands.read(B, b)
     operands.strides[H] = like(shape, wide, of_b, of_a)  # the order of series alone
-    return build(_rule(family, dtype, wide, a), operands, axis, reverse, dtype, traversal=PACKED)
+    return build(rule_of(family, dtype, wide, a), operands, axis, reverse, dtype, traversal=PACKED)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -339,7 +339,7 @@ def vjp(
     if 0 in shape:
         plan = _empty(shape, axis, dtype, wide)
     else:
-        rule = _rule(family, dtype, wide, a)
+        rule = rule_of(family, dtype, wide, a)
         states = 0 if h0 is None and grad_state is None else 3
         plan = build(rule, operands, axis, reverse, dtype, tuple(modes), borders=kind, per_segment=states)
     return replace(plan, gradients=tuple(gradients), h0_dtype=gradient_dtype(h0, dtype))

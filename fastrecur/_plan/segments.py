@@ -26,10 +26,10 @@ class Cuts(NamedTuple):
         """What a plan depends on."""
         return self.kind, self.layout
 
-    def of(self, segments: checks.Segments, steps: int) -> Cuts:
+    def of(self, segments: checks.Segments) -> Cuts:
         """Return those of another call of the same kind, in whose `key` all is as in that of this one's."""
         _, offsets, resets = segments
-        borders = self.borders if offsets is None else checks.offsets_in_range(offsets, steps)
+        borders = self.borders if offsets is None else checks.offsets_in_range(offsets, int(self.borders[-1]))
         flags = None if resets is None or self.layout is None else resets.reshape(self.layout[0])
         return Cuts(self.kind, None, borders, flags, self.axis, self.reverse, self.layout)
 
@@ -69,12 +69,12 @@ class Cuts(NamedTuple):
         states[own] = h[self.borders[own] if self.reverse else self.borders[own + 1] - 1]
         return states
 
-    def marks(self, steps: int) -> tuple[np.ndarray, ...]:
-        """Return what kernels for so many steps read: flags and offsets in scan order, as far as there are some."""
+    def marks(self) -> tuple[np.ndarray, ...]:
+        """Return what kernels read: flags and offsets in scan order, as far as there are some."""
         flags = () if self.flags is None else (self.flags,)
         if self.kind != problem.OFFSETS:
             return flags
-        return (*flags, steps - self.borders[::-1] if self.reverse else np.ascontiguousarray(self.borders))
+        return (*flags, self.borders[-1] - self.borders[::-1] if self.reverse else np.ascontiguousarray(self.borders))
 
 
 def key(segments: Any) -> tuple | None:

@@ -52,7 +52,7 @@ def _of_dask(x, given, axis, out):
 
     if out is not None:
         raise TypeError(say.out_lazy())
-    x, given = _lazy.take_real("x", x), {name: _lazy.take_real(name, value) for name, value in given.items()}
+    x, given = _lazy.taken("x", x), {name: _lazy.taken(name, value) for name, value in given.items()}
     axis, *_ = _checked(x, given, axis)
     return _lazy.follow(x, given, axis)
 

@@ -115,7 +115,7 @@ def _poles(a, x, axis, zi, *others):
     """Return poles as a cascade of one, the signal, the axis of time, the order, and states of that cascade."""
     xp = _namespace(a, x, zi, *others)
     x = _signal(xp, x)
-    axis = shapes.axis_of(checks.axis(axis), tuple(x.shape), ("x",))
+    axis = shapes.axis_of(axis, tuple(x.shape), ("x",))
     a = _polynomial(xp, "a", a, x, axis, halves=("a",))
     order = a.shape[-1]
     if a.ndim > x.ndim and order > MOST_VARYING:

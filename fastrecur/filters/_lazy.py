@@ -19,7 +19,7 @@ def sosfilt(x, sos, zi, axis, reverse, lengths, out, fields, poles):
     """Return the graph of a cascade's output, and that of the states after it."""
     if out is not None:
         raise TypeError(say.out_lazy())
-    x, sos, zi = (v if v is None else _taken(name, v) for name, v in (("x", x), ("sos", sos), ("zi", zi)))
+    x, sos, zi = (v if v is None else taken(name, v) for name, v in (("x", x), ("sos", sos), ("zi", zi)))
     axis = shapes.axis_of(axis, x.shape, ("x",))
     form, every = sos.shape, tuple(range(x.ndim))
     wanted = state_shape(form, x.shape, axis, poles)
@@ -70,13 +70,8 @@ def _follow(state, place, x, attack, release, *, axis):
         return y, levels.follow(x, attack, release, state, axis, y)
 
 
-def take_real(name, value):
-    """Return an argument of an envelope as a Dask array, an array or a number, of floats."""
-    value = _taken(name, value)
-    return value if isinstance(value, da.Array) else np.asarray(value)
-
-
-def _taken(name, value):
+def taken(name, value):
+    """Return an argument as a Dask array, or another, of floats or complex numbers."""
     value = _dask.take(name, value)
     if not isinstance(value, da.Array):
         return take(name, value)[0]

@@ -62,10 +62,6 @@ class Constant:
         return other
 
 
-def _upper(found):
-    return found[0].upper()
-
-
 def _is_timedelta(value):
     return isinstance(value, datetime.timedelta) or getattr(getattr(value, "dtype", None), "kind", "") == "m"
 
@@ -81,7 +77,10 @@ def _halflife(value):
         try:
             from pandas import Timedelta  # whoever writes pandas' strings has it
 
-            value = Timedelta(re.sub(r"(?<=\d)[dw](?![a-z])", _upper, value))  # polars' own, of which pandas warns
+            own = re.sub(
+                r"(?<=\d)[dw](?![a-z])", lambda found: found[0].upper(), value
+            )  # polars', of which pandas warns
+            value = Timedelta(own)
         except ImportError:
             raise ValueError(say.halflife_no_pandas(value)) from None
         except ValueError as error:

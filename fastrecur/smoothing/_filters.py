@@ -122,8 +122,7 @@ def kama(x: Any, period: int = 10, fast: int = 2, slow: int = 30, *, axis: Any =
     array([ nan,  nan, 0.  , 1.78, 4.54, 6.08, 6.93])
     """
     for name, value in (("period", period), ("fast", fast), ("slow", slow)):
-        if checks.axis(value, name) < 1:
-            raise ValueError(say.at_least(name, 1, value))
+        checks.count(name, value)
     numbers, axis, wrap = unwrap(x, axis)
     data = Data(("x",), (numbers,))
     xp, values = data.xp, data.values[0]
@@ -276,9 +275,7 @@ def pcen(
 
 def _greatest(xp: Any, values: Any, size: Any, axis: int, max_axis: Any) -> Any:
     """Return the greatest of so many neighbors of each value, half of them before it; of all that there are."""
-    if checks.axis(size, "max_size") < 1:
-        raise ValueError(say.at_least("max_size", 1, size))
-    if size == 1:
+    if checks.count("max_size", size) == 1:
         return values
     dims = len(values.shape)
     if dims < 2 or (dims > 2 and max_axis is None):

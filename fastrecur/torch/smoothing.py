@@ -162,8 +162,7 @@ class PCEN(nn.Module):
         for name, value in (("gain", gain), ("bias", bias), ("power", power), ("eps", eps), ("b", b)):
             if not 0 < value < (1 if name == "b" else float("inf")):
                 raise ValueError(say.constant_domain(name, "0 < b < 1" if name == "b" else f"{name} > 0", value))
-        if checks.axis(num_bands, "num_bands") < 1:
-            raise ValueError(say.at_least("num_bands", 1, num_bands))
+        checks.count("num_bands", num_bands)
         self.num_bands, self.eps, self.max_size, self.axis = num_bands, eps, max_size, axis
         starts = (math.log(value) for value in (gain, bias, power, b / (1 - b)))
         self.log_gain, self.log_bias, self.log_power, self.logit_b = (

@@ -6,7 +6,7 @@ import itertools
 import ml_dtypes
 import numpy as np
 import pytest
-from compare import assert_close, assert_same_bits, check_forward, check_vjp
+from compare import assert_close, assert_same_bits, check_both, check_forward, check_vjp
 
 import fastrecur
 from fastrecur import reference
@@ -47,8 +47,7 @@ def test_half_precisions(rng, name, dtype, shapes, reverse):
         gate, value = numbers(rng, shape, dtype), numbers(rng, shape, dtype)
         h0 = numbers(rng, shape[:axis] + shape[axis + 1 :], dtype)
         options = {"axis": axis, "reverse": reverse}
-        check_forward(name, gate, value, h0, **options)
-        check_vjp(name, gate, value, h0, rng=rng, **options)
+        check_both(name, gate, value, h0, rng=rng, **options)
         check_vjp(name, gate[:1], value, h0[:1], rng=rng, **options)
 
 
@@ -199,8 +198,7 @@ def test_bfloat16_and_float16(rng):
         with pytest.raises(TypeError, match="must have dtypes with a common type"):
             fastrecur.forget_mult(gate, value)
     else:
-        check_forward("forget_mult", gate, value, dtype=dtype)
-        check_vjp("forget_mult", gate, value, rng=rng, dtype=dtype)
+        check_both("forget_mult", gate, value, rng=rng, dtype=dtype)
 
 
 @pytest.mark.sample(dtype=[np.float32])
@@ -255,8 +253,7 @@ def test_complex_linear_recurrence(rng, gate, value, dtype):
         lanes = shape[:axis] + shape[axis + 1 :]
         for h0, reverse in itertools.product([None, numbers(rng, lanes, dtype), 0.5], [False, True]):
             options = {"axis": axis, "reverse": reverse, "dtype": dtype}
-            check_forward("linear_recurrence", a, b, h0, **options)
-            check_vjp("linear_recurrence", a, b, h0, rng=rng, **options)
+            check_both("linear_recurrence", a, b, h0, rng=rng, **options)
 
 
 @pytest.mark.exhaustive
@@ -264,10 +261,8 @@ def test_complex_lengths_and_broadcasting(rng):
     a, b = numbers(rng, (4,), "F"), numbers(rng, (9, 4), "F")
     for reverse in [False, True]:
         options = {"lengths": [0, 9, 3, 4], "reverse": reverse}
-        check_forward("linear_recurrence", a, b, 1.0, **options)
-        check_vjp("linear_recurrence", a, b, 1.0, rng=rng, **options)
-    check_forward("linear_recurrence", 0.5 + 0.5j, b)
-    check_vjp("linear_recurrence", 0.5 + 0.5j, b, rng=rng)
+        check_both("linear_recurrence", a, b, 1.0, rng=rng, **options)
+    check_both("linear_recurrence", 0.5 + 0.5j, b, rng=rng)
 
 
 @pytest.mark.sample(kinds=["fFF"])
@@ -279,8 +274,7 @@ def test_complex_values_with_a_real_gate(rng, kinds):
         h0 = numbers(rng, shape[:axis] + shape[axis + 1 :], dtype)
         for reverse in [False, True]:
             options = {"axis": axis, "reverse": reverse, "dtype": dtype}
-            check_forward("forget_mult", f, x, h0, **options)
-            check_vjp("forget_mult", f, x, h0, rng=rng, **options)
+            check_both("forget_mult", f, x, h0, rng=rng, **options)
             check_forward("forget_mult", 0.25, x, **options)
 
 

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from compare import assert_same_bits, check_forward, check_vjp
+from compare import assert_same_bits, check_both
 from test_forward import RECURRENCES, operands
 from test_segments import some_offsets
 
@@ -430,8 +430,7 @@ def test_calls_of_a_kind_that_was_seen_before(rng, shape):
     for _ in range(3):
         resets, offsets = rng.random(shape) < 0.3, np.repeat(some_offsets(rng, shape[0], 5), 2)[::2]
         for options in {"resets": resets}, {"offsets": offsets}, {"offsets": offsets, "reverse": True}:
-            check_forward("forget_mult", gate, value, None, **options)
-            check_vjp("forget_mult", gate, value, None, rng=rng, **options)
+            check_both("forget_mult", gate, value, None, rng=rng, **options)
         h, last = fastrecur.forget_mult(gate, value, resets=resets, return_state=True)
         assert_same_bits(last, np.asarray(h[-1]))
         wrong = [("resets", resets[:-1], ValueError), ("resets", resets.astype(int), TypeError)]

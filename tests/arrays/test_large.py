@@ -5,7 +5,7 @@ import types
 
 import numpy as np
 import pytest
-from compare import assert_same_bits, check_forward, check_vjp
+from compare import assert_same_bits, check_both, check_forward, check_vjp
 from layouts import WRITEABLE, guarded
 from test_forward import RECURRENCES, operands
 from thresholds import lower_thresholds
@@ -19,8 +19,7 @@ from fastrecur._cpu import cost
 @pytest.mark.parametrize("reverse", [False, True])
 def test_beyond_the_cache(rng, shape, axis, reverse):
     f, x = operands(rng, shape, np.float32)
-    check_forward("forget_mult", f, x, 0.5, axis=axis, reverse=reverse)
-    check_vjp("forget_mult", f, x, 0.5, rng=rng, axis=axis, reverse=reverse, state=False)
+    check_both("forget_mult", f, x, 0.5, rng=rng, axis=axis, reverse=reverse, state=False)
     check_forward("forget_mult", 0.1, x, axis=axis, reverse=reverse)
 
 

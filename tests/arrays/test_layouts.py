@@ -4,13 +4,12 @@ import itertools
 
 import numpy as np
 import pytest
-from compare import assert_same_bits, check_forward, check_vjp
+from compare import assert_same_bits, check_both, check_forward, check_vjp
 from layouts import FOREIGN, WRITEABLE, read_only
 from test_forward import RECURRENCES, operands
 
 import fastrecur
 from fastrecur._plan import problem
-from fastrecur._plan.problem import TRANSPOSE8
 
 pytestmark = pytest.mark.usefixtures("rows_of_any_length")
 
@@ -75,8 +74,7 @@ def test_gates_of_one_product(rng, dtype, lanes):
     product = rng.random((65, 3, 3 * lanes)).astype(dtype)
     x, f, _ = np.split(product, 3, axis=-1)
     for axis, reverse in axes_and_directions(2):
-        check_forward("forget_mult", f, x, axis=axis, reverse=reverse)
-        check_vjp("forget_mult", f, x, rng=rng, axis=axis, reverse=reverse, state=False)
+        check_both("forget_mult", f, x, rng=rng, axis=axis, reverse=reverse, state=False)
 
 
 @pytest.mark.parametrize("name", RECURRENCES)
@@ -99,8 +97,7 @@ def test_broadcast_operands(rng, name):
     for axis, reverse in axes_and_directions():
         lanes = gate.shape[:axis] + gate.shape[axis + 1 :]
         h0 = np.broadcast_to(np.float32(0.5), lanes)
-        check_forward(name, gate, value, h0, axis=axis, reverse=reverse)
-        check_vjp(name, gate, value, h0, rng=rng, axis=axis, reverse=reverse)
+        check_both(name, gate, value, h0, rng=rng, axis=axis, reverse=reverse)
 
 
 @pytest.mark.parametrize("name", RECURRENCES)
@@ -148,15 +145,13 @@ def test_interleaved_operands(rng, name):
     # Gate and value share a buffer without sharing an element.
     both = rng.random((65, 33, 2)).astype(np.float32)
     for axis, reverse in axes_and_directions(2):
-        check_forward(name, both[..., 0], both[..., 1], axis=axis, reverse=reverse)
-        check_vjp(name, both[..., 0], both[..., 1], rng=rng, axis=axis, reverse=reverse)
+        check_both(name, both[..., 0], both[..., 1], rng=rng, axis=axis, reverse=reverse)
 
 
 @pytest.mark.parametrize("name", RECURRENCES)
 def test_one_array_as_every_operand(rng, name):
     a = read_only(rng.random((9, 9)))
-    check_forward(name, a, a, a[0])
-    check_vjp(name, a, a, a[0], rng=rng)
+    check_both(name, a, a, a[0], rng=rng)
 
 
 def test_fresh_results_are_laid_out_as_numpy_does(rng):
@@ -173,31 +168,3 @@ def test_fresh_results_are_laid_out_as_numpy_does(rng):
     strides = (8, 8 << 24)
     assert problem.like(shape, np.dtype(np.float32), (shape, strides)) == (4, 4 << 24)
     assert not problem.is_c_order(shape, strides)
-
-
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("name", RECURRENCES)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("reverse", [False, True])
-def test_long_lanes_of_contiguous_time(rng, set_threads, name, dtype, reverse):
-    """They are walked along time, each as it would be alone; closed and open gates are exact there too."""
-    shape = (3, 7, 5, 1031)
-    gate, value = operands(rng, shape, dtype)
-    gate[rng.random(shape) < 0.05], gate[rng.random(shape) < 0.05] = 0, 1
-    lengths = rng.integers(0, shape[-1] + 1, shape[:2])
-    for options in [{}, {"lengths": lengths}]:
-        results = []
-        for threads in [1, 2]:
-            set_threads(threads)
-            results.append(check_forward(name, gate, value, axis=-1, reverse=reverse, **options))
-            check_vjp(name, gate, value, rng=rng, axis=-1, reverse=reverse, **options)
-        assert_same_bits(results[0], results[1])
-    assert choose_for(name, (shape[0] * 500, shape[-1]), dtype, 1) == TRANSPOSE8
-
-
-def choose_for(name, shape, dtype, axis):
-    """Return the traversal of a forward call on arrays of a shape."""
-    a = np.dtype(dtype), shape, tuple(np.empty(shape, dtype).strides)
-    family = {"forget_mult": problem.FORGET, "linear_recurrence": problem.LINEAR}[name]
-    plan = problem.forward(family, ("f", "x", "h0"), a, a, None, None, axis, False, None, False)
-    return plan.traversal

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from compare import assert_same_bits, check_forward, check_vjp
+from compare import assert_same_bits, check_both, check_forward, check_vjp
 
 import fastrecur
 from fastrecur._plan import problem
@@ -47,12 +47,10 @@ def test_all_gates(rng, gate, name, dtype, reverse):
     assert is_along_time(gate, value)
     h0 = rng.standard_normal(LANES).astype(dtype)
     options = {"axis": 1, "reverse": reverse}
-    check_forward(name, gate, value, h0, **options)
-    check_vjp(name, gate, value, h0, rng=rng, **options)
+    check_both(name, gate, value, h0, rng=rng, **options)
     lengths = rng.integers(0, STEPS + 1, LANES)
     lengths[:4] = 0, 3, 512, STEPS
-    check_forward(name, gate, value, lengths=lengths, **options)
-    check_vjp(name, gate, value, rng=rng, lengths=lengths, **options)
+    check_both(name, gate, value, rng=rng, lengths=lengths, **options)
 
 
 @pytest.mark.exhaustive

@@ -9,9 +9,9 @@ from compare import (
     assert_close,
     assert_same_bits,
     carry_of,
+    check_both,
     check_forward,
     check_vjp,
-    forward_magnitudes,
 )
 from test_forward import RECURRENCES, operands
 
@@ -312,11 +312,9 @@ def test_gates_outside_zero_and_one(rng, dtype, reverse):
     for shape, axis in [((60, 33), 0), ((33, 60), 1), ((60,), 0)]:
         f = rng.uniform(-1, 2.5, shape).astype(dtype)
         x = rng.standard_normal(shape).astype(dtype)
-        check_forward("forget_mult", f, x, 1.0, axis=axis, reverse=reverse)
-        check_vjp("forget_mult", f, x, 1.0, rng=rng, axis=axis, reverse=reverse)
+        check_both("forget_mult", f, x, 1.0, rng=rng, axis=axis, reverse=reverse)
         check_forward("forget_mult", 2.5, x, 1.0, axis=axis, reverse=reverse)
-        check_forward("linear_recurrence", f, x, 1.0, axis=axis, reverse=reverse)
-        check_vjp("linear_recurrence", f, x, 1.0, rng=rng, axis=axis, reverse=reverse)
+        check_both("linear_recurrence", f, x, 1.0, rng=rng, axis=axis, reverse=reverse)
 
 
 # Lanes and steps of the paths that split time.
@@ -505,23 +503,7 @@ def test_where_threads_start(
     for others in results[1:]:
         for one, other in zip(results[0], others, strict=True):
             assert_same_bits(other, one)
-    check_forward("forget_mult", f, x, 0.5)
-    check_vjp("forget_mult", f, x, 0.5, rng=rng)
-
-
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_paths_agree(rng, dtype):
-    # The same lanes, alone and among others, in rows and in columns.
-    gate, value = operands(rng, (5000, 40), dtype)
-    size, _ = forward_magnitudes("forget_mult", gate, value, None)
-    whole = fastrecur.forget_mult(gate, value)
-    ulp = np.spacing(size.astype(dtype)).astype(float) * (1 if dtype == np.float32 else 16)
-    for lanes in [slice(0, 1), slice(3, 5), slice(30, 40)]:
-        some = fastrecur.forget_mult(gate[:, lanes].copy(), value[:, lanes].copy())
-        assert (np.abs(some - whole[:, lanes].astype(float)) <= ulp[:, lanes]).all()
-        last = fastrecur.forget_mult(gate.T[lanes], value.T[lanes], axis=1)
-        assert (np.abs(last.T - whole[:, lanes].astype(float)) <= ulp[:, lanes]).all()
+    check_both("forget_mult", f, x, 0.5, rng=rng)
 
 
 @pytest.mark.exhaustive

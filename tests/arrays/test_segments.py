@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from compare import assert_close, assert_same_bits, check_forward, check_vjp
+from compare import assert_same_bits, check_both
 from layouts import every_other_lane, gate_slice, negative_strides
 from test_forward import RECURRENCES, operands
 from thresholds import lower_thresholds
@@ -79,8 +79,7 @@ def test_offsets(rng, name, dtype, reverse, shape, axis):
         options = {"axis": axis, "reverse": reverse, "offsets": some_offsets(rng, shape[axis], count)}
         h0 = rng.standard_normal((count, *lanes_of(shape, axis))).astype(dtype)
         for state in (h0, None):
-            check_forward(name, gate, value, state, **options)
-            check_vjp(name, gate, value, state, rng=rng, **options)
+            check_both(name, gate, value, state, rng=rng, **options)
 
 
 @pytest.mark.sample(name=["forget_mult"])
@@ -94,8 +93,7 @@ def test_resets(rng, name, dtype, reverse, shape, axis):
         beside[...] = resets  # flags beside those that are given are not read
         for state, flags in ((h0, beside), (None, resets)):
             options = {"axis": axis, "reverse": reverse, "resets": flags}
-            check_forward(name, gate, value, state, **options)
-            check_vjp(name, gate, value, state, rng=rng, **options)
+            check_both(name, gate, value, state, rng=rng, **options)
 
 
 @pytest.mark.sample(name=["forget_mult"], reverse=[False], shape=[(7, 5), (33, 130), (2100,)])
@@ -108,8 +106,7 @@ def test_resets_within_segments(rng, name, reverse, shape, axis):
     for resets in some_resets(rng, shape, axis):
         offsets = some_offsets(rng, shape[axis], 4)
         options = {"axis": axis, "reverse": reverse, "resets": resets, "offsets": offsets}
-        check_forward(name, gate, value, h0, **options)
-        check_vjp(name, gate, value, h0, rng=rng, **options)
+        check_both(name, gate, value, h0, rng=rng, **options)
 
 
 @pytest.mark.sample(name=["forget_mult"])
@@ -123,8 +120,7 @@ def test_resets_of_padded_series(rng, name, reverse, shape, axis):
     for resets in some_resets(rng, shape, axis):
         lengths = rng.integers(0, shape[axis] + 1, lanes[:1])
         options = {"axis": axis, "reverse": reverse, "resets": resets, "lengths": lengths}
-        check_forward(name, gate, value, h0, **options)
-        check_vjp(name, gate, value, h0, rng=rng, **options)
+        check_both(name, gate, value, h0, rng=rng, **options)
 
 
 def test_reference_of_segments_is_each_alone(rng):
@@ -138,30 +134,6 @@ def test_reference_of_segments_is_each_alone(rng):
         )
         assert_same_bits(h[start:stop], own)
         assert_same_bits(last[n], own_last)
-
-
-@pytest.mark.sample(name=["forget_mult"])
-@EACH
-@BOTH_WAYS
-@pytest.mark.parametrize(("shape", "axis"), [((65, 40), 0), ((33, 130), 1), ((1100,), 0)])
-def test_each_segment_is_the_call_on_it_alone(rng, name, reverse, shape, axis):
-    recurrence, vjp = getattr(fastrecur, name), getattr(fastrecur, name + "_vjp")
-    gate, value = operands(rng, shape, np.float32)
-    offsets = some_offsets(rng, shape[axis], 5)
-    h0 = rng.standard_normal((5, *lanes_of(shape, axis))).astype(np.float32)
-    options = {"axis": axis, "reverse": reverse}
-    h, last = recurrence(gate, value, h0, offsets=offsets, return_state=True, **options)
-    grad_h, grad_state = (rng.standard_normal(a.shape).astype(np.float32) for a in (h, last))
-    grads = vjp(grad_h, gate, value, h, h0, offsets=offsets, grad_state=grad_state, **options)
-    for n in range(5):
-        own_gate, own_value, own_h, own_g = (at_steps(a, axis, *offsets[n : n + 2]) for a in (gate, value, h, grad_h))
-        alone, alone_last = recurrence(own_gate, own_value, h0[n], return_state=True, **options)
-        assert_close(own_h, alone.astype(np.float64), np.float32)
-        assert_close(last[n : n + 1], alone_last[np.newaxis].astype(np.float64), np.float32)
-        alone = vjp(own_g, own_gate, own_value, own_h, h0[n], grad_state=grad_state[n], **options)
-        for grad, own in zip((*(at_steps(g, axis, *offsets[n : n + 2]) for g in grads[:2]), grads[2][n]), alone,
-                             strict=True):  # fmt: skip
-            np.testing.assert_allclose(grad, own, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.sample(name=["forget_mult"])
@@ -305,11 +277,9 @@ def test_layouts(rng, name, reverse, layout):
         lanes = lanes_of(shape, axis)
         options = {"axis": axis, "reverse": reverse}
         h0 = rng.standard_normal((3, *lanes)).astype(np.float32)
-        check_forward(name, gate, value, h0, offsets=some_offsets(rng, 33, 3), **options)
-        check_vjp(name, gate, value, h0, rng=rng, offsets=some_offsets(rng, 33, 3), **options)
+        check_both(name, gate, value, h0, rng=rng, offsets=some_offsets(rng, 33, 3), **options)
         resets = layout(rng.random(shape) < 0.2)
-        check_forward(name, gate, value, h0[0], resets=resets, **options)
-        check_vjp(name, gate, value, h0[0], rng=rng, resets=resets, **options)
+        check_both(name, gate, value, h0[0], rng=rng, resets=resets, **options)
 
 
 @pytest.mark.sample(name=["forget_mult"], gate_shape=[(1, None)])
@@ -321,11 +291,9 @@ def test_broadcast_gates(rng, name, reverse, gate_shape):
     gate = gate[tuple(slice(0, n) for n in gate_shape)] if gate_shape else 0.25
     h0 = rng.standard_normal((3, 40)).astype(np.float32)
     options = {"offsets": some_offsets(rng, 33, 3), "reverse": reverse}
-    check_forward(name, gate, value, h0, **options)
-    check_vjp(name, gate, value, h0, rng=rng, **options)
+    check_both(name, gate, value, h0, rng=rng, **options)
     options = {"resets": rng.random((33, 40)) < 0.1, "reverse": reverse}
-    check_forward(name, gate, value, h0[0], **options)
-    check_vjp(name, gate, value, h0[0], rng=rng, **options)
+    check_both(name, gate, value, h0[0], rng=rng, **options)
 
 
 @pytest.mark.exhaustive
@@ -348,11 +316,9 @@ def test_other_dtypes(rng, name, reverse, dtype):
             gate = gate.real.copy()
         h0 = rng.standard_normal((3, *lanes_of(shape, axis))).astype(value.dtype if dtype != np.int64 else gate.dtype)
         options = {"axis": axis, "reverse": reverse, "offsets": some_offsets(rng, 20, 3)}
-        check_forward(name, gate, value, h0, **options)
-        check_vjp(name, gate, value, h0, rng=rng, **options)
+        check_both(name, gate, value, h0, rng=rng, **options)
         options = {"axis": axis, "reverse": reverse, "resets": rng.random(shape) < 0.2}
-        check_forward(name, gate, value, h0[0], **options)
-        check_vjp(name, gate, value, h0[0], rng=rng, **options)
+        check_both(name, gate, value, h0[0], rng=rng, **options)
 
 
 @pytest.mark.sample(shape=[(8, 2048)])
@@ -364,8 +330,7 @@ def test_offsets_of_a_call_that_was_seen_before(rng, reverse, shape, axis):
     offsets = np.minimum([0, 5, 20, 40, shape[axis]], gate.shape[axis])
     options = {"axis": axis, "reverse": reverse, "offsets": offsets}
     for _ in range(3):
-        check_forward("forget_mult", gate * np.float32(0.1), value, None, **options)
-        check_vjp("forget_mult", gate * np.float32(0.1), value, None, rng=rng, **options)
+        check_both("forget_mult", gate * np.float32(0.1), value, None, rng=rng, **options)
 
 
 @BOTH_WAYS
@@ -484,8 +449,7 @@ def test_states_that_all_segments_share(rng, name, reverse, shape, axis):
     options["offsets"] = some_offsets(rng, shape[axis], 9)
     for state in ((), lanes, (1, *lanes), (9, *(1 for _ in lanes))):
         h0 = rng.standard_normal(state).astype(np.float32)
-        check_forward(name, gate, value, h0, **options)
-        check_vjp(name, gate, value, h0, rng=rng, **options)
+        check_both(name, gate, value, h0, rng=rng, **options)
 
 
 @pytest.mark.exhaustive

@@ -10,16 +10,14 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+import numpy as np
+import report
+import scipy.signal
+from tqdm import tqdm
+from turns import medians
 
-import numpy as np  # noqa: E402
-import report  # noqa: E402
-import scipy.signal  # noqa: E402
-from tqdm import tqdm  # noqa: E402
-
-import fastrecur  # noqa: E402
-from fastrecur.filters import allpole, lfilter, sosfilt, sosfilt_vjp, sosfiltfilt  # noqa: E402
+import fastrecur
+from fastrecur.filters import allpole, lfilter, sosfilt, sosfilt_vjp, sosfiltfilt
 
 # Shape, axis, and for 1 and 4 sections the limit and the goal of the ratio.
 CASES = [
@@ -35,30 +33,16 @@ CASES = [
 SECONDS = 0.2  # for the calls of a row, after the first of each
 
 
-def medians(*calls):
-    """Return the median seconds of each call, taken in turn."""
-    times = [[] for _ in calls]
-    for call in calls:
-        call()
-    began = time.perf_counter()
-    while time.perf_counter() - began < SECONDS or len(times[0]) < 3:
-        for own, call in zip(times, calls, strict=True):
-            start = time.perf_counter()
-            call()
-            own.append(time.perf_counter() - start)
-    return [float(np.median(own)) for own in times]
-
-
 def row(what, shape, dtype, against, ours, other, marks=None, right=True):
-    times = medians(ours, other)
-    ratio, mark = times[0] / times[1], ""
+    times = medians({"ours": ours, "other": other}, SECONDS, 3)
+    ratio, mark = times["ours"] / times["other"], ""
     if marks:
         mark = "*" if ratio <= marks[1] else "+" if ratio <= marks[0] else "-"
     wanted = f"  limit {marks[0]:.2g}, goal {marks[1]:.2g}" if marks else ""
     name = np.dtype(dtype).name
     shown = f"{ratio:8.3f}" if right else "        "
     mark = mark if right else "WRONG"
-    return f"{mark:2} {what:<34} {shape!s:<13} {name:<8} {1e3 * times[0]:9.4f} ms, {shown} of {against}{wanted}"
+    return f"{mark:2} {what:<34} {shape!s:<13} {name:<8} {1e3 * times['ours']:9.4f} ms, {shown} of {against}{wanted}"
 
 
 def rows():
@@ -104,10 +88,7 @@ def main():
     facts = report.about(
         __file__, sys.argv[1:], fastrecur.get_num_threads(), time.perf_counter() - began, packages
     )  # fmt: skip
-    lines = [report.title(facts), *lines]
-    print("\n".join(lines))
-    if options.output:
-        options.output.write_text("\n".join(lines) + "\n")
+    report.publish(facts, lines, options.output)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,13 @@ first.
 """
 
 import argparse
-import statistics
 import sys
 import time
 
 import numpy as np
 import report
 from tqdm import tqdm
+from turns import medians
 
 import fastrecur
 from fastrecur import reference
@@ -87,17 +87,6 @@ def forms(rng):
         yield "(4, T), time last", a.reshape(4, -1), b.reshape(4, -1), 1, {}
 
 
-def median(call, seconds):
-    """Return the median time of a call, each after an untimed one."""
-    times, until = [], time.perf_counter() + seconds
-    while time.perf_counter() < until or len(times) < 5:
-        call()
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
 def recurrence(module, x):
     """Return a module's function of values, and its gradient."""
     name = "linear_recurrence" if np.iscomplexobj(x) else "forget_mult"
@@ -140,7 +129,8 @@ def main(arguments):
             "vjp": lambda: call_vjp(g, f, x, h, axis=axis, **others),  # noqa: B023
             "vjp of h.sum()": lambda: call_vjp(ones, f, x, h, axis=axis, **others),  # noqa: B023
         }  # fmt: skip
-        cost = {kind: median(run, options.seconds) / h.size * 1e9 for kind, run in calls.items()}
+        took = medians(calls, len(calls) * options.seconds, 5, warm=True)
+        cost = {kind: 1e9 * seconds / h.size for kind, seconds in took.items()}
         if plain is None or name.startswith("time first"):
             plain = cost
             lines.append(f"{'':40}" + "".join(f"{kind:>16}" for kind in cost))

@@ -16,18 +16,15 @@ import types
 import warnings
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+import numpy as np
+import report
+import torch
+from tqdm import tqdm
 
-import numpy as np  # noqa: E402
-import report  # noqa: E402
-import torch  # noqa: E402
-from tqdm import tqdm  # noqa: E402
-
-import fastrecur  # noqa: E402
-import fastrecur.torch  # noqa: E402
-from fastrecur._cuda import arrays, launch, plan  # noqa: E402
-from fastrecur.torch._operator import call as _call, device_tensors, eager, modes, ops, short_calls  # noqa: E402
+import fastrecur
+import fastrecur.torch
+from fastrecur._cuda import arrays, launch, plan
+from fastrecur.torch._operator import call as _call, device_tensors, eager, modes, ops, short_calls
 
 SHAPE = 16, 32
 MUST = {"tensors": (8.0, 4.0), "interface": (12.0, 6.0)}

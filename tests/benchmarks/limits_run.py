@@ -8,7 +8,6 @@ reach, against the triad in the same run, is what can be expected of such a walk
 
 import argparse
 import functools
-import statistics
 import sys
 import time
 
@@ -18,6 +17,7 @@ from cases import ALPHA, GROUPS, Case, Variant
 from measure import Bench, Effort
 from numba import njit
 from tqdm import tqdm
+from turns import medians
 from yardsticks import Team, plain_loop
 
 import fastrecur
@@ -180,21 +180,6 @@ class Limits:
         return functools.partial(self.team.run, with_states if has_states else without, calls), words
 
 
-def measure(calls, seconds=1.5):
-    """Return each call's median time; they take turns, each right after an untimed one."""
-    times = {name: [] for name in calls}
-    for call in calls.values():
-        call()
-    until = time.perf_counter() + seconds
-    while time.perf_counter() < until or min(map(len, times.values())) < 7:
-        for name, call in calls.items():
-            call()
-            start = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(each) for name, each in times.items()}
-
-
 LAYOUTS = "(2048, 1024)", "(105, 12800)", "a gate of (105, 40, 3*640)", "(1000000,)"
 NAMES = "triad", "shared", "words", "shared words", "with states", "fastrecur"
 
@@ -218,7 +203,7 @@ def row_of(case, bench, seconds):
     if case.group.against == "loop":
         calls = {name: calls[name] for name in ("triad", "words", "fastrecur")}
         calls["plain loop"] = plain_loop(case, data), case.variant.words
-    times = measure({name: call for name, (call, _) in calls.items()}, seconds)
+    times = medians({name: call for name, (call, _) in calls.items()}, seconds, 7, warm=True)
     rate = {name: calls[name][1] * data.elements * data.dtype.itemsize / times[name] / 1e9 for name in calls}
     base = rate.get("plain loop", rate["triad"])
     v = case.variant

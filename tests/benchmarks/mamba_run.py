@@ -10,30 +10,17 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+import report
+import torch
+import transformers
+from transformers.models.mamba.modeling_mamba import mamba_selective_scan
+from turns import minima
 
-import report  # noqa: E402
-import torch  # noqa: E402
-import transformers  # noqa: E402
-from transformers.models.mamba.modeling_mamba import mamba_selective_scan  # noqa: E402
-
-from fastrecur.torch.mamba import patch_transformers, selective_scan_fn  # noqa: E402
+from fastrecur.torch.mamba import patch_transformers, selective_scan_fn
 
 PACKAGES = "numpy", "numba", "torch", "transformers"
 CHANNELS, STATES = 1536, 16
 LOOP, OWN = "transformers' loop", "transformers' own"
-
-
-def shortest(calls, repeats):
-    """Return the least seconds of a call of each function, in turn, and what the first call of each gave."""
-    times, gave = dict.fromkeys(calls, float("inf")), {name: call() for name, call in calls.items()}
-    for _ in range(repeats):
-        for name, call in calls.items():
-            began = time.perf_counter()
-            call()
-            times[name] = min(times[name], time.perf_counter() - began)
-    return times, gave
 
 
 def scan(steps, is_training, repeats):
@@ -53,7 +40,8 @@ def scan(steps, is_training, repeats):
 
 def compared(calls, other, repeats):
     """Return seconds of ours, who the other is, its seconds, and whether both give the same."""
-    times, gave = shortest(calls, repeats)
+    gave = {name: call() for name, call in calls.items()}
+    times = minima(calls, fewest=repeats)
     right = torch.allclose(gave["fastrecur"].float(), gave[other].float(), 1e-3, 1e-3)
     return times["fastrecur"], other, times[other], right
 
@@ -95,13 +83,11 @@ def main():
     began, repeats = time.perf_counter(), 1 if options.quick else 3
     rows = [scan(2048, False, repeats), scan(256, True, repeats), *models(repeats)]
     facts = report.about(__file__, sys.argv[1:], torch.get_num_threads(), time.perf_counter() - began, PACKAGES)
-    lines = [report.title(facts)]
+    lines = []
     for what, seconds, other, others_seconds, right in rows:
         ratio = f"{others_seconds / seconds:7.1f} times as fast as" if right else "  WRONG numbers beside"
         lines.append(f"  {what:<32} {seconds * 1e3:9.2f} ms  {ratio}  {other:<18} {others_seconds * 1e3:10.2f} ms")
-    print("\n".join(lines))
-    if options.output:
-        options.output.write_text("\n".join(lines) + "\n")
+    report.publish(facts, lines, options.output)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,12 @@
 import functools
 import gc
 import statistics
-import time
 from dataclasses import asdict, dataclass
 
 import checks
 import numpy as np
 import peers
+import turns
 import yardsticks
 from cases import ALPHA
 from data import Data, find_dtype
@@ -166,13 +166,7 @@ class Bench:
         data = self._arrays(case.layout, case.dtype)
         ours, problem = self._ours(case, data)
         row = _row(case, problem=problem)
-        times, began = [], time.perf_counter()
-        while self._goes_on(len(times), began):
-            start = time.perf_counter()
-            for _ in range(CALLS_AT_ONCE):
-                ours()
-            times.append((time.perf_counter() - start) / CALLS_AT_ONCE)
-        _put(row, case, data, times)
+        _put(row, case, data, self._times({"ours": ours}, at_once=CALLS_AT_ONCE)["ours"])
         row.must, row.aim = case.expected(case.variant.direction)
         return [row]
 
@@ -212,37 +206,18 @@ class Bench:
             return False
         return checks.forward_is_right(self.team, data, gate, result)
 
-    def _goes_on(self, done, began):
-        effort, spent = self.effort, time.perf_counter() - began
-        return done < effort.fewest or (spent < effort.seconds and done < effort.most)
-
     def _interleave(self, calls, case, data):
-        """Time calls in turn, so that what drifts drifts for all; return a list of times for each.
-
-        Results are freed outside the timed part, and so is nothing else.
-        """
+        """Return a list of times for each call. Results are freed outside the timed part, and nothing else is."""
         in_cache = case.variant.words * data.elements * data.dtype.itemsize < SMALL_BYTES
-        times = {name: [] for name in calls}
-        order = list(calls)
-        for call in calls.values():
-            call()  # compiled, and its code and pages touched
         gc.collect()
         gc.disable()
-        began = time.perf_counter()
         try:
-            while self._goes_on(len(times[order[0]]), began):
-                for name in order:
-                    if in_cache:
-                        calls[name]()
-                    start = time.perf_counter()
-                    result = calls[name]()
-                    end = time.perf_counter()
-                    del result
-                    times[name].append(end - start)
-                order.reverse()  # or one would always find the other's leavings
+            return self._times(calls, warm=in_cache)
         finally:
             gc.enable()
-        return times
+
+    def _times(self, calls, **options):
+        return turns.times(calls, self.effort.seconds, self.effort.fewest, self.effort.most, **options)
 
 
 def _row(case, against="", problem=""):

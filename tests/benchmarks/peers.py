@@ -17,7 +17,7 @@ def _scipy(x, axis):
     return lambda: lfilter(numerator, denominator, x, axis=axis), lambda result: result
 
 
-def _columns(x, axis):
+def columns(x, axis):
     """Lanes as columns, each contiguous or not as the array is."""
     return x.reshape(len(x), 1) if x.ndim == 1 else np.moveaxis(x, axis, 0)
 
@@ -25,7 +25,7 @@ def _columns(x, axis):
 def _pandas(x, axis):
     import pandas
 
-    frame = pandas.Series(x) if x.ndim == 1 else pandas.DataFrame(_columns(x, axis))
+    frame = pandas.Series(x) if x.ndim == 1 else pandas.DataFrame(columns(x, axis))
 
     def arrange(result):
         values = result.to_numpy()
@@ -37,7 +37,7 @@ def _pandas(x, axis):
 def _polars(x, axis):
     import polars
 
-    frame = polars.DataFrame(_columns(x, axis))
+    frame = polars.DataFrame(columns(x, axis))
     smoothed = polars.all().ewm_mean(alpha=ALPHA, adjust=False)  # columns run in parallel
 
     def arrange(result):

@@ -7,24 +7,21 @@ repeats in one run.
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+import report
+import torch
+import turns
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence
+from tqdm import tqdm
 
-import report  # noqa: E402
-import torch  # noqa: E402
-from torch import nn  # noqa: E402
-from torch.nn.utils.rnn import pack_padded_sequence  # noqa: E402
-from tqdm import tqdm  # noqa: E402
-
-from fastrecur.torch import QRNN, QRNNLayer  # noqa: E402
-from fastrecur.torch._rnn.pool import BLOCK  # noqa: E402
-from fastrecur.torch._rnn.pooling import pool  # noqa: E402
+from fastrecur.torch import QRNN, QRNNLayer
+from fastrecur.torch._rnn.pool import BLOCK
+from fastrecur.torch._rnn.pooling import pool
 
 UNITS = 320
 BATCHES, LENGTHS = (8, 16, 32, 64, 128, 256), (32, 64, 128, 256, 512)
@@ -167,27 +164,9 @@ def training(model, x):
 
 
 def medians(calls, device, quick):
-    """Return median seconds of each call, one after another in every repeat.
-
-    A call is timed right after one of its own that is not: whose weights and input the cache holds must not depend on
-    who went before.
-    """
-    spent, repeats = {name: [] for name in calls}, 0
+    """Return median seconds of each call, each right after one of its own that is not timed."""
     budget, fewest = (1.0, 3) if quick else (6.0, 5)
-    for call in calls.values():
-        call()
-    began = time.perf_counter()
-    while repeats < fewest or (repeats < 200 and time.perf_counter() - began < budget):
-        for name, call in calls.items():
-            call()
-            wait(device)
-            start = time.perf_counter()
-            result = call()
-            wait(device)
-            spent[name].append(time.perf_counter() - start)
-            del result
-        repeats += 1
-    return {name: statistics.median(times) for name, times in spent.items()}
+    return turns.medians(calls, budget, fewest, 200, warm=True, wait=lambda: wait(device))
 
 
 def wait(device):
@@ -267,7 +246,7 @@ device = torch.device({device!r})
 is_layer = {name!r} == "layer"
 models, shape = (layer_models(device), (512, 64, 320)) if is_layer else (ptb_models(device, 2), (105, 20, 640))
 model = models[{model!r}]
-training(model, torch.randn(2, *shape[1:], device=device, requires_grad=True))()  # load what a step needs
+training(model, torch.randn(8, *shape[1:], device=device, requires_grad=True))()  # load what a step needs
 step = training(model, torch.randn(shape, device=device, requires_grad=True))
 def of_process(field):
     with open("/proc/self/status") as file:
@@ -290,7 +269,7 @@ def memory_row(name, device):
     """Return the bytes that a training step of each model takes."""
     taken = {}
     for model in ("QRNN", "LSTM", "GRU"):
-        script = STEP.format(root=str(ROOT), device=device, name=name, model=model)
+        script = STEP.format(root=str(report.ROOT), device=device, name=name, model=model)
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
         taken[model] = int(done.stdout)
     return {"case": {"layer": "64 x 512", "PTB": "PTB, window 2"}[name], "bytes": taken}

@@ -8,22 +8,18 @@ compiling itself takes is not in it.
 
 import argparse
 import itertools
-import statistics
 import sys
 import tempfile
 import time
 import warnings
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+import report
+import torch
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+from tqdm import tqdm
+from turns import medians
 
-import report  # noqa: E402
-import torch  # noqa: E402
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence  # noqa: E402
-from tqdm import tqdm  # noqa: E402
-
-from fastrecur.torch import QRNN  # noqa: E402
+from fastrecur.torch import QRNN
 
 STEPS, BATCH, UNITS = 128, 8, 256
 
@@ -67,21 +63,6 @@ def inference(call):
     return run
 
 
-def medians(calls, seconds):
-    """Return the median seconds of each call, one after another in every repeat."""
-    spent, end = {name: [] for name in calls}, time.perf_counter() + seconds
-    for call in calls.values():
-        call()
-    while time.perf_counter() < end or len(spent[next(iter(calls))]) < 5:
-        for name, call in calls.items():
-            call()  # so that what the caches hold does not depend on who went before
-            start = time.perf_counter()
-            result = call()
-            spent[name].append(time.perf_counter() - start)
-            del result
-    return {name: statistics.median(times) for name, times in spent.items()}
-
-
 def exported(model, x):
     """Return a program of AOTInductor."""
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
@@ -113,7 +94,7 @@ def rows(options):
             expected = calls["eager"]()
             for way in calls.keys() - {"without"}:
                 torch.testing.assert_close(calls[way](), expected, rtol=1e-4, atol=1e-4)
-            took, case = medians(calls, options.seconds), f"{name}, window {window}, {mode}"
+            took, case = medians(calls, options.seconds, 5, warm=True), f"{name}, window {window}, {mode}"
             for way in ("compiled", "AOTInductor"):
                 if way in took:
                     yield line(case, way, took[way], "eager", took["eager"])

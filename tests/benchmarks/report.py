@@ -6,11 +6,14 @@ import json
 import os
 import platform
 import shlex
+import sys
 from pathlib import Path
 
-import fastrecur
-
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))  # scripts measure the checkout that they lie in
+
+import fastrecur  # noqa: E402
+
 ARRAYS = ("numpy", "numba", "ml_dtypes", "scipy", "pandas", "polars", "numbagg")
 TENSORS = ("numpy", "numba", "torch")
 
@@ -114,6 +117,14 @@ def title(facts):
         f"{machine['cpu']}, {machine['cores']} cores, {caches}, {machine['os']}\n{installed}\n"
         f"{facts['date']}, {_where(facts)}, {facts['seconds']} s: {facts['command']}"
     )
+
+
+def publish(facts, lines, path=None):
+    """Print a report of so many lines, and write it to a file, too."""
+    text = "\n".join([title(facts), *lines])
+    print(text)
+    if path:
+        path.write_text(text + "\n")
 
 
 def caption(facts):

@@ -11,16 +11,14 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+import numba
+import numpy as np
+import report
+from tqdm import tqdm
+from turns import minima
 
-import numba  # noqa: E402
-import numpy as np  # noqa: E402
-import report  # noqa: E402
-from tqdm import tqdm  # noqa: E402
-
-import fastrecur  # noqa: E402
-from fastrecur.returns import gae, vtrace  # noqa: E402
+import fastrecur
+from fastrecur.returns import gae, vtrace
 
 GAMMA, LAM, TOKENS = 0.99, 0.95, 131_072
 PACKAGES = "numpy", "numba", "torch", "torchrl"
@@ -49,20 +47,6 @@ def loop_of_series(rewards, values, ends, gamma, lam):
             later = rewards[j, t] + gamma * values[j, t + 1] * go - values[j, t] + gamma * lam * go * later
             out[j, t] = later
     return out
-
-
-def shortest(calls, repeats):
-    """The least seconds of a call of each function, in turn."""
-    times = dict.fromkeys(calls, float("inf"))
-    for call in calls.values():
-        call()
-    for _ in range(repeats):
-        for name, call in calls.items():
-            began = time.perf_counter()
-            result = call()
-            times[name] = min(times[name], time.perf_counter() - began)
-            del result
-    return times
 
 
 def record(shape, axis, dtype):
@@ -128,7 +112,7 @@ def rows_of(shape, axis, dtype, repeats, musts):
     right["compiled loop"] = np.allclose(calls["plain"](), exact, 1e-3, 1e-3)
     slow = {name: calls.pop(name) for name in arrange}
     own = {"vtrace": lambda: vtrace(rewards, rewards, values, GAMMA, ends, axis=axis)}
-    times = shortest(calls, repeats) | shortest(slow, 1) | shortest(own, 3)
+    times = minima(calls, fewest=repeats) | minima(slow) | minima(own, fewest=3)
     for what in [name for name in (*calls, *own) if name != "compiled loop"]:
         for against in ["compiled loop", *slow] if what == "plain" else ["compiled loop"]:
             must, aim = musts.get((what, against), (None, None))
@@ -160,7 +144,7 @@ def main():
     facts = report.about(
         __file__, sys.argv[1:], fastrecur.get_num_threads(), time.perf_counter() - began, PACKAGES
     )  # fmt: skip
-    lines = [report.title(facts)]
+    lines = []
     for r in rows:
         judged = r["must"] is not None and r["ratio"] is not None
         mark = "WRONG" if r["ratio"] is None else ""
@@ -172,9 +156,7 @@ def main():
             f"{mark:2} {r['what']:<31} {str(r['shape']):<13} {r['dtype']:<8} {r['ms']:8.3f} ms, {ratio:>8} of "
             f"{r['against']}{wanted}"
         )
-    print("\n".join(lines))
-    if options.output:
-        options.output.write_text("\n".join(lines) + "\n")
+    report.publish(facts, lines, options.output)
     if options.json:
         options.json.write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n")
 

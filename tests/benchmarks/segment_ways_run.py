@@ -11,16 +11,13 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+import numpy as np
+import report
+from tqdm import tqdm
+from turns import minima
 
-import numpy as np  # noqa: E402
-import report  # noqa: E402
-from segments_run import minima  # noqa: E402
-from tqdm import tqdm  # noqa: E402
-
-from fastrecur import forget_mult, get_num_threads  # noqa: E402
-from fastrecur.smoothing import ewm_mean  # noqa: E402
+from fastrecur import forget_mult, get_num_threads
+from fastrecur.smoothing import ewm_mean
 
 PACKAGES = "numpy", "numba", "pandas"
 
@@ -106,15 +103,12 @@ def main():
         title, ways, wanted = case(np.random.default_rng(0))
         for name, call in ways.items():
             np.testing.assert_allclose(in_order(call()), wanted, rtol=1e-4, atol=1e-5, err_msg=name)
-        times = minima(ways, options.seconds)
+        times = minima(ways, options.seconds, 5)
         first = times[next(iter(times))]
         lines.append(title)
         lines += [f"   {name:26} {1e3 * took:9.2f} ms {took / first:8.1f}" for name, took in times.items()]
     facts = report.about(__file__, sys.argv[1:], get_num_threads(), time.perf_counter() - began, PACKAGES)
-    text = "\n".join([report.title(facts), *lines, ""])
-    print(text)
-    if options.output:
-        options.output.write_text(text)
+    report.publish(facts, lines, options.output)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import report
+from turns import minima
 
 import fastrecur
 from fastrecur.smoothing import ewm_mean
@@ -19,21 +20,6 @@ from fastrecur.smoothing import ewm_mean
 SHAPES = (20000, 640), (64, 100000), (100000, 64), (1000000,)
 MUST = {10_000: 1.10, 100: 1.10, 8: 1.5}
 MUST_WITH_STATES = 1.2
-
-
-def minima(calls, seconds):
-    """Return the least time of each call; the calls alternate."""
-    least, began = dict.fromkeys(calls, float("inf")), time.perf_counter()
-    for call in calls.values():
-        call()
-    rounds = 0
-    while time.perf_counter() - began < seconds or rounds < 5:
-        rounds += 1
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            least[name] = min(least[name], time.perf_counter() - start)
-    return least
 
 
 def borders(steps, mean, rng):
@@ -73,9 +59,8 @@ def rows(seconds, rng):
                             else:
                                 fastrecur.forget_mult_vjp(x, f, x, h, axis=axis, **options)
 
-                        least = minima(
-                            {"with": lambda o=options, c=call: c(o), "without": lambda o=others, c=call: c(o)}, seconds
-                        )
+                        pair = {"with": lambda o=options, c=call: c(o), "without": lambda o=others, c=call: c(o)}
+                        least = minima(pair, seconds, 5)
                         ratio = least["with"] / least["without"]
                         yield shape, axis, direction, mean, name, least["without"], ratio
 
@@ -98,10 +83,7 @@ def main():
     facts = report.about(
         __file__, sys.argv[1:], fastrecur.get_num_threads(), time.perf_counter() - began, ("numpy", "numba")
     )
-    text = "\n".join([report.title(facts), *lines])
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+    report.publish(facts, lines, options.out)
 
 
 if __name__ == "__main__":

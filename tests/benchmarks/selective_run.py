@@ -8,22 +8,19 @@ turn: how many times as fast ours is.
 
 import argparse
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+import numpy as np
+import report
+import torch
+from turns import medians
 
-import numpy as np  # noqa: E402
-import report  # noqa: E402
-import torch  # noqa: E402
-
-import fastrecur  # noqa: E402
-from fastrecur import linear_recurrence, selective_scan  # noqa: E402
+import fastrecur
+from fastrecur import linear_recurrence, selective_scan
 
 STATES = 16
 
@@ -64,25 +61,10 @@ def train(function, given):
     return [v.grad for v in leaves]
 
 
-def medians(calls, seconds, fewest):
-    """The medians of calls in turn."""
-    times = {name: [] for name in calls}
-    for call in calls.values():
-        call()
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(next(iter(times.values()))) < fewest:
-        for name, call in calls.items():
-            began = time.perf_counter()
-            result = call()
-            times[name].append(time.perf_counter() - began)
-            del result
-    return {name: statistics.median(own) for name, own in times.items()}
-
-
 def peak(what, shape):
     """How many bytes a training step takes at most beside operands and gradients, in a process of its own."""
     command = [sys.executable, __file__, "--peak", what, "--shape", *map(str, shape)]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout.split()[-1])
+    return int(subprocess.run(command, capture_output=True, text=True, check=True, cwd=report.ROOT).stdout.split()[-1])
 
 
 def run_peak(what, shape):
@@ -116,9 +98,9 @@ def first_call():
         "    print(times[0] - times[1])\n"
     )
     with tempfile.TemporaryDirectory() as folder:
-        environment = {**os.environ, "XDG_CACHE_HOME": folder, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "XDG_CACHE_HOME": folder, "PYTHONPATH": str(report.ROOT)}
         done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, env=environment
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=report.ROOT, env=environment
         )
     return [float(line) for line in done.stdout.split()]
 

@@ -11,19 +11,15 @@ import statistics
 import sys
 import tempfile
 import time
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+import report
+import torch
+import torch.distributed as dist
+from torch.multiprocessing.spawn import spawn
+from tqdm import tqdm
 
-import report  # noqa: E402
-import torch  # noqa: E402
-import torch.distributed as dist  # noqa: E402
-from torch.multiprocessing.spawn import spawn  # noqa: E402
-from tqdm import tqdm  # noqa: E402
-
-from fastrecur import forget_mult  # noqa: E402
-from fastrecur.torch import distributed  # noqa: E402
+from fastrecur import forget_mult
+from fastrecur.torch import distributed
 
 SHAPE = 200000, 64
 

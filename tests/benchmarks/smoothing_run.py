@@ -6,45 +6,22 @@ numbers differ gets no ratio. Ratios are of medians of interleaved repeats in on
 
 import argparse
 import json
-import statistics
 import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+import numpy as np
+import report
+from peers import columns
+from tqdm import tqdm
+from turns import medians
 
-import numpy as np  # noqa: E402
-import report  # noqa: E402
-from tqdm import tqdm  # noqa: E402
-
-import fastrecur  # noqa: E402
-from fastrecur.smoothing import Ewm, ewm_cov, ewm_mean, ewm_std, ewm_var, kama  # noqa: E402
+import fastrecur
+from fastrecur.smoothing import Ewm, ewm_cov, ewm_mean, ewm_std, ewm_var, kama
 
 ALPHA = 0.1
 SMALL = {64: (0.5, 2), 1000: (0.8, 2), 16_000: (1.5, 5), 64_000: (2, 6)}  # steps of one series: limit, goal
 SHAPES = [((1_000_000,), 0), ((100_000, 64), 0), ((64, 100_000), 1)]
-
-
-def medians(calls, repeats):
-    """Median seconds of a call of each function, in turn."""
-    times = {name: [] for name in calls}
-    for call in calls.values():
-        call()
-    order = list(calls)
-    for _ in range(repeats):
-        for name in order:
-            began = time.perf_counter()
-            result = calls[name]()
-            times[name].append(time.perf_counter() - began)
-            del result
-        order.reverse()
-    return {name: statistics.median(kept) for name, kept in times.items()}
-
-
-def columns(x, axis):
-    """Series as columns."""
-    return x.reshape(len(x), 1) if x.ndim == 1 else np.moveaxis(x, axis, 0)
 
 
 def peers(x, axis):
@@ -86,7 +63,7 @@ def mean_rows(shape, axis, dtype, repeats):
             calls["forget_mult"] = lambda: fastrecur.forget_mult(ALPHA, x, axis=axis)
         result = calls["ours"]()
         right = {name: agrees(result, arrange(call()), dtype) for name, (call, arrange, *_) in known.items()}
-        times = medians(calls, repeats)
+        times = medians(calls, fewest=repeats)
         for name, (_, _, must, aim) in known.items():
             yield row(f"ewm_mean, {label}", shape, dtype, times, name, must, aim, right[name])
         if data is x:
@@ -130,7 +107,7 @@ def spread_rows(shape, axis, dtype, repeats):
         ours_now, theirs_now = ours(), back(theirs()).copy()
         theirs_now[np.isnan(ours_now)] = np.nan
         right = agrees(ours_now, theirs_now, dtype)
-        times = medians({"ours": ours, "pandas": theirs}, max(3, repeats // 2))
+        times = medians({"ours": ours, "pandas": theirs}, fewest=max(3, repeats // 2))
         yield row(what, shape, dtype, times, "pandas", 4, 10, right)
 
 
@@ -159,7 +136,7 @@ def times_rows(shape, axis, dtype, repeats):
         "polars": agrees(ewm_mean(x, halflife=halflife, times=times, adjust=False), calls["polars"]()["x"].to_numpy(),
                          dtype),
     }  # fmt: skip
-    times_of = medians(calls, repeats)
+    times_of = medians(calls, fewest=repeats)
     for what, ours in (("ewm_mean, times", "ours"), ("ewm_var, times", "ours, var")):
         for name, must, aim in (("polars", 2, 5), ("pandas", 4, 8)):
             label = name if ours == "ours" else f"{name} (its mean)"
@@ -176,7 +153,7 @@ def kama_rows(steps, repeats):
     x = np.random.default_rng(0).standard_normal(steps).cumsum()
     calls = {"ours": lambda: kama(x), "TA-Lib": lambda: talib.KAMA(x, timeperiod=10)}
     right = agrees(calls["ours"](), calls["TA-Lib"](), np.float64)
-    yield row("kama", (steps,), np.float64, medians(calls, repeats), "TA-Lib", 0.5, 1, right)
+    yield row("kama", (steps,), np.float64, medians(calls, fewest=repeats), "TA-Lib", 0.5, 1, right)
 
 
 def frame_rows(shape, repeats):
@@ -194,7 +171,7 @@ def frame_rows(shape, repeats):
         ("", "polars", lambda: ewm_mean(table, alpha=ALPHA), lambda: table.select(polars.all().ewm_mean(alpha=ALPHA))),
     ):
         right = agrees(ours().to_numpy(), theirs().to_numpy(), np.float64)
-        times = medians({"ours": ours, name: theirs}, repeats)
+        times = medians({"ours": ours, name: theirs}, fewest=repeats)
         yield row(f"ewm_mean, a frame{what}", shape, np.float64, times, name, 1, 10, right)
 
 
@@ -214,13 +191,13 @@ def small_rows(steps, repeats):
         ("ewm_std, complete", lambda: ewm_std(x, alpha=ALPHA), lambda: series.ewm(alpha=ALPHA).std()),
     ):
         right = agrees(ours(), theirs().to_numpy(), np.float64)
-        yield row(
-            what, x.shape, x.dtype, medians({"ours": ours, "pandas": theirs}, repeats), "pandas", must, aim, right
-        )
+        times = medians({"ours": ours, "pandas": theirs}, fewest=repeats)
+        yield row(what, x.shape, x.dtype, times, "pandas", must, aim, right)
     if steps == min(SMALL):
         right = agrees(stream.update(x), series.ewm(alpha=ALPHA).mean().to_numpy(), np.float64)
         calls = {"ours": lambda: stream.update(x), "pandas (a whole call)": lambda: series.ewm(alpha=ALPHA).mean()}
-        yield row("Ewm.update", x.shape, x.dtype, medians(calls, repeats), "pandas (a whole call)", 1, 2.5, right)
+        times = medians(calls, fewest=repeats)
+        yield row("Ewm.update", x.shape, x.dtype, times, "pandas (a whole call)", 1, 2.5, right)
 
 
 def main():

@@ -5,39 +5,25 @@ are of medians of interleaved repeats in one run.
 """
 
 import argparse
-import gc
-import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+import numpy as np
+import report
+import torch
+from tqdm import tqdm
+from turns import medians
+from yardsticks import Team, triad
 
-import numpy as np  # noqa: E402
-import report  # noqa: E402
-import torch  # noqa: E402
-from tqdm import tqdm  # noqa: E402
-from yardsticks import Team, triad  # noqa: E402
-
-from fastrecur import forget_mult  # noqa: E402
+from fastrecur import forget_mult
 
 LARGE = [(20000, 640), (2048, 32, 64)]
 
 
-def medians(functions, repeats, calls=1):
-    """Median seconds of a call of each function, one after another in every repeat."""
-    times = [[] for _ in functions]
-    for _ in range(repeats):
-        for function, kept in zip(functions, times, strict=True):
-            gc.collect() if calls == 1 else None
-            began = time.perf_counter()
-            for _ in range(calls):
-                result = function()
-            kept.append((time.perf_counter() - began) / calls)
-            del result
-    return [statistics.median(kept) for kept in times]
+def taken(functions, repeats, calls=1):
+    """Return the median seconds of a call of each function."""
+    return medians(dict(enumerate(functions)), fewest=repeats, at_once=calls).values()
 
 
 def loop(f, x):
@@ -68,7 +54,7 @@ def short_rows(repeats):
     fr, xr = (v.clone().requires_grad_() for v in (f, x))
     check(fr, xr, torch.ones_like(f))
     plain = [lambda: forget_mult(f, x), lambda: f * x, lambda: forget_mult(array_f, array_x)]
-    ours, torchs, numpys = medians(plain, repeats, 2000)
+    ours, torchs, numpys = taken(plain, repeats, 2000)
     yield (
         f"16 elements, no gradient: {ours * 1e6:.2f} us (f*x: {torchs * 1e6:.2f}, arrays: {numpys * 1e6:.2f})",
         4.0,
@@ -78,7 +64,7 @@ def short_rows(repeats):
     def both(function):
         return lambda: torch.autograd.backward(function().sum())
 
-    ours, torchs = medians([both(lambda: forget_mult(fr, xr)), both(lambda: xr * fr)], repeats, 300)
+    ours, torchs = taken([both(lambda: forget_mult(fr, xr)), both(lambda: xr * fr)], repeats, 300)
     yield (
         f"16 elements, forward and backward: {ours / torchs:.2f} of (x*f).sum()'s "
         f"({ours * 1e6:.1f} and {torchs * 1e6:.1f} us)"
@@ -104,7 +90,7 @@ def large_rows(team, repeats):
         def backward(h=h, fr=fr, xr=xr, g=g):
             return torch.autograd.grad(h, (fr, xr), g, retain_graph=True)
 
-        least, ours, gradient = medians([floor, forward, backward], repeats)
+        least, ours, gradient = taken([floor, forward, backward], repeats)
         yield f"{shape} forward: {least / ours:.2f} of a triad's speed ({ours * 1e3:.2f} ms)", 0.85, 1.0
         # A gradient reads four arrays and writes two where the triad reads two and writes one.
         yield f"{shape} backward: {2 * least / gradient:.2f} of a triad's speed ({gradient * 1e3:.2f} ms)", 0.85, 1.0
@@ -116,9 +102,9 @@ def large_rows(team, repeats):
         def both(function, operands=operands):
             return lambda: torch.autograd.grad(function(*operands).sum(), operands)
 
-        slow, ours = medians([lambda plain=plain: loop(*plain), lambda plain=plain: forget_mult(*plain)], repeats, 10)
+        slow, ours = taken([lambda plain=plain: loop(*plain), lambda plain=plain: forget_mult(*plain)], repeats, 10)
         yield f"{shape} forward: {slow / ours:.0f} times as fast as a loop of torch.lerp", 20, 50
-        slow, ours = medians([both(loop), both(forget_mult)], max(3, repeats // 2), 3)
+        slow, ours = taken([both(loop), both(forget_mult)], max(3, repeats // 2), 3)
         yield f"{shape} forward and backward: {slow / ours:.0f} times as fast as that loop's", 20, 50
 
 
@@ -141,7 +127,7 @@ print((peak() - before) / f.nbytes)
 
 
 def memory_row():
-    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, cwd=ROOT, check=True)
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, cwd=report.ROOT, check=True)
     arrays = float(done.stdout)  # the result and two gradients are three
     return f"memory of forward and backward beyond operands, result and gradients: {(arrays - 3) / 3:+.1%}", 5, 0
 

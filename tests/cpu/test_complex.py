@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from compare import assert_same_bits, check_forward, check_nothing_beside, check_vjp
+from compare import assert_same_bits, check_both, check_nothing_beside
 from layouts import c_order, every_other_lane, fortran, guarded, negative_first_stride
 from test_dtypes import numbers
 from test_forward import RECURRENCES
@@ -35,13 +35,11 @@ def test_rows(rng, dtype, reverse):
         a, b = numbers(rng, (steps, lanes), dtype), numbers(rng, (steps, lanes), dtype)
         a /= abs(a).max() * dtype(1.01)
         for gate in [a, a[:1], a[:, :1], 0.5 + 0.25j, 0.5]:
-            check_forward("linear_recurrence", gate, b, b[0], dtype=dtype, reverse=reverse)
-            check_vjp("linear_recurrence", gate, b, b[0], rng=rng, dtype=dtype, reverse=reverse)
+            check_both("linear_recurrence", gate, b, b[0], rng=rng, dtype=dtype, reverse=reverse)
     a, b = numbers(rng, (2, 9, 3, 5), dtype), numbers(rng, (2, 9, 3, 5), dtype)
     for lengths in [[3, 9], [[0, 9, 4], [9, 9, 1]]]:
         options = {"axis": 1, "reverse": reverse, "lengths": lengths}
-        check_forward("linear_recurrence", a, b, **options)
-        check_vjp("linear_recurrence", a, b, rng=rng, **options)
+        check_both("linear_recurrence", a, b, rng=rng, **options)
 
 
 @pytest.mark.exhaustive
@@ -84,8 +82,7 @@ def test_real_operands(rng, kinds, reverse):
     """A real operand beside a complex one, whose gradient is real; time first and last, blocks and what is left."""
     for shape, axis in [((9, 13), 0), ((9, 5), 0), ((11, 19), 1), ((19, 9), 1)]:
         a, b = (numbers(rng, shape, kind) for kind in kinds)
-        check_forward("linear_recurrence", a, b, axis=axis, reverse=reverse)
-        check_vjp("linear_recurrence", a, b, rng=rng, axis=axis, reverse=reverse)
+        check_both("linear_recurrence", a, b, rng=rng, axis=axis, reverse=reverse)
 
 
 @pytest.mark.sample(dtype=[np.complex64], layout=[every_other_lane])
@@ -98,11 +95,9 @@ def test_any_layout(rng, dtype, layout):
         for reverse in [False, True]:
             options = {"axis": 1, "reverse": reverse}
             for gate in [layout(a), a[:, :1], a[:1]]:
-                check_forward("linear_recurrence", gate, layout(b), b[:, 0], **options)
-                check_vjp("linear_recurrence", gate, layout(b), b[:, 0], rng=rng, **options)
+                check_both("linear_recurrence", gate, layout(b), b[:, 0], rng=rng, **options)
         options = {"axis": 1, "lengths": rng.integers(0, steps + 1, lanes)}
-        check_forward("linear_recurrence", layout(a), b, **options)
-        check_vjp("linear_recurrence", layout(a), b, rng=rng, **options)
+        check_both("linear_recurrence", layout(a), b, rng=rng, **options)
 
 
 @pytest.mark.sample(dtype=[np.complex128], axis=[0], few_lanes=[1 << 40])

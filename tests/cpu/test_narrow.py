@@ -5,7 +5,7 @@ import itertools
 import ml_dtypes
 import numpy as np
 import pytest
-from compare import assert_same_bits, check_forward, check_nothing_beside, check_vjp
+from compare import assert_same_bits, check_both, check_forward, check_nothing_beside, check_vjp
 from layouts import guarded
 from test_forward import RECURRENCES, operands
 from thresholds import lower_thresholds
@@ -93,8 +93,7 @@ def test_broadcast_operands(rng, name, dtype, lanes):
         options = {"axis": axis, "reverse": reverse}
         gates, values = ([v, v[..., :1], v[tuple(first)], v.flat[0]] for v in (gate, value))
         for a, b in [*itertools.product(gates[:1], values), *itertools.product(gates, values[:1])]:
-            check_forward(name, a, b, **options)
-            check_vjp(name, a, b, rng=rng, state=False, **options)
+            check_both(name, a, b, rng=rng, state=False, **options)
         for g in [gate[..., :1], gate.flat[0]]:
             g = np.broadcast_to(g, gate.shape)
             check_vjp(name, gate, value, rng=rng, grad_h=g, **options)
@@ -102,8 +101,7 @@ def test_broadcast_operands(rng, name, dtype, lanes):
         if gate.ndim > 2:
             lengths = rng.integers(0, gate.shape[axis] + 1, 3 if axis == 0 else gate.shape[:1])
             h0 = rng.standard_normal(np.delete(gate.shape, axis)).astype(dtype)
-            check_forward(name, gate, value, h0, lengths=lengths, **options)
-            check_vjp(name, gate, value, h0, rng=rng, lengths=lengths, **options)
+            check_both(name, gate, value, h0, rng=rng, lengths=lengths, **options)
             check_vjp(name, gates[3], value, rng=rng, lengths=lengths, **options)
 
 

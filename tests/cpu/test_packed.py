@@ -6,7 +6,7 @@ import os
 import ml_dtypes
 import numpy as np
 import pytest
-from compare import assert_same_bits, check_forward, check_nothing_beside, check_vjp
+from compare import assert_same_bits, check_both, check_forward, check_nothing_beside, check_vjp
 from layouts import guarded
 from test_forward import RECURRENCES, operands
 from test_transpose8 import plan_of
@@ -149,8 +149,7 @@ def test_broadcast_operands(rng, both, name, dtype, steps_lanes):
         ]:
             for a, b in [(whole[0], few(value)), (few(gate), whole[1])]:
                 for options in [{}, {"lengths": lengths}]:
-                    check_forward(name, a, b, reverse=reverse, **options)
-                    check_vjp(name, a, b, rng=rng, reverse=reverse, **options)
+                    check_both(name, a, b, rng=rng, reverse=reverse, **options)
         for g in [gate[:, :1], gate[:1], gate.flat[0]]:
             check_vjp(name, *whole, rng=rng, grad_h=np.broadcast_to(g, gate.shape), reverse=reverse)
 
@@ -259,8 +258,7 @@ def test_few_series_that_follow_each_other(rng, both, name, dtype, shape):
         lengths = rng.integers(0, shape[axis] + 1, shape[0])
         gate, value = (rng.random(shape).astype(dtype) for _ in range(2))
         for a, b in [(gate, value), (gate[:, :1], value), (gate, value[..., ::-1]), (gate[..., :1], value)]:
-            check_forward(name, a, b, axis=axis, reverse=reverse, lengths=lengths)
-            check_vjp(name, a, b, rng=rng, axis=axis, reverse=reverse, lengths=lengths)
+            check_both(name, a, b, rng=rng, axis=axis, reverse=reverse, lengths=lengths)
 
 
 def test_which_problems_are_packed():

@@ -4,17 +4,14 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
+import torch
 from compare import assert_close_lazy
 from hypothesis import Phase, given, settings, strategies as st
 
 import fastrecur
 from fastrecur import forget_mult, forget_mult_vjp, linear_recurrence
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    with dask.config.set(scheduler="sync"):
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @st.composite
@@ -203,6 +200,8 @@ def test_errors(rng):
         forget_mult(0.5, x.astype("M8[s]"))
     with pytest.raises(TypeError, match="`b` must be an array"):
         linear_recurrence(x, None)
+    with pytest.raises(TypeError, match="`"):
+        forget_mult(torch.tensor(0.5), x)
     with pytest.raises(ValueError, match="`grad_h` must have the shape of the result"):
         forget_mult_vjp(np.ones(5), x, x, x)
     with pytest.raises(TypeError, match="`h` must be an array"):

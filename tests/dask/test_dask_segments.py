@@ -1,6 +1,5 @@
 """Offsets and resets on Dask arrays: chunks cut anywhere change nothing."""
 
-import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -8,13 +7,8 @@ from compare import assert_close_lazy
 
 import fastrecur
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPES = [((13,), 0), ((12, 3), 0), ((2, 12, 3), 1), ((3, 13), 1)]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    with dask.config.set(scheduler="sync"):
-        yield
 
 
 def check(name, rng, shape, axis, size, **options):

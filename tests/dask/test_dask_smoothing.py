@@ -1,6 +1,5 @@
 """Smoothing of Dask arrays: the numbers of one array, missing values and times included."""
 
-import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -10,13 +9,8 @@ from compare import assert_close_lazy
 from fastrecur import smoothing
 from fastrecur.smoothing import _run
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 STEPS = 23
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    with dask.config.set(scheduler="sync"):
-        yield
 
 
 def lazy(values, steps=4):

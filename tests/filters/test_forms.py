@@ -125,7 +125,7 @@ def test_gradients_of_tensors(kind):
         operands = make(*(5, 2) * (kind == "varying"), 2), make(5, 2), make(2, 2)
         call = lambda a, x, zi: allpole(a, x, 0, zi)  # noqa: E731
     assert torch.autograd.gradcheck(call, operands)
-    assert torch.autograd.gradgradcheck(call, operands)
+    assert torch.autograd.gradgradcheck(call, operands, fast_mode=True)
 
 
 @pytest.mark.parametrize(

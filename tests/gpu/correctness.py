@@ -15,6 +15,8 @@ import fastrecur  # noqa: E402
 from fastrecur import reference  # noqa: E402
 from fastrecur._arguments import checks  # noqa: E402
 from fastrecur._cuda import launch, plan as _plan  # noqa: E402
+from fastrecur.filters import allpole, follow, sosfilt  # noqa: E402
+from fastrecur.smoothing import holt  # noqa: E402
 
 try:
     from ml_dtypes import bfloat16
@@ -288,10 +290,32 @@ def pooling_correctness(library, every=1):
             yield here, None
 
 
-def selective_correctness(library, every=1, call=fastrecur.selective_scan):
-    """Compare selective scans, each so many-th, with the definition: as `correctness`."""
-    rng = np.random.default_rng(0)
-    ways, dtypes = ("bdl", "bld"), [np.float32, np.float16] + [bfloat16] * (library.name == "torch" and bool(bfloat16))
+def compared(library, problems):
+    """Compare what problems compute on a library's device with what is right: as `correctness`.
+
+    A problem is its name, how far numbers may be off, and what returns its results: of arrays that a function has put
+    somewhere, or, given None, those that are right.
+    """
+    for here, bound, results in problems:
+        try:
+            wanted = results(None)
+            library.poison(1 << 17)
+            for got, right in zip(results(library.put), wanted, strict=True):
+                got, right = map(compare._wide, (library.get(got), right))
+                np.testing.assert_allclose(got, right, rtol=0, atol=bound * np.nanmax(np.abs(right)))
+        except Exception as error:
+            yield here, f"{type(error).__name__}: {error}"
+        else:
+            yield here, None
+
+
+BOUNDS = {"float64": 1e-11, "float32": 1e-5, "complex64": 1e-5, "float16": 1e-2, "bfloat16": 6e-2}
+
+
+def selective_problems(has_bfloat16, every=1):
+    """Yield selective scans, each so many-th, as `compared` takes them; with gradients in float32, and of some."""
+    rng, ways = np.random.default_rng(0), ("bdl", "bld")
+    dtypes = [dtype for dtype in _dtypes(has_bfloat16) if dtype != np.float64]
     cuts = {
         "": {},
         "offsets": {"offsets": np.array([0, 2, 2, 40, 70])},
@@ -299,23 +323,96 @@ def selective_correctness(library, every=1, call=fastrecur.selective_scan):
     }
     problems = itertools.product(dtypes, ways, ("steps", "groups", "constant"), WAYS, cuts)
     for dtype, layout, maps, reverse, cut in itertools.islice(problems, 0, None, every):
-        here = f"selective {np.dtype(dtype)} {layout} {maps} reverse {reverse} {cut}"
         batch, rows = (1, 4) if cut == "offsets" else (2, 2)
         form = {"layout": layout, "maps": maps, "dtype": dtype, "rows": rows}
         given = compare.selective_operands(rng, batch, states=16, **form)
-        options = {"delta_softplus": True, "layout": layout, "reverse": reverse, "return_state": True}
-        try:
-            wide = [v.astype(np.float64) for v in given]
-            wanted = reference.selective_scan(*wide, **options, **cuts[cut])
-            library.poison(given[0].size)
-            ends = {name: library.put(end) for name, end in cuts[cut].items()}
-            for got, right in zip(call(*map(library.put, given), **options, **ends), wanted, strict=True):
-                error = np.abs(library.get(got).astype(np.float64) - right).max() / np.abs(right).max()
-                assert error < {"float32": 1e-5, "float16": 1e-2}.get(np.dtype(dtype).name, 6e-2), error
-        except Exception as error:
-            yield here, f"{type(error).__name__}: {error}"
-        else:
-            yield here, None
+        options = {"delta_softplus": True, "layout": layout, "reverse": reverse}
+        has_gradient = dtype == np.float32 or (maps, cut) == ("steps", "")
+        name = f"selective {np.dtype(dtype)} {layout} {maps} reverse {reverse} {cut}"
+        yield (
+            name, BOUNDS[np.dtype(dtype).name],
+            lambda put, own=(given, options, cuts[cut], has_gradient): _scanned(put, *own),
+        )  # fmt: skip
+
+
+def _scanned(put, given, options, cut, has_gradient):
+    module = fastrecur if put else reference
+    put = put or (lambda array: compare._wide(array) if array.dtype not in (bool, np.int64) else array)
+    operands = list(map(put, given))
+    options |= {name: put(end) for name, end in cut.items()}
+    found = module.selective_scan(*operands, **options, return_state=True)
+    return [*found, *(module.selective_scan_vjp(operands[0], *operands, **options) if has_gradient else ())]
+
+
+SECTIONS = np.array([[0.2, 0.3, 0.1, 1.0, -1.4, 0.6], [1.0, 0.5, 0.25, 1.0, -0.9, 0.5]])
+
+
+def _filters(rng, steps, count):
+    """Return filters by name, and what they are given beside a signal, where time is the first axis."""
+    near, states = 1 + 0.02 * rng.standard_normal((steps, count, 2, 6)), rng.standard_normal((2, 2, count))
+    near[..., 3] = 1
+    sections, poles = SECTIONS * near, 0.3 * rng.standard_normal((steps, count, 3))
+    cut = {"reverse": True, "lengths": rng.integers(0, steps, count)}
+    return {
+        "sections": (sosfilt, {"sos": SECTIONS, "zi": states, **cut}),
+        "gates": (follow, {"attack": 0.3, "release": 0.1}),
+        "levels": (holt, {"alpha": rng.random((1, count)), "beta": 0.2, "phi": 0.9}),
+        "sections of series": (sosfilt, {"sos": sections[0], "zi": states}),
+        "sections of steps": (sosfilt, {"sos": sections, **cut}),
+        "poles": (allpole, {"a": poles[0, 0], **cut}),
+        "poles of steps": (allpole, {"a": poles, "zi": rng.standard_normal((3, count))}),
+        "gates of series": (follow, {"attack": rng.random((1, count)), "release": 0.1}),
+        "gates of steps": (follow, {"attack": 0.3, "release": rng.random((steps, count))}),
+    }
+
+
+FEW_FILTERS = slice(0, 6, 2)  # one call a family
+
+
+def filter_problems(is_torch, which=slice(None)):
+    """Yield filters, and those of tensors with gradients, as `compared` takes them."""
+    rng, steps, count = np.random.default_rng(0), 70, 40
+    found, names = _filters(rng, steps, count), []
+    for dtype in (np.float32, np.float64, np.complex64, *_dtypes(is_torch)[2:]):
+        few = {np.float32: found, np.float64: [*found][3:6]}.get(dtype, ["sections", "levels"])
+        few = [name for name in few if np.dtype(dtype).kind != "c" or found[name][0] is sosfilt]
+        names += itertools.product([dtype], few, (0, 1))
+    for dtype, name, axis in names[which]:
+        function, given = found[name]
+        x = rng.standard_normal((steps, count)) * (1 + 0.5j if np.dtype(dtype).kind == "c" else 1)
+        if name == "levels":
+            x[30:33, 3] = np.nan  # missing
+        given = {"x": x.astype(dtype)} | given
+        if axis == 1:  # and what has time, or 1 in its place, is turned, but for states
+            for key, value in given.items():
+                if np.ndim(value) > 1 and value.shape[:2] in ((steps, count), (1, count)):
+                    given[key] = np.ascontiguousarray(np.swapaxes(value, 0, 1))
+            given |= {"zi": np.ascontiguousarray(np.swapaxes(given["zi"], -1, -2))} if "zi" in given else {}
+        yield (
+            f"{name} {np.dtype(dtype)} axis {axis}", BOUNDS[np.dtype(dtype).name],
+            lambda put, own=(function, given, axis, is_torch): _filtered(put, *own),
+        )  # fmt: skip
+
+
+def _filtered(put, function, given, axis, is_torch):
+    if put is None:
+        put = _put_wide if is_torch else compare._wide
+    own = {name: put(v) if isinstance(v, np.ndarray) else v for name, v in given.items()}
+    options = {} if function is holt else {"return_state": True}
+    if not is_torch:
+        return function(**own, axis=axis, **options)
+    import torch
+
+    leaves = [v.requires_grad_() for v in own.values() if isinstance(v, torch.Tensor) and not v.dtype == torch.int64]
+    found = function(**own, axis=axis, **options)
+    grads = torch.autograd.grad(found, leaves, [v.detach() for v in found])
+    return [v.detach() for v in (*found, *grads)]
+
+
+def _put_wide(array):
+    import torch
+
+    return torch.from_numpy(compare._wide(array) if array.dtype != np.int64 else array.copy())
 
 
 def kernels(case):
@@ -342,5 +439,5 @@ def kernels(case):
         _plan.vjp(family, ("grad_h", *names, "h"), (full, gate, value, full, state, None), *told),
     ]
     launches = [each for plan in plans for each in plan.launches if each.kernel != _plan.CLEAR]
-    launches += [each for plan in plans for finish in plan.finish for each in finish[3]]
+    launches += [each for plan in plans for each in plan.finish]
     return {launch.kernel(s.kernel, s.rule, s.carry, s.options, s.elements, s.time) for s in launches}

@@ -15,6 +15,7 @@ from needs import Row, forget, unsplit
 
 import fastrecur
 from fastrecur._cuda import launch
+from fastrecur.filters import sosfilt
 
 BYTES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
 CACHE = 256 << 20  # bytes of operands that no card's cache holds at once
@@ -24,7 +25,7 @@ GROUPS: dict = {}
 # What is first says most; what is timed and what is right take turns. Groups that are not here come last.
 ORDER = (
     "first", "repeats", "large", "scan", "sanitizer", "long", "lanes", "cut time", "correctness 1", "small", "order",
-    "torch", "segments", "selective", "pooling", "correctness 2",
+    "torch", "segments", "selective", "filters", "pooling", "correctness 2",
 )  # fmt: skip
 
 
@@ -38,11 +39,11 @@ class Group(NamedTuple):
     on_host: object
 
 
-def group(name, seconds=40, libraries=("torch", "cupy", "numba"), rows=(), cases=list, kernels=tuple, poolings=()):
+def group(name, seconds=40, libraries=("torch", "cupy", "numba"), rows=(), cases=list, kernels=tuple, host=()):
     """Add a function to the groups.
 
     It needs the kernels of some rows, of the problems that ``cases`` returns, and those that ``kernels`` returns; and
-    of the CPU what these and ``poolings`` are compared with.
+    of the CPU what these are compared with, and what functions with an argument in ``host`` compute.
     """
 
     def needed():
@@ -53,7 +54,7 @@ def group(name, seconds=40, libraries=("torch", "cupy", "numba"), rows=(), cases
     def on_host():
         yield from ((needs.use_host, row) for row in rows)
         yield from ((correctness.use_host, case) for case in cases())
-        yield from ((needs.use_pooling, begin) for begin in poolings)
+        yield from host
 
     def add(function):
         GROUPS[name] = Group(function, seconds, libraries, needed, on_host)
@@ -126,6 +127,15 @@ class Bench:
                 label, predicted, lambda calls=calls: lib.microseconds(calls), bytes_moved=(6 if gradient else 3) * size
             )
 
+    def row(self, what, predicted, call, moved):
+        """Time any call that moves so many bytes."""
+
+        def measure():
+            call()
+            return self.lib.microseconds([call] * 5)
+
+        self.report.row(what, predicted, measure, bytes_moved=moved)
+
     def call(self, f, x, h, axis, gradient, name="forget_mult"):
         """Return a call without arguments."""
         if gradient:
@@ -194,17 +204,22 @@ def first_kernels():
     """Yield what is compared with itself in one piece, and what torch alone asks for."""
     yield from cut_kernels()
     yield from needs.of_pooling(1000)
-    yield from needs.of_selective(1000)
+    yield from needs.of_problems(correctness.selective_problems, 1000)
+    yield from needs.of_problems(correctness.filter_problems, correctness.FEW_FILTERS)
 
 
-@group("first", 60, rows=[COPY_ROW], cases=lambda: correctness.FIRST, kernels=first_kernels, poolings=[0])
+FIRST_ON_HOST = (needs.use_pooling, 0), (needs.use_filters, correctness.FEW_FILTERS)
+
+
+@group("first", 60, rows=[COPY_ROW], cases=lambda: correctness.FIRST, kernels=first_kernels, host=FIRST_ON_HOST)
 def first(bench):
     """One right call a family, then what a copy reaches, which shares are of, and one large call."""
     bench.checks(correctness.correctness(bench.lib, correctness.FIRST))
     bench.checks((f"cut time {case.value}", cut_time(bench, case.value, case.axis)) for case in CUT)
     if bench.lib.name == "torch":
         bench.checks(correctness.pooling_correctness(bench.lib, 1000))
-        bench.checks(correctness.selective_correctness(bench.lib, 1000))
+        bench.checks(correctness.compared(bench.lib, correctness.selective_problems(True, 1000)))
+        bench.checks(correctness.compared(bench.lib, correctness.filter_problems(True, correctness.FEW_FILTERS)))
     ceilings(bench)
     bench.rows([COPY_ROW])
 
@@ -258,32 +273,65 @@ def segments(bench):
     bench.checks(correctness.correctness(bench.lib, some(bench, list(correctness.segment_cases(is_torch(bench))))))
 
 
-@group("pooling", 40, ("torch",), kernels=needs.of_pooling, poolings=range(40, 80))
+@group("pooling", 40, ("torch",), kernels=needs.of_pooling, host=[(needs.use_pooling, k) for k in range(40, 80)])
 def pooling(bench):
     """A QRNN's pooling, forward and backward."""
     bench.checks(correctness.pooling_correctness(bench.lib))
 
 
-LARGE_SCAN = dict(batch=8, channels=2048, states=16)
+SCANS = dict(batch=8, steps=1024, channels=2048), dict(batch=1, steps=2048, channels=1536)  # which fills no card
+
+
+def scan_operands(sizes):
+    return compare.selective_operands(np.random.default_rng(0), **sizes, states=16)
+
+
+def scan_kernels():
+    """Yield what is compared, and what is timed: of few steps, which are not in a kernel's name."""
+    yield from needs.of_problems(correctness.selective_problems)
+    for sizes in SCANS:
+        own = scan_operands(sizes | {"steps": 64})
+        yield from needs.of_calls(lambda own=own: [call() for call in scan_calls(needs.put_tensor, own)])
+
+
+def scan_calls(put, own):
+    """Return calls of a scan, and of its gradient."""
+    own = list(map(put, own))
+    return (
+        lambda: fastrecur.selective_scan(*own, delta_softplus=True),
+        lambda: fastrecur.selective_scan_vjp(own[0], *own, delta_softplus=True),
+    )
+
+
+@group("selective", 40, ("torch", "cupy"), kernels=scan_kernels)
+def selective(bench):
+    """Mamba's scan: right, and timed at a model's size."""
+    bench.checks(correctness.compared(bench.lib, correctness.selective_problems(is_torch(bench))))
+    for sizes in SCANS:
+        own = scan_operands(dict(batch=2, channels=32, steps=64) if bench.tiny else sizes)
+        for what, moved, call in zip(("", " gradient"), (4, 7), scan_calls(bench.lib.put, own), strict=True):
+            bench.row(f"selective scan {tuple(sizes.values())}, 16 states{what}", "-", call, moved * own.u.nbytes)
+
+
+SIGNALS = ((64, 100_000), 1), ((100_000, 64), 0)
 
 
 @group(
-    "selective", 40, ("torch", "cupy"),
-    kernels=lambda: [*needs.of_selective(), *needs.of_selective(**LARGE_SCAN, steps=64)],
+    "filters", 40, ("torch", "cupy"), host=[(needs.use_filters, slice(k, k + 1)) for k in range(18)],
+    kernels=lambda: needs.of_problems(correctness.filter_problems),
 )  # fmt: skip
-def selective(bench):
-    """Mamba's scan: right, and timed at a model's size."""
-    bench.checks(correctness.selective_correctness(bench.lib))
-    sizes = dict(batch=2, channels=32, states=16, steps=64) if bench.tiny else LARGE_SCAN | {"steps": 1024}
-    given = compare.selective_operands(np.random.default_rng(0), **sizes)
-    given = [bench.lib.put(v) for v in given]
+def filters(bench):
+    """Sections, poles, envelopes and Holt's levels, with gradients where the library has them; few long series."""
+    bench.checks(correctness.compared(bench.lib, correctness.filter_problems(is_torch(bench))))
+    for shape, axis in SIGNALS:
+        what, x = f"two sections {shape}", np.random.default_rng(0).random(bench.shape(shape), np.float32)
 
-    def measure():
-        call = lambda: fastrecur.selective_scan(*given, delta_softplus=True)  # noqa: E731
-        call()
-        return bench.lib.microseconds([call] * 5)
+        def results(put, x=x, axis=axis):
+            return [sosfilt(*map(put or compare._wide, (correctness.SECTIONS, x)), axis)]
 
-    bench.report.row("selective scan (8,2048,1024), 16 states", "-", measure, bytes_moved=4 * given[0].size * 4)
+        if bench.checks(correctness.compared(bench.lib, [(what, 1e-5, results)])):
+            sos, x = map(bench.lib.put, (correctness.SECTIONS, x))
+            bench.row(what, "-", lambda sos=sos, x=x, axis=axis: sosfilt(sos, x, axis), 2 * x.nbytes)
 
 
 for _name, _part in (("cupy", 0), ("numba", 1)):

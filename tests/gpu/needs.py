@@ -5,7 +5,6 @@ import pathlib
 import sys
 from typing import NamedTuple
 
-import compare
 import correctness
 import numpy as np
 
@@ -97,6 +96,7 @@ def of_calls(*functions):
     with contextlib.ExitStack() as stack:
         stack.callback(lambda: [setattr(*each) for each in reversed(before)])
         tensors.place(driver, replace)
+        stack.enter_context(tensors.OnGpu())
         for function in functions:
             function()
     return in_order(driver.kernels)
@@ -107,37 +107,18 @@ def of_pooling(every=1):
     return of_calls(lambda: [results(dtype, "cpu") for _, dtype, results in correctness.pooling_problems(every)])
 
 
-def of_selective(every=1, **sizes):
-    """Return the kernels of the selective scan, as `selective_correctness` asks for it; with ``sizes`` of one call."""
-
-    def scan(*operands, return_state=True, delta_softplus=True, layout="bdl", reverse=False, **ends):
-        from fastrecur._arguments.selective import Operands
-        from fastrecur._cuda import selective
-
-        ends = [ends.get(name) for name in ("lengths", "offsets", "resets")]
-        selective.forward(Operands(*operands), (delta_softplus, layout, reverse, *ends), return_state, None)
-        return []
-
-    def one():
-        scan(*map(Silent().put, compare.selective_operands(np.random.default_rng(0), **sizes)))
-
-    return of_calls(one if sizes else lambda: list(correctness.selective_correctness(Silent(), every, scan)))
+def of_problems(make, *arguments):
+    """Return the kernels of what `correctness.compared` takes, which a function makes of whether it is for torch."""
+    return of_calls(lambda: [results(put_tensor) for *_, results in make(True, *arguments)])
 
 
-class Silent:
-    """Tensors by the few names of `libraries`, on the CPU."""
+def put_tensor(array):
+    """Return a tensor, on the CPU."""
+    import torch
 
-    name = "torch"
-
-    def put(self, array):
-        import torch
-
-        if array.dtype.name == "bfloat16":
-            return torch.from_numpy(array.astype(np.float32)).bfloat16()
-        return torch.from_numpy(np.ascontiguousarray(array))
-
-    def poison(self, size):
-        """Nothing."""
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.astype(np.float32)).bfloat16()
+    return torch.from_numpy(np.ascontiguousarray(array))
 
 
 class Noted:
@@ -163,6 +144,15 @@ def use_pooling(begin, every=1000):
 
         for _, _, results in correctness.pooling_problems(every, begin):
             results(torch.float64, "cpu", fastrecur.forget_mult)
+
+
+def use_filters(which):
+    """Make the CPU's kernels with which some filters are compared; without torch none are."""
+    with contextlib.suppress(ImportError):
+        import torch  # noqa: F401
+
+        for *_, results in correctness.filter_problems(True, which):
+            results(None)
 
 
 def use_host(row):

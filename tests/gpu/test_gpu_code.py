@@ -9,8 +9,6 @@ from machine_code import together
 from problems import DTYPES, FORGET, LINEAR, SHAPES, kernels, pooling, scanning
 
 SIZES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
-# KiB of a multiprocessor's shared memory
-SHARED = {"sm_75": 64, "sm_80": 164, "sm_86": 100, "sm_89": 100, "sm_90": 228, "sm_100": 228, "sm_120": 100}
 SCANNED = "tiles of lanes", "tiles of series"
 CASES = [case for case in SHAPES if case not in SCANNED]
 AVERAGES = "forget_wide", "forget_same"
@@ -43,6 +41,8 @@ def check(kernel, code, dtype, card):
     packs = [pack for name, pack in options.get("packs", ()) if name in ("a", "b")]
     if any(packs):
         assert wide >= 2
+    if is_scan or kernel.name.startswith("selective"):
+        assert 0 < 2 * code.shared <= table.CARDS[card].shared << 10
     if (any(packs) or is_scan) and "number" not in elements.values() and not options.get("is_fix_up"):
         operands = 2 if not kernel.name.endswith("_vjp") else 3 if kernel.key[1] == "linear" else 4
         share = 0.8 if options["cuts"] else 0.9  # addresses of flags take registers
@@ -59,7 +59,6 @@ def check(kernel, code, dtype, card):
         # Who waits naps between looks, and not for ever.
         assert any(op.startswith("NANOSLEEP") for op in code.opcodes)
         assert code.opcodes["BPT.TRAP"]
-        assert 2 * (code.shared + 1024) <= SHARED[card] << 10
         assert 2 * kernel.threads * -(-code.registers // 8) * 8 <= 65536
     if kernel.name in ("lanes", "lanes_vjp"):
         steps = options["ahead"]

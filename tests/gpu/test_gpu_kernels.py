@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import ptx_emulator
 import pytest
-from compare import assert_same_bits, check_forward, check_vjp
+from compare import assert_same_bits, check_both, check_forward, check_vjp
 from hypothesis import strategies
 from test_forward import BROADCAST, RECURRENCES, operands
 
@@ -301,8 +301,7 @@ def test_broadcasting(gpu, rng, name, case):
         lanes = [n for i, n in enumerate(shape) if i != axis]
         for h0_shape in [None, tuple(lanes), tuple(lanes[1:])]:
             h0 = None if h0_shape is None else rng.standard_normal(h0_shape).astype(np.float32)
-            check_forward(name, gate, value, h0, axis=axis, reverse=reverse)
-            check_vjp(name, gate, value, h0, rng=rng, axis=axis, reverse=reverse, state=not axis)
+            check_both(name, gate, value, h0, rng=rng, axis=axis, reverse=reverse, state=not axis)
             gpu.forget()
 
 
@@ -338,8 +337,7 @@ def test_rows_that_start_anywhere(gpu, rng):
     """Rows that start at no multiple of 16 bytes, in each operand at another one."""
     f, x = (a[:, k : k + 1000] for k, a in enumerate(operands(rng, (4, 1003), np.float32), 1))
     for reverse in [False, True]:
-        check_forward("forget_mult", f, x, axis=1, reverse=reverse)
-        check_vjp("forget_mult", f, x, rng=rng, axis=1, reverse=reverse, state=False)
+        check_both("forget_mult", f, x, rng=rng, axis=1, reverse=reverse, state=False)
 
 
 @pytest.mark.exhaustive
@@ -369,8 +367,7 @@ def test_lengths(gpu, cut, rng, name, axis, reverse, is_cut):
         array[~(inside.T if axis == 0 else inside)] = np.nan
     h0 = rng.standard_normal(lanes).astype(np.float32)
     for given in [lengths, lengths.astype(np.int32)][: 1 + (not is_cut and name == RECURRENCES[axis])]:
-        check_forward(name, gate, value, h0, axis=axis, reverse=reverse, lengths=given)
-        check_vjp(name, gate, value, h0, rng=rng, axis=axis, reverse=reverse, lengths=given)
+        check_both(name, gate, value, h0, rng=rng, axis=axis, reverse=reverse, lengths=given)
 
 
 @pytest.mark.exhaustive
@@ -388,8 +385,7 @@ def test_layouts(gpu, rng, layout):
 def test_many_axes(gpu, rng):
     gate, value = (a[:, ::2, ::2, ::2, ::2] for a in operands(rng, (6, 6, 4, 4, 4), np.float32))
     for axis in range(5):
-        check_forward("forget_mult", gate, value, axis=axis)
-        check_vjp("forget_mult", gate, value, rng=rng, axis=axis, state=False)
+        check_both("forget_mult", gate, value, rng=rng, axis=axis, state=False)
         check_vjp("forget_mult", 0.5, value, rng=rng, axis=axis, state=False)
 
 
@@ -401,8 +397,7 @@ def test_complex(gpu, rng, dtype):
     a = (a / np.abs(a).max()).astype(dtype)
     b = b.astype(dtype)
     for axis in [0, 1]:
-        check_forward("linear_recurrence", a, b, 1.0, axis=axis)
-        check_vjp("linear_recurrence", a, b, 1.0, rng=rng, axis=axis)
+        check_both("linear_recurrence", a, b, 1.0, rng=rng, axis=axis)
         check_vjp("linear_recurrence", 0.5j, b, rng=rng, axis=axis, state=False)
 
 

@@ -1,5 +1,7 @@
 """What is run on a real card first, `tests/gpu/run.py`, seen to run on a card that is not there."""
 
+import contextlib
+import functools
 import importlib.util
 import json
 import os
@@ -8,6 +10,7 @@ import subprocess
 import sys
 
 import compare
+import devices
 import mutants
 import numpy as np
 import pytest
@@ -70,10 +73,59 @@ def test_problems_are_right(load, cupy):
     assert all(off for _, off in problems.correctness(Library(cupy, off=0.01), first))
 
 
+class OnGpu:
+    """PyTorch's stand-in, on the CPU; ``off`` is added to every number that is read."""
+
+    name, off = "torch", 0.0
+
+    def __init__(self, put):
+        self.put = put
+
+    def get(self, tensor):
+        found = tensor.detach().resolve_conj()
+        return (found.float() if found.element_size() < 4 else found).numpy() + self.off
+
+    def poison(self, size):
+        """Nothing."""
+
+
+@pytest.mark.exhaustive
+def test_filters_and_selective_scans_are_right(load, monkeypatch):
+    """The kernels that are compiled beforehand are those that run."""
+    import tensors
+
+    needs, problems = load("needs"), load("correctness")
+    library, driver = OnGpu(needs.put_tensor), devices.Driver()
+    few, mode = problems.FEW_FILTERS, tensors.OnGpu()
+    known = [*needs.of_problems(problems.filter_problems, few), *needs.of_problems(problems.selective_problems, 1000)]
+    every = [*problems.filter_problems(True, few), *problems.selective_problems(True, 1000)]
+
+    def on_gpu(put, results):
+        with mode if put else contextlib.nullcontext():
+            return results(put)
+
+    every = [(*rest, functools.partial(on_gpu, results=results)) for *rest, results in every]
+    with monkeypatch.context() as patch:
+        tensors.place(driver, patch.setattr)
+        assert [off for _, off in problems.compared(library, every) if off] == []
+        library.off = 0.1
+        assert all(off for _, off in problems.compared(library, every))
+    assert {kernel.name for kernel in known} == {entry[1] for entry in driver.log if entry[0] == "launch"}
+    found = needs.of_problems(problems.filter_problems)
+    assert {"cascade", "follow", "holt", "holt_vjp"} < {kernel.name for kernel in found}
+
+
 @pytest.mark.parametrize("name", [name for name, its in mutants.ALL.items() if its])
 def test_mutants_change_lines_that_are_there(name):
     path, text = mutants.changed(name)
     assert text != path.read_text()
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", [name for name, its in mutants.ALL.items() if not its])
+def test_mutants_have_tests(name):
+    done = subprocess.run(mutants.command(name, "--collect-only"), capture_output=True, text=True, cwd=GPU.parents[1])
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.exhaustive

@@ -10,7 +10,7 @@ import layouts
 import ml_dtypes
 import numpy as np
 import pytest
-from compare import assert_same_bits, check_forward, check_vjp
+from compare import assert_same_bits, check_both, check_forward, check_vjp
 from test_forward import RECURRENCES, operands
 from test_gpu_kernels import launched
 from test_segments import lanes_of, some_offsets, some_resets
@@ -107,8 +107,7 @@ def test_dtypes(rng, name, reverse, dtype, kind):
     gate, value = operands(rng, (37, 40), dtype)
     options, states = borders(rng, kind, (37, 40), 0)
     h0 = rng.standard_normal(states).astype(dtype)
-    check_forward(name, gate, value, h0, reverse=reverse, **options)
-    check_vjp(name, gate, value, h0, rng=rng, reverse=reverse, **options)
+    check_both(name, gate, value, h0, rng=rng, reverse=reverse, **options)
 
 
 @pytest.mark.exhaustive
@@ -120,8 +119,7 @@ def test_complex(rng, reverse, dtype, kind):
     a = (a / np.abs(a).max()).astype(dtype)
     options, states = borders(rng, kind, (20, 17), 0)
     h0 = (rng.standard_normal(states) * 1j).astype(dtype)
-    check_forward("linear_recurrence", a, b, h0, reverse=reverse, **options)
-    check_vjp("linear_recurrence", a, b, h0, rng=rng, reverse=reverse, **options)
+    check_both("linear_recurrence", a, b, h0, rng=rng, reverse=reverse, **options)
 
 
 @pytest.mark.exhaustive
@@ -134,8 +132,7 @@ def test_every_shape_of_resets_and_lengths(rng, name, reverse, axis):
     h0, lengths = rng.standard_normal(5).astype(np.float32), np.array([20, 0, 1, 17, 8])
     for resets, given in itertools.product([*some_resets(rng, shape, axis), np.ones((1, 1), bool)], [None, lengths]):
         options = {"axis": axis, "reverse": reverse, "resets": resets, "lengths": given}
-        check_forward(name, gate, value, h0, **options)
-        check_vjp(name, gate, value, h0, rng=rng, **options)
+        check_both(name, gate, value, h0, rng=rng, **options)
 
 
 @pytest.mark.exhaustive
@@ -157,8 +154,7 @@ def test_gradients_that_are_sums(gpu, rng, name, reverse, kind):
     for gate, state in [((), (1,)), ((1, 4, 5), states), ((33, 1, 1), (5,)), ((5,), (*states[:-2], 1, 5))]:
         gate = rng.random(gate).astype(np.float32) if gate else 0.25
         h0 = rng.standard_normal(state).astype(np.float32)
-        check_forward(name, gate, value, h0, reverse=reverse, **options)
-        check_vjp(name, gate, value, h0, rng=rng, reverse=reverse, **options)
+        check_both(name, gate, value, h0, rng=rng, reverse=reverse, **options)
         check_vjp(name, value * np.float32(0.3), gate, h0, rng=rng, reverse=reverse, **options)
 
 
@@ -314,8 +310,7 @@ def test_no_steps(rng, reverse, offsets):
 @pytest.mark.parametrize("kind", ["offsets", "resets", "both"])
 def test_no_series(rng, kind):
     options, states = borders(rng, kind, (5, 0), 0)
-    check_forward("forget_mult", 0.5, np.ones((5, 0), np.float32), np.ones(states, np.float32), **options)
-    check_vjp("forget_mult", 0.5, np.ones((5, 0), np.float32), np.ones(states, np.float32), rng=rng, **options)
+    check_both("forget_mult", 0.5, np.ones((5, 0), np.float32), np.ones(states, np.float32), rng=rng, **options)
 
 
 @BOTH_WAYS

@@ -3,6 +3,7 @@
 import functools
 import os
 import re
+import struct
 import subprocess
 import tempfile
 from collections import Counter
@@ -19,7 +20,7 @@ class Code(NamedTuple):
 
     registers: int
     local: int  # bytes of local memory that a thread has
-    shared: int  # bytes of shared memory that a block has
+    shared: int  # bytes of shared memory that a block takes, with what CUDA reserves
     opcodes: Counter
     loads: int  # that are asked for before the first of them is used
     in_flight: int  # and their bytes
@@ -51,7 +52,8 @@ def together(texts, architecture):
         os.unlink(file.name)
     logs = _parts(r"Compiling entry function 'kernel_(\d+)'", log)
     listings = _parts(r"\.section\s+\.text\.kernel_(\d+),", text)
-    return [_code(logs[k], listings[k]) for k in range(len(texts))]
+    shared = _sections(code)
+    return [_code(logs[k], listings[k], shared.get(f".nv.shared.kernel_{k}", 0)) for k in range(len(texts))]
 
 
 def _parts(start, text):
@@ -59,10 +61,17 @@ def _parts(start, text):
     return {int(k): part for k, part in zip(parts[::2], parts[1::2], strict=True)}
 
 
-def _code(log, text):
+def _sections(code):
+    """Return the sizes of an ELF file's sections, by name."""
+    (start,), (size, count, names) = struct.unpack_from("<Q", code, 0x28), struct.unpack_from("<3H", code, 0x3A)
+    heads = [struct.unpack_from("<I20x2Q", code, start + k * size) for k in range(count)]
+    text = code[heads[names][1] :]
+    return {text[at : text.index(b"\0", at)].decode(): its for at, _, its in heads}
+
+
+def _code(log, text, shared):
     registers = max(int(n) for n in re.findall(r"Used (\d+) registers", log))
     local = max(int(n) for n in re.findall(r"(\d+) bytes stack frame", log))
-    shared = max((int(n) for n in re.findall(r"(\d+) bytes smem", log)), default=0)
     instructions = re.findall(r"/\*[0-9a-f]{4,5}\*/\s+(?:@!?U?P\w+ )?\s*([A-Z][\w.]*)([^;]*);", text)
     return Code(registers, local, shared, Counter(op for op, _ in instructions), *_longest_run(instructions), text)
 

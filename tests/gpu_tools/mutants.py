@@ -1,8 +1,9 @@
-"""Break the look-back in ways that only some orders of tiles show, and borders, and see that a test fails each time.
+"""Break the GPU's kernels line by line, and see that a test fails each time.
 
     python tests/gpu_tools/mutants.py [--only ticket begin ...]
 
-Each mutant is a copy of the package with one line changed, in which one test of the emulator runs; of borders, some.
+Each mutant is a copy of the package with one line changed, in which some tests run; without a change these pass. The
+look-back is broken in ways that only some orders of tiles show.
 """
 
 import argparse
@@ -14,15 +15,9 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-TEST = "tests/gpu/test_gpu_kernels.py::test_whichever_tile_comes_first_the_bits_are_the_same"
-CASE = f"{TEST}[False-forget_mult-float32-0]"
-BORDERS = [
-    "tests/gpu/test_gpu_segments.py",
-    "-k",
-    "(gradients and shape0) or nan or not_used or are_none or every_shape or tiles",
-]
+KERNELS = "tests/gpu/test_gpu_kernels.py"
 # What is broken: a file, a line and what it becomes.
-MUTANTS = {
+OF_ORDER = {
     "none": None,
     # A block takes the tile of its own number, not the next: those that it waits for may never start.
     "ticket": ("look_back.py", "ticket[0] = gpu.take_ticket(descriptors)", "ticket[0] = gpu.block()"),
@@ -66,7 +61,78 @@ OF_BORDERS = {
 }
 
 
-ALL = MUTANTS | OF_BORDERS
+OF_SUMMARIES = {
+    "summaries": None,
+    # The lowest bit, which says that a factor is a loss, is lost; a loss, the decay less 1, is read as a decay.
+    "tag": ("summaries.py", "gpu.tagged(loss, True)", "gpu.tagged(loss, False)"),
+    "loss": (
+        "summaries.py",
+        "return is_loss, select(is_loss, factor + constant(1.0, factor), factor)",
+        "return is_loss, factor",
+    ),
+    # All factors are decays, in which small gates have no digits; one of two is a loss, and both are taken for one.
+    "digits": ("summaries.py", "tagged(lost < half, -lost, factor)", "tagged(False, -lost, factor)"),
+    "one_loss": ("summaries.py", "tagged(is_loss_1 and is_loss_2 and", "tagged(is_loss_1 and"),
+    # A summary is about the origin that it had.
+    "origin": ("summaries.py", "moved = fma(loss, origin - summary.origin, summary.rise)", "moved = summary.rise"),
+}
+OF_SELECTIVE = {
+    "selective": None,
+    # Against time: a state before a border takes part; so does what flows on.
+    "scan_before": (
+        "selective_back.py",
+        "before = select(starts_anew, zero, tiles.past[past])",
+        "before = tiles.past[past]",
+    ),
+    "scan_onward": ("selective_back.py", "back.g[k] = select(starts_anew, zero, onward)", "back.g[k] = onward"),
+    # A step has no slope of softplus; of C the states before a step are summed up.
+    "scan_slope": ("selective_back.py", "exponents) * tiles.slopes[at]", "exponents)"),
+    "scan_sum_c": ("selective_back.py", "j = high - i if reverse else i + 1", "j = high - 1 - i if reverse else i"),
+}
+OF_FILTERS = {
+    "filters": None,
+    # Against time a series ends where all do; each chunk's state is taken for SciPy's; the last's is not made one.
+    "filter_reverse": ("filters.py", "stop - 1 - t if reverse != 0 and t < stop else t", "t"),
+    "filter_form": ("filters.py", "if t == 0 or order < 2:", "if t >= 0:"),
+    "filter_last": ("filters.py", "first, n == chunks - 1, t, high", "first, n == 0, t, high"),
+    "level_wait": ("filters.py", "level, left = first, missing", "level, left = first, zero"),
+}
+# Which tests run, and what they find.
+GROUPS = [
+    ((KERNELS, "whichever and forget_mult-False-float32-0-0"), OF_ORDER),
+    (
+        (
+            "tests/gpu/test_gpu_segments.py",
+            "(gradients and shape0) or nan or not_used or are_none or every_shape or tiles",
+        ),
+        OF_BORDERS,
+    ),
+    ((KERNELS, "keeps_the_digits or (tiles_of_ and False-forget_mult-float32)"), OF_SUMMARIES),
+    (("tests/gpu/test_gpu_selective.py", "as_python"), OF_SELECTIVE),
+    (("tests/gpu/test_gpu_filters.py", "(sosfilt and case0]) or digits or (holt and nothing)"), OF_FILTERS),
+]
+ALL = {name: change for _, its in GROUPS for name, change in its.items()}
+
+
+def command(name, *more):
+    """Return what runs the tests of a mutant."""
+    (file, chosen) = next(tests for tests, its in GROUPS if name in its)
+    return [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:xdist",
+        "-o",
+        "addopts=",
+        "-q",
+        "-x",
+        "--tb=line",
+        file,
+        "-k",
+        chosen,
+        *more,
+    ]
 
 
 def changed(name, place=ROOT):
@@ -92,10 +158,8 @@ def run(name):
         if ALL[name]:
             path, text = changed(name, place)
             path.write_text(text)
-        command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "-o", "addopts=", "-q", "-x", "--tb=line"]
-        command += [CASE] if name in MUTANTS else BORDERS
         environment = os.environ | {"PYTHONPATH": folder, "FASTRECUR_CACHE_DIR": str(place / "cache")}
-        done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=3000)
+        done = subprocess.run(command(name), cwd=place, env=environment, capture_output=True, text=True, timeout=3000)
     if " passed" not in done.stdout and "1 failed" not in done.stdout:
         raise RuntimeError(done.stdout[-2000:] + done.stderr[-2000:])
     why = next((line for line in done.stdout.splitlines() if "Error" in line), "")

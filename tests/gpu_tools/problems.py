@@ -39,7 +39,7 @@ def kernels(dtype, family, case, total=False, cuts=()):
         _plan.vjp(name, ("grad_h", *names, "h"), (full, gate, full, full, state, state), axis, False, ends),
     ]
     launches = [each for plan in plans for each in plan.launches if each.kernel != _plan.CLEAR]
-    launches += [each for plan in plans for finish in plan.finish for each in finish[3]]
+    launches += [each for plan in plans for each in plan.finish]
     return [launch.Kernel(s.kernel, s.rule, s.carry, s.options, s.elements, s.time) for s in launches]
 
 

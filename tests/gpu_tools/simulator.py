@@ -488,7 +488,7 @@ class Driver(devices.Driver):
                 plain.append(next(flat))
         plain = dict(zip(kernel.parameters, plain, strict=True))
         given = [
-            operands.assemble(name, plain, lambda group, parts: group(*parts) if parts else ())
+            operands.assemble(name, plain, lambda group, parts: group(*parts))
             for name in inspect.signature(kernel.function(None)).parameters
         ]
         places = [(x, y) for x in range(grid[0]) for y in range(grid[1])]

@@ -35,24 +35,27 @@ from tqdm import tqdm  # noqa: E402
 class Card(NamedTuple):
     """An architecture, and the card that it is known of."""
 
-    threads: int  # that a multiprocessor holds at most
+    threads: int  # that a multiprocessor holds at most, blocks, and KiB of shared memory
+    blocks: int
+    shared: int
     name: str = ""
     processors: int = 0
     needs: int = 0  # bytes on their way in a multiprocessor
 
 
 CARDS = {
-    "sm_75": Card(1024),
-    "sm_80": Card(2048, "A100", 108, 16 << 10),
-    "sm_86": Card(1536),
-    "sm_89": Card(1536),
-    "sm_90": Card(2048, "H100", 132, 32 << 10),
-    "sm_100": Card(2048),
-    "sm_120": Card(1536),
+    "sm_75": Card(1024, 16, 64),
+    "sm_80": Card(2048, 32, 164, "A100", 108, 16 << 10),
+    "sm_86": Card(1536, 16, 100),
+    "sm_89": Card(1536, 24, 100),
+    "sm_90": Card(2048, 32, 228, "H100", 132, 32 << 10),
+    "sm_100": Card(2048, 32, 228),
+    "sm_120": Card(1536, 24, 100),
 }
 REGISTERS = 1 << 16  # of a multiprocessor
 PACKAGES = "numba", "numba-cuda", "cuda-core", "nvidia-nvjitlink", "nvidia-cuda-nvdisasm"
 # As docs/explanation/gpu.rst has them.
+COMPUTE = "selective", "selective_vjp", "cascade", "follow", "holt", "holt_vjp"  # for longer than they load
 NAMES = {"lanes": "parallel series", "series": "contiguous time", "selective": "selective scan"}
 
 
@@ -83,9 +86,11 @@ def row_of(code, kernel, recurrence, dtype, architecture):
     card = CARDS[architecture]
     # Registers are given to warps, 256 at a time.
     warp = -(-32 * code.registers // 256) * 256
-    blocks = min(REGISTERS // (warp * (kernel.threads // 32)), card.threads // kernel.threads)
+    blocks = min(REGISTERS // (warp * (kernel.threads // 32)), card.threads // kernel.threads, card.blocks)
+    if code.shared:
+        blocks = min(blocks, (card.shared << 10) // code.shared)
     threads = blocks * kernel.threads
-    copies = card.needs and code.in_flight and not kernel.name.startswith("selective")  # which computes for longer
+    copies = card.needs and code.in_flight and kernel.name not in COMPUTE
     needed = -(-card.needs * card.processors // code.in_flight) if copies else None
     options = dict(kernel.key[3])
     what = ", contiguous time" * (options.get("across") == 1) + ", fix-up" * bool(options.get("is_fix_up"))
@@ -106,6 +111,7 @@ def capability(architecture):
 def rows(architectures, dtypes, recurrences):
     """Return all lines."""
     kernels = [each for each in problems.all_kernels() if each[1] in recurrences and each[2] in dtypes]
+    kernels = [each for each in kernels if each[1] != "filter" or each[2] == "float32"]  # others compute the same
     work = [(*each, architecture) for each in kernels for architecture in architectures]
     with ThreadPoolExecutor() as pool:
         # Only assembling is for several threads at once.
@@ -116,6 +122,7 @@ def rows(architectures, dtypes, recurrences):
         return [future.result() for future in futures]
 
 
+COUNTED_OF = {"forget": "forget_mult", "linear": "linear_recurrence"}
 # What is scanned so: shapes, axes, and whether time is cut.
 COUNTED = {
     "parallel series": ((256, 128), 0, False),
@@ -137,7 +144,7 @@ def executed(dtypes, recurrences):
         uncut = lambda *arguments, **options: choose(*arguments, **options)._replace(tiles=1)  # noqa: E731
         plan.choose = devices.looking_back(choose) if is_cut else uncut
         plan.forward.cache_clear(), plan.vjp.cache_clear(), call._shortcuts.clear()
-        name = {"forget": "forget_mult", "linear": "linear_recurrence"}[recurrence]
+        name = COUNTED_OF[recurrence]
         gate, value = (rng.random(shape).astype(problems.DTYPES[dtype]) for _ in range(2))
         counts = []
         for function, operands in ((name, (gate, value)), (f"{name}_vjp", (value, gate, value, value))):
@@ -167,7 +174,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architectures", nargs="+", default=list(CARDS), choices=CARDS)
     parser.add_argument("--dtypes", nargs="+", default=list(problems.DTYPES), choices=problems.DTYPES)
-    parser.add_argument("--recurrences", nargs="+", default=["forget", "linear", "qrnn", "mamba"])
+    parser.add_argument("--recurrences", nargs="+", default=[*COUNTED_OF, "qrnn", "filter", "mamba"])
     parser.add_argument("--json", type=pathlib.Path)
     arguments = parser.parse_args()
     began = time.perf_counter()
@@ -177,7 +184,7 @@ def main():
     for each in found:
         print(line(each))
     print(f"\n{'instructions an element':<29}{'recurrence':<12}{'dtype':<10}{'forward':>9}{'gradient':>10}")
-    recurrences = [name for name in arguments.recurrences if name != "qrnn"]
+    recurrences = [name for name in arguments.recurrences if name in COUNTED_OF]
     for kernel, recurrence, dtype, forward, gradient in executed(arguments.dtypes, recurrences):
         print(f"{kernel:<29}{recurrence:<12}{dtype:<10}{forward:>9.0f}{gradient:>10.0f}")
     if arguments.json:

@@ -4,6 +4,7 @@ import ctypes
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastrecur._cuda import arrays, launch
 from fastrecur.torch._rnn import pool
@@ -64,7 +65,19 @@ def place(driver, setattr):
 
     setattr(launch, "driver", lambda: driver)
     setattr(arrays, "Torch", Torch)
-    setattr(arrays, "_libraries", {})
+    setattr(arrays, "libraries", {})
     setattr(arrays, "is_on_device", lambda value: isinstance(value, torch.Tensor))
     setattr(pool, "_is_on_gpu", lambda tensor: True)
     return own
+
+
+class OnGpu(TorchDispatchMode):
+    """Within it fastrecur's operators do with CPU tensors what they do with a GPU's."""
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        if function.namespace != "fastrecur":
+            return function(*arguments, **(options or {}))
+        with self:  # what an operator's kernel calls, too
+            return function.redispatch(
+                torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA), *arguments, **(options or {})
+            )

@@ -7,7 +7,6 @@ from compare import assert_close, assert_same_bits
 from hypothesis import strategies as st
 from records import KINDS, call, expect, with_next
 
-import fastrecur
 from fastrecur import returns
 
 SHAPES = {
@@ -222,16 +221,12 @@ def test_split_and_carry(steps, series, seed, cut, masked):
     np.testing.assert_array_equal(two, 2 * one)
 
 
-def test_threads_change_no_bit(record):
+def test_threads_change_no_bit(record, set_threads):
     for shape, axis in ((300, 500), 0), ((300, 500), 1):
         r, found = record(shape, axis), []
         for threads in (1, 2):
-            before = fastrecur.get_num_threads()
-            fastrecur.set_num_threads(threads)
-            try:
-                found.append(call("gae", r)[0])
-            finally:
-                fastrecur.set_num_threads(before)
+            set_threads(threads)
+            found.append(call("gae", r)[0])
         assert_same_bits(*found)
 
 

@@ -230,15 +230,6 @@ def test_keys_of_a_list_are_what_they_are(monkeypatch, with_pandas, keys, wanted
     np.testing.assert_allclose(smoothing.ewm_mean([1.0, 2.0, 3.0], alpha=0.5, groups=keys), wanted)
 
 
-def test_labels_of_keys_are_those_of_the_data():
-    x = pd.Series([1.0, 10.0, 100.0])
-    keys = pd.Series(["b", "a", "a"], index=[2, 1, 0])
-    with pytest.raises(ValueError, match="`x` and `groups` must have the same index"):
-        smoothing.ewm_mean(x, alpha=0.5, groups=keys)
-    same = smoothing.ewm_mean(x, alpha=0.5, groups=keys.set_axis(x.index))
-    np.testing.assert_array_equal(same, smoothing.ewm_mean(x.to_numpy(), alpha=0.5, groups=["b", "a", "a"]))
-
-
 @pytest.mark.parametrize("keys", [[["a"], ["b"], ["a"]], [{}, 1, 2]])
 def test_keys_that_are_none_are_refused_by_name(keys):
     with pytest.raises(TypeError, match="`groups` must be keys in one dimension, got list of (list|dict)"):

@@ -145,7 +145,7 @@ def test_gradients(rng, start):
         return [v.nan_to_num() for v in found]
 
     assert torch.autograd.gradcheck(call, operands)
-    assert start == "given" or torch.autograd.gradgradcheck(call, operands)
+    assert start == "given" or torch.autograd.gradgradcheck(call, operands, fast_mode=True)
     turned = [v.T.contiguous().T for v in operands[:1]] + operands[1:]
     for one, other in zip(call(*operands), call(*turned), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)

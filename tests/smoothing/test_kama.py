@@ -7,7 +7,6 @@ import pytest
 import torch
 from compare import assert_same_bits
 
-import fastrecur
 from fastrecur.smoothing import kama
 
 
@@ -145,14 +144,10 @@ def test_empty():
         assert result.shape == shape and result.dtype == np.float32
 
 
-def test_threads_change_no_bit(rng):
+def test_threads_change_no_bit(rng, set_threads):
     for shape, axis in (((70_000,), 0), ((40_000, 2), 0), ((3, 20_000), 1)):
         x, found = rng.standard_normal(shape), []
         for threads in (1, 2):
-            before = fastrecur.get_num_threads()
-            fastrecur.set_num_threads(threads)
-            try:
-                found.append(kama(x, axis=axis))
-            finally:
-                fastrecur.set_num_threads(before)
+            set_threads(threads)
+            found.append(kama(x, axis=axis))
         assert_same_bits(*found)

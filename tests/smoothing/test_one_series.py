@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import fastrecur
 from fastrecur._cpu import weighted_run
 from fastrecur._cpu.kernels import weighted
 from fastrecur._cpu.vectors.types import WIDTH
@@ -209,14 +208,11 @@ def test_threads_at_once(rng):
 
 
 @pytest.mark.parametrize("steps", [1000, CUT + 1, LONG - 1])
-def test_results_do_not_depend_on_threads(rng, steps):
-    x, threads, found = with_gaps(rng, steps), fastrecur.get_num_threads(), []
-    try:
-        for count in (1, 2, 3):
-            fastrecur.set_num_threads(count)
-            found.append(ewm_var(x, halflife=3.0))
-    finally:
-        fastrecur.set_num_threads(threads)
+def test_results_do_not_depend_on_threads(rng, set_threads, steps):
+    x, found = with_gaps(rng, steps), []
+    for count in (1, 2, 3):
+        set_threads(count)
+        found.append(ewm_var(x, halflife=3.0))
     np.testing.assert_array_equal(found[0], found[1])
     np.testing.assert_array_equal(found[0], found[2])
 

@@ -5,7 +5,6 @@ import sys
 import numpy as np
 import pytest
 
-import fastrecur
 from fastrecur._cpu import weighted_run
 from fastrecur.smoothing import _times, ewm_mean, ewm_sum, ewm_var
 
@@ -99,7 +98,7 @@ def scanned(monkeypatch):
 @pytest.mark.parametrize("statistic", [ewm_mean, ewm_var])
 @pytest.mark.parametrize("adjust", [True, False])
 @pytest.mark.parametrize("ignore_na", [True, False])
-def test_chunks(rng, scanned, statistic, adjust, ignore_na):
+def test_chunks(rng, set_threads, scanned, statistic, adjust, ignore_na):
     """A long series with times is scanned in chunks, and again where a chunk began from another state."""
     x, times = rng.standard_normal(70001), np.cumsum(rng.exponential(1, 70001))
     x[rng.random(x.shape) < 0.1] = np.nan
@@ -109,14 +108,10 @@ def test_chunks(rng, scanned, statistic, adjust, ignore_na):
     assert not scanned
     np.testing.assert_allclose(statistic(x, **options), together, rtol=1e-10, atol=1e-13)
     assert scanned
-    count = fastrecur.get_num_threads()
-    try:
-        results = []
-        for threads in (1, 2, 3):
-            fastrecur.set_num_threads(threads)
-            results.append(statistic(x, **options))
-    finally:
-        fastrecur.set_num_threads(count)
+    results = []
+    for threads in (1, 2, 3):
+        set_threads(threads)
+        results.append(statistic(x, **options))
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
     slow = {**options, "halflife": 1e6}  # nothing is forgotten within a chunk

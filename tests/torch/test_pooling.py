@@ -106,16 +106,13 @@ def test_cut_rows_and_their_gradients(dtype, kind):
 
 
 @pytest.mark.parametrize("kind", ["offsets", "resets"])
-def test_threads_share_the_channels_of_cut_rows(kind):
+def test_threads_share_the_channels_of_cut_rows(set_torch_threads, kind):
     """A product large enough for several threads: the same bits as on one."""
-    cut, before, results = cuts(300, 2)[kind], torch.get_num_threads(), []
+    cut, results = cuts(300, 2)[kind], []
     values = cut_problem(cut, torch.float32, 200, True, None, True, 300, 2)
-    try:
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
-            results.append(gradients(pooling.pool, *values, cut=cut))
-    finally:
-        torch.set_num_threads(before)
+    for threads in (1, 2):
+        set_torch_threads(threads)
+        results.append(gradients(pooling.pool, *values, cut=cut))
     assert all(torch.equal(one, same) for one, same in zip(*results, strict=True))
 
 
@@ -258,11 +255,11 @@ def test_gradients_of_gradients():
     product.requires_grad_()
     c0.requires_grad_()
     for reverse in (False, True):
-        options = {"keep": keep, "reverse": reverse}
-        assert torch.autograd.gradgradcheck(lambda p, c, options=options: pooling.pool(p, c, **options), (product, c0))
+        call = functools.partial(pooling.pool, keep=keep, reverse=reverse)
+        assert torch.autograd.gradgradcheck(lambda p, c, call=call: call(p, c), (product, c0), fast_mode=True)
     rows = product.detach().flatten(0, 1)[:5].clone().requires_grad_()
     packed = lambda p, c: pooling.pool(p, c, batch_sizes=torch.tensor([2, 1, 1, 1]))  # noqa: E731
-    assert torch.autograd.gradgradcheck(packed, (rows, c0))
+    assert torch.autograd.gradgradcheck(packed, (rows, c0), fast_mode=True)
 
 
 @pytest.mark.exhaustive
@@ -270,7 +267,7 @@ def test_gradients_of_gradients_of_cut_rows():
     for cut in cuts(5, 2).values():
         values = cut_problem(cut, torch.float64, 2, True, None, True, 5, 2)[:2]
         leaves = [v.requires_grad_() for v in values]
-        assert torch.autograd.gradgradcheck(lambda p, c, cut=cut: pooling.pool(p, c, cut=cut), leaves)
+        assert torch.autograd.gradgradcheck(lambda p, c, cut=cut: pooling.pool(p, c, cut=cut), leaves, fast_mode=True)
 
 
 @pytest.mark.parametrize("wanted", ["product", "c0"])
@@ -298,16 +295,13 @@ def test_product_and_cotangent_in_any_layout():
     assert (wider[..., :5] == POISON).all() and (wider[..., 53:] == POISON).all()
 
 
-def test_threads_change_no_bit():
+def test_threads_change_no_bit(set_torch_threads):
     product, c0, _ = problem(torch.float32, 200, True, None, first=True, steps=50, batch=5)
     cotangents = torch.randn(50, 5, 200), torch.randn(5, 200)
-    before, results = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            results.append(gradients(pooling.pool, product, c0, None, *cotangents))
-    finally:
-        torch.set_num_threads(before)
+    results = []
+    for threads in (1, 2, 3):
+        set_torch_threads(threads)
+        results.append(gradients(pooling.pool, product, c0, None, *cotangents))
     for other in results[1:]:
         assert all(torch.equal(one, same) for one, same in zip(results[0], other, strict=True))
 
@@ -396,7 +390,7 @@ def test_operators_are_what_they_claim(kind):
     opcheck(ops.FORWARD, (*leaves, *options))
     h, last, states = (v.detach().requires_grad_() for v in ops.FORWARD(*leaves, *options))
     opcheck(ops.VJP, (h, last, product, states, c0, *options))
-    assert torch.autograd.gradgradcheck(lambda *v: ops.FORWARD(*v, *options)[:2], leaves)
+    assert torch.autograd.gradgradcheck(lambda *v: ops.FORWARD(*v, *options)[:2], leaves, fast_mode=True)
     tangents = [torch.randn_like(v) for v in leaves]
     for function in (ops.FORWARD, ops.composed):
         tangents.append(torch.func.jvp(lambda *v, f=function: f(*v, *options)[:2], tuple(leaves), tuple(tangents[:2])))
@@ -410,7 +404,7 @@ def test_a_layer_as_an_operator():
     leaves = [v.requires_grad_() for v in tensors]
     torch.library.opcheck(ops.LAYER, (*leaves, *options))
     torch.library.opcheck(ops.FORWARD, (*leaves[:1], None, *options[:-2], False, True))  # states are h
-    assert torch.autograd.gradgradcheck(lambda *v: ops.LAYER(*v, *options), leaves)
+    assert torch.autograd.gradgradcheck(lambda *v: ops.LAYER(*v, *options), leaves, fast_mode=True)
     for dims in itertools.product((None, 1), repeat=2):
         dims = (*dims, 0, None)
         given = [v if dim is None else torch.stack([v, -v], dim) for v, dim in zip(tensors, dims, strict=True)]

@@ -17,15 +17,9 @@ from fastrecur.torch import QRNN, QRNNLayer, WeightDrop
 from fastrecur.torch._rnn import pooling, products
 from fastrecur.torch._rnn.pooling import is_unhooked_linear
 
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 X = torch.randn(6, 2, 3, generator=torch.Generator().manual_seed(1))
 EVERYTHING = {"num_layers": 2, "bidirectional": True, "window": 3, "zoneout": 0.2}
-
-
-@pytest.fixture(autouse=True)
-def fresh_compiler():
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 def test_names():

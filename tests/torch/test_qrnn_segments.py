@@ -8,15 +8,10 @@ from torch._dynamo.testing import CompileCounter
 
 from fastrecur.torch import QRNN, QRNNLayer, QRNNState
 
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 INPUT, UNITS = 3, 4
 LENGTHS = [5, 1, 0, 7, 2]
 OFFSETS = [0, 5, 6, 6, 13, 15]
-
-
-@pytest.fixture(autouse=True)
-def fresh_compiler():
-    yield
-    torch._dynamo.reset()
 
 
 def network(**options):

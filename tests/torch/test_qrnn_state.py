@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fastrecur.torch import QRNN, QRNNLayer, QRNNState, WeightDrop
 
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 X = torch.randn(9, 2, 3, generator=torch.Generator().manual_seed(1))
 CUTS = [4, 1, 1, 3]
 KINDS = {
@@ -22,13 +23,6 @@ KINDS = {
     "no output gate": {"num_layers": 2, "output_gate": False},
     "zoneout": {"zoneout": 0.3},
 }
-
-
-@pytest.fixture(autouse=True)
-def fresh_compiler():
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 def close(actual, expected):

@@ -59,16 +59,13 @@ def test_without_openmp_the_pool_is_taken(monkeypatch):
     assert torch.equal(fastrecur.forget_mult(f, x), expected)
 
 
-def test_more_calls_than_threads_and_threads_than_calls():
+def test_more_calls_than_threads_and_threads_than_calls(set_torch_threads):
     f, x = large()
-    f, x, before, results = f.requires_grad_(), x.sum(0, keepdim=True), torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 5):
-            torch.set_num_threads(threads)
-            h = fastrecur.forget_mult(f, x)
-            results.append((h.detach(), *torch.autograd.grad(h.sum(), f)))
-    finally:
-        torch.set_num_threads(before)
+    f, x, results = f.requires_grad_(), x.sum(0, keepdim=True), []
+    for threads in (1, 2, 5):
+        set_torch_threads(threads)
+        h = fastrecur.forget_mult(f, x)
+        results.append((h.detach(), *torch.autograd.grad(h.sum(), f)))
     for other in results[1:]:
         assert all(torch.equal(one, same) for one, same in zip(results[0], other, strict=True))
 

@@ -9,6 +9,8 @@ from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 import fastrecur
 from fastrecur import forget_mult, forget_mult_vjp, linear_recurrence
 
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
+
 F, X, H0, C = torch.rand(5, 3, 4), torch.randn(5, 3, 4), torch.randn(3, 4), torch.randn(5, 3, 4, dtype=torch.complex64)
 LENGTHS = torch.tensor([2, 5, 0])
 
@@ -16,13 +18,6 @@ LENGTHS = torch.tensor([2, 5, 0])
 def model(f, x, h0):
     h, last = forget_mult(f.sigmoid(), x, h0, return_state=True)
     return (2 * h).sum() + last.square().sum()
-
-
-@pytest.fixture(autouse=True)
-def fresh_compiler():
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 def check(function, *operands, **options):

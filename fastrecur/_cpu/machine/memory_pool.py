@@ -8,11 +8,12 @@ references: no Python code runs when a result is dropped, so no exception can be
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import itertools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -107,38 +108,37 @@ def borrow(nbytes: int) -> tuple[np.ndarray, int]:
     return memory, address(memory)
 
 
+def _taken_off() -> Iterator[_Buffer]:
+    """Take one buffer after the other off the pool, once round, so that those that come back stay in order."""
+    with contextlib.suppress(IndexError):  # other threads look at the rest
+        for _ in range(len(_buffers)):
+            yield _buffers.popleft()
+
+
 def _find(nbytes: int, now: int) -> _Buffer | None:
     """Take the smallest free buffer that fits, the newest of these, off the pool; drop those that waited in vain."""
     best = None
-    try:
-        for _ in range(len(_buffers)):  # once round, so that they stay in order
-            buffer = _buffers.popleft()
-            if _references(buffer) != _FREE:
-                _buffers.append(buffer)
-            elif nbytes <= buffer.nbytes <= nbytes + nbytes // 4 and (best is None or buffer.nbytes <= best.nbytes):
-                if best is not None:
-                    _buffers.append(best)
-                best = buffer
-            elif buffer.free_since is None:
-                _buffers.append(buffer._replace(free_since=now))
-            elif now - buffer.free_since <= PATIENCE:
-                _buffers.append(buffer)
-    except IndexError:
-        pass  # other threads look at the rest
+    for buffer in _taken_off():
+        if _references(buffer) != _FREE:
+            _buffers.append(buffer)
+        elif nbytes <= buffer.nbytes <= nbytes + nbytes // 4 and (best is None or buffer.nbytes <= best.nbytes):
+            if best is not None:
+                _buffers.append(best)
+            best = buffer
+        elif buffer.free_since is None:
+            _buffers.append(buffer._replace(free_since=now))
+        elif now - buffer.free_since <= PATIENCE:
+            _buffers.append(buffer)
     return best
 
 
 def _forget(nbytes: int, in_use: bool) -> None:
     """Drop the oldest buffers that are free, or ``in_use`` too, until so many bytes are gone."""
-    try:
-        for _ in range(len(_buffers)):
-            buffer = _buffers.popleft()
-            if nbytes > 0 and (in_use or _references(buffer) == _FREE):
-                nbytes -= buffer.nbytes
-            else:
-                _buffers.append(buffer)
-    except IndexError:
-        pass
+    for buffer in _taken_off():
+        if nbytes > 0 and (in_use or _references(buffer) == _FREE):
+            nbytes -= buffer.nbytes
+        else:
+            _buffers.append(buffer)
 
 
 def kept_bytes() -> int:

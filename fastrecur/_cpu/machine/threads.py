@@ -9,7 +9,6 @@ worker takes as long as many a call, so that is the first thing a call does, and
 from __future__ import annotations
 
 import contextlib
-import operator
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 
-from ..._arguments import messages as say
+from ..._arguments import checks
 from ..compiler import native
 from ..vectors.types import INTERPRETED
 from . import workers
@@ -73,15 +72,7 @@ def set_num_threads(n: SupportsIndex) -> None:
     >>> fastrecur.set_num_threads(1)
     """
     global _threads
-    try:
-        if isinstance(n, bool):
-            raise TypeError
-        n = operator.index(n)
-    except TypeError:
-        raise TypeError(say.count_type("n", type(n))) from None
-    if n < 1:
-        raise ValueError(say.at_least("n", 1, n))
-    _threads = n
+    _threads = checks.count("n", n)
 
 
 class Team(NamedTuple):

@@ -142,15 +142,15 @@ def _opaque(builder, value):
 
 @means(device.load, lambda pointer, offset, like: like(pointer, _offset(offset), like))
 def _load(call, address, offset, _):
-    builder, (pointer, _, like) = call.builder, call.kinds
+    builder, pointer, kind = call.builder, call.kinds[0], call.returned
     if not isinstance(pointer, Pointer):
         return address
-    base, target = _place(builder, address, offset, pointer.memory), _llvm(like)
+    base, target = _place(builder, address, offset, pointer.memory), _llvm(kind)
     if pointer.category == "complex":
         parts = [_resize(builder, builder.load(_part(builder, base, k)), target) for k in (0, 1)]
     else:
         parts = [_widen(builder, builder.load(base), pointer.element, target), ir.Constant(target, 0.0)]
-    return _complex(call, *parts) if isinstance(like, types.Complex) else parts[0]
+    return _complex(call, *parts) if isinstance(kind, types.Complex) else parts[0]
 
 
 def _raw(pointer, like):
@@ -162,8 +162,6 @@ def _raw(pointer, like):
 
 @means(device.load_raw, lambda pointer, offset, like: _raw(pointer, like)(pointer, _offset(offset), like))
 def _load_raw(call, address, offset, like):
-    if call.returned == types.float32 and getattr(call.kinds[0], "element", None) == "f4":
-        return call.builder.load(_place(call.builder, address, offset, _F32))
     if call.returned != types.int32:
         return _load(call, address, offset, like)
     return call.builder.zext(call.builder.load(_place(call.builder, address, offset, _I16)), _I32)
@@ -203,11 +201,6 @@ def _load_int(call, address, offset):
     number = builder.load(_place(builder, address, offset, pointer.memory))
     extend = builder.sext if pointer.category == "signed" else builder.zext
     return number if pointer.size == 8 else extend(number, _I64)
-
-
-@means(device.shift, lambda pointer, offset: pointer(pointer, types.int64))
-def _shift(call, address, offset):
-    return call.builder.add(address, offset) if isinstance(call.kinds[0], Pointer) else address
 
 
 @means(device.is_null, lambda pointer: types.boolean(pointer))
@@ -334,11 +327,6 @@ def _power_of_two(call, n):
     return builder.bitcast(builder.shl(exponent, ir.Constant(integer, mantissa)), kind)
 
 
-@means(device.narrow, lambda number: types.int32(types.Integer.from_bitwidth(number.bitwidth)))
-def _as_int32(call, number):
-    return number if number.type == _I32 else call.builder.trunc(number, _I32)
-
-
 def _bits(call, value):
     return call.builder.bitcast(value, ir.IntType(call.kinds[0].bitwidth))
 
@@ -356,6 +344,14 @@ _INSTRUCTIONS = {
     recurrence.select: (
         lambda condition, yes, no: yes(types.boolean, yes, yes),
         lambda call, *arguments: call.builder.select(*arguments),
+    ),
+    device.shift: (
+        lambda pointer, offset: pointer(pointer, types.int64),
+        lambda call, place, by: call.builder.add(place, by) if isinstance(call.kinds[0], Pointer) else place,
+    ),
+    device.narrow: (
+        lambda number: types.int32(types.Integer.from_bitwidth(number.bitwidth)),
+        lambda call, number: number if number.type == _I32 else call.builder.trunc(number, _I32),
     ),
     device.anew: (lambda value: value(value), lambda call, value: _opaque(call.builder, value)),
     device.is_tagged: (lambda value: types.boolean(value), lambda call, its: call.builder.trunc(_bits(call, its), _I1)),
@@ -437,8 +433,14 @@ def ptx(function, signature, threads, blocks, capability):
     next is asked for, which undoes the batches of loads. ``capability`` is what to compile for: `Kernel.target` of
     `launch`, not the card's own.
     """
-    plain = {name: _argument(its, capability >= (8, 0)) for name, its in signature.items()}
-    arguments = [operands.assemble(name, plain, _tuple_of) for name in inspect.signature(function).parameters]
+    plain = {
+        name: Pointer(its[:-1], its != "bf2*" or capability >= (8, 0)) if its.endswith("*") else _PLAIN[its]
+        for name, its in signature.items()
+    }
+    arguments = [
+        operands.assemble(name, plain, lambda group, parts: types.BaseTuple.from_types(tuple(parts), group))
+        for name in inspect.signature(function).parameters
+    ]
     with cache.making:
         for each in device.HELPERS:
             _consider(each)
@@ -447,13 +449,3 @@ def ptx(function, signature, threads, blocks, capability):
             launch_bounds=(threads, blocks),
         )  # fmt: skip
     return code
-
-
-def _tuple_of(group, parts):
-    return types.BaseTuple.from_types(tuple(parts), group if parts else None)
-
-
-def _argument(name, rounds):
-    if name.endswith("*"):
-        return Pointer(name[:-1], rounds or name != "bf2*")
-    return _PLAIN[name]

@@ -172,28 +172,25 @@ def writer(count, pack):
     """Return a function that writes a thread's steps from ``low`` to ``high``."""
     is_aligned, pick = alignment(pack), picker(pack)
 
-    @gpu.helper
-    def write_singly(x, low, high, values):
+    def write_wide(x, values):
+        first = lowest(x, pack)
+        for q in range(count // pack):
+            numbers = pick(values, q * pack, q * pack + pack - 1, x.time > 0)
+            gpu.store_wide(x.at, first + q * pack * x.time, numbers)
+
+    def write_singly(x, values):
         for j in range(count):
-            if j >= low and j < high:
-                gpu.store(x.at, j * x.time, values[j])
+            gpu.store(x.at, j * x.time, values[j])
+
+    write_whole = gpu.helper(write_wide if pack else write_singly)
 
     @gpu.helper
-    def write_whole(x, low, high, values):
-        if low <= 0 and high >= count:
-            for j in range(count):
-                gpu.store(x.at, j * x.time, values[j])
-        else:
-            write_singly(x, low, high, values)
-
-    @gpu.helper
-    def write_packs(x, low, high, values):
+    def write(x, low, high, values):
         if low <= 0 and high >= count and is_aligned(x):
-            first = lowest(x, pack)
-            for q in range(count // pack):
-                numbers = pick(values, q * pack, q * pack + pack - 1, x.time > 0)
-                gpu.store_wide(x.at, first + q * pack * x.time, numbers)
+            write_whole(x, values)
         else:
-            write_singly(x, low, high, values)
+            for j in range(count):
+                if j >= low and j < high:
+                    gpu.store(x.at, j * x.time, values[j])
 
-    return write_packs if pack else write_whole
+    return write

@@ -111,9 +111,7 @@ def misalignment(pointer):
 
 
 # ---- What blocks tell each other ------------------------------------------------------------------------------------
-# Status words: 32 bits of a number and the mark that they are there, written and read as 64 bits at once; a float64
-# takes two. So a reader that sees the marks sees the number, in whatever order memory makes other writes visible. They
-# begin as 0.
+# Status words, see `descriptors`: 32 bits of a number and the mark that they are there; a float64 takes two.
 
 
 def store_status(pointer, offset, value):

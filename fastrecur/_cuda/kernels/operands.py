@@ -61,12 +61,12 @@ def fields(name):
 
 
 def assemble(name, plain, make):
-    """Return a kernel's parameter, made by ``make(group, parts)`` of those plain ones that there are, by name."""
+    """Return a kernel's parameter, by ``make(group, parts)``, of those plain ones that there are: of none a tuple."""
     if name in _NESTED:
         return make(_NESTED[name], [assemble(part, plain, make) for part in _NESTED[name]._fields])
     group, names = _GROUPS.get(name, (None, (name,)))
     parts = [plain[each] for each in names if each in plain]
-    return parts[0] if group is None else make(group, parts)
+    return parts[0] if group is None else make(group if parts else tuple, parts)
 
 
 @gpu.helper

@@ -148,11 +148,27 @@ def forward(cuda, rule, zero, size, count, packs, guide, cuts, is_fix_up):
     return kernel
 
 
+def gradient_writer(count, pack, is_total, at):
+    """Return the device function that writes a thread's gradients of an operand, or adds them to two totals."""
+    write = writer(count, pack)
+
+    @gpu.helper
+    def write_gradients(to, steps, mine, grads, totals):
+        if is_total:
+            for j in range(count):
+                totals[at], totals[at + 1] = add_exactly(totals[at], totals[at + 1], grads[j])
+        else:
+            write(later(to, mine), gpu.narrow(-mine), gpu.narrow(steps - mine), grads)
+
+    return write_gradients
+
+
 def back_chunk_scanner(cuda, rule, kind, count, packs, cuts, a_is_total, b_is_total):
     """Return what `chunk_scanner` does, in the other direction."""
     zero, form = kind(0), form_of(False, kind, cuts)
     fetch_back = back_fetcher(kind, count, tuple(packs[n] for n in "gabh"), kind(rule.closed), True)
-    write_a, write_b = writer(count, packs["to_a"]), writer(count, packs["to_b"])
+    write_a = gradient_writer(count, packs["to_a"], a_is_total, 0)
+    write_b = gradient_writer(count, packs["to_b"], b_is_total, 2)
     summarise_back = summaries.back_summariser(rule, kind, count, form)
     _, read_flags, _, retreat, behind = borders(cuda, rule, zero, count, cuts)
 
@@ -165,20 +181,6 @@ def back_chunk_scanner(cuda, rule, kind, count, packs, cuts, a_is_total, b_is_to
             r = select(valid, onward, r)
             grads_a[j], grads_b[j] = select(valid, grad_a, zero), select(valid, grad_b, zero)
         return r
-
-    @gpu.helper
-    def write_back(to_a, to_b, steps, mine, grads_a, grads_b, totals):
-        """Write gradients, or add them up."""
-        if a_is_total:
-            for j in range(count):
-                totals[0], totals[1] = add_exactly(totals[0], totals[1], grads_a[j])
-        else:
-            write_a(later(to_a, mine), gpu.narrow(-mine), gpu.narrow(steps - mine), grads_a)
-        if b_is_total:
-            for j in range(count):
-                totals[2], totals[3] = add_exactly(totals[2], totals[3], grads_b[j])
-        else:
-            write_b(later(to_b, mine), gpu.narrow(-mine), gpu.narrow(steps - mine), grads_b)
 
     @gpu.helper
     def scan_chunk_back(reads, writes, own, valid, steps, mine, rank, width, origin, r, totals):
@@ -205,8 +207,8 @@ def back_chunk_scanner(cuda, rule, kind, count, packs, cuts, a_is_total, b_is_to
                     scanned = replay_back(arriving, gates, values, before, flags, low, high, scanned, grads_a, grads_b)
                     end = scanned
                 scanned = gpu.shuffle(scanned, lane_id - rank + s)
-        to_a, to_b = writes
-        write_back(to_a, to_b, steps, mine, grads_a, grads_b, totals)
+        write_a(writes[0], steps, mine, grads_a, totals)
+        write_b(writes[1], steps, mine, grads_b, totals)
         return gpu.shuffle(end, lane_id - rank)
 
     return scan_chunk_back, behind

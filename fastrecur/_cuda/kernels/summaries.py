@@ -62,18 +62,11 @@ def tagged(is_loss, loss, decay):
 
 
 @gpu.helper
-def product(form, first, second):
-    """Return the decay of some steps and those after them, which is not 0 by underflow."""
-    zero = constant(0.0, first)
-    return fma(first, second, select(first == zero or second == zero, zero, form.least))
-
-
-@gpu.helper
 def compose(form, first, second):
     """Return the summary of some steps and those after them, about the same origin."""
     zero = constant(0.0, first.rise)
     (is_loss_1, decay_1), (is_loss_2, decay_2) = opened(form, first.factor), opened(form, second.factor)
-    factor = product(form, decay_1, decay_2)
+    factor = fma(decay_1, decay_2, select(decay_1 == zero or decay_2 == zero, zero, form.least))  # no underflow to 0
     rise = fma(decay_2, first.rise, second.rise)
     if form.is_average:
         loss = fma(second.factor, decay_1, gpu.tagged(first.factor, False))

@@ -22,13 +22,13 @@ def decay(family, a, dtype):
     return a if family == LINEAR else 1 - a.to(tensors.wide(dtype, a.device))
 
 
-def _steps(array, axis):
+def steps_of(array, axis):
     """Return the numbers of the steps, along time."""
     steps = torch.arange(array.shape[axis], device=array.device)
     return steps.reshape((-1,) + (1,) * (array.dim() - 1 - axis))
 
 
-def _ends(array, lengths, axis):
+def ends_of(array, lengths, axis):
     """Return each lane's length along the axes of an array."""
     rest = (1,) * (array.dim() - 1 - lengths.dim())
     return lengths.to(array.device).reshape(tuple(lengths.shape) + rest).unsqueeze(axis)
@@ -37,7 +37,7 @@ def _ends(array, lengths, axis):
 def valid_steps(array, lengths, axis):
     """Return which steps are; None: all."""
     lengths = lengths.lengths if type(lengths) is Segments else lengths
-    return None if lengths is None else _steps(array, axis) < _ends(array, lengths, axis)
+    return None if lengths is None else steps_of(array, axis) < ends_of(array, lengths, axis)
 
 
 def masked(array, valid, other=0):
@@ -100,6 +100,11 @@ def like(grad, operand):
     return grad.sum_to_size(operand.shape).to(tensors.gradient_dtype(operand, grad.dtype))
 
 
+def or_empty(g, grads):
+    """Return gradients, for an operator, with an empty tensor in the place of None."""
+    return tuple(g.new_empty(0) if grad is None else grad for grad in grads)
+
+
 def _offsets(array, cuts, axis):
     """Return offsets beside an array, within it: on another device than the host's nobody has looked at them."""
     return cuts.offsets.to(array.device, torch.int64).clamp(0, array.shape[axis])
@@ -119,12 +124,12 @@ def borders(array, cuts, axis, reverse):
     steps = array.shape[axis]
     if cuts.offsets is not None:
         at = _offsets(array, cuts, axis)
-        edges = _steps(array, axis) + int(reverse)  # of steps, in front of or behind which a segment may begin
+        edges = steps_of(array, axis) + int(reverse)  # of steps, in front of or behind which a segment may begin
         first = torch.searchsorted(at, edges, right=True) > torch.searchsorted(at, edges)
     elif reverse and cuts.lengths is not None:
-        first = _steps(array, axis) == _ends(array, cuts.lengths, axis) - 1
+        first = steps_of(array, axis) == ends_of(array, cuts.lengths, axis) - 1
     else:
-        first = _steps(array, axis) == (steps - 1 if reverse else 0)
+        first = steps_of(array, axis) == (steps - 1 if reverse else 0)
     if cuts.resets is None:
         return first, first
     resets = resets_beside(array, cuts, axis)
@@ -160,7 +165,7 @@ def last_states(h, h0, cuts, axis, reverse):
         at = (begin if reverse else end - 1).clamp(0, h.shape[axis] - 1)
         has_steps = (begin < end).reshape((-1,) + (1,) * (h.dim() - 1))
     elif cuts.lengths is not None:
-        has_steps = _ends(h, cuts.lengths, axis).squeeze(axis) > 0
+        has_steps = ends_of(h, cuts.lengths, axis).squeeze(axis) > 0
     last = h.movedim(axis, 0)[at]
     if cuts.resets is not None and reverse:
         last = torch.where(resets_beside(h, cuts, axis).movedim(axis, 0)[at], 0, last)

@@ -8,7 +8,7 @@ from ..._plan import problem
 from ..._plan.problem import FORGET
 from . import tensors as _tensors
 from .modes import PLAIN
-from .tensors import is_number as _is_number
+from .tensors import is_number as _is_number, numpy_of
 
 
 def is_complex(value):
@@ -221,19 +221,13 @@ def check_out(out, shape, dtype, operands):
 
 def check_overlap(out, operands, lengths):
     """Raise unless ``out`` is an operand's own memory, or none of it, and none of offsets' and resets'."""
-    place, cuts = _bytes(out), checks.parts(lengths)  # lengths are copied
+    place, cuts = numpy_of(out), checks.parts(lengths)  # lengths are copied
     if arrays.overlaps_itself(place):
         raise ValueError(say.out_self_overlap())
     ends = ("offsets", cuts.offsets), ("resets", cuts.resets)
-    checks.out_memory(place, *([(name, _bytes(v)) for name, v in pairs if v is not out] for pairs in (operands, ends)))
-
-
-def _bytes(tensor):
-    """Return a view of a tensor's memory in elements of its size; what is no tensor as it is."""
-    if not isinstance(tensor, torch.Tensor):
-        return tensor
-    tensor = tensor.detach()
-    return (tensor.view(torch.int16) if tensor.dtype is torch.bfloat16 else tensor).numpy()
+    checks.out_memory(
+        place, *([(name, numpy_of(v)) for name, v in pairs if v is not out] for pairs in (operands, ends))
+    )
 
 
 def as_pairs(a, lengths, dtype, *others):

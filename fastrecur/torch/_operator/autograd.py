@@ -14,86 +14,95 @@ import torch
 from ..._arguments import checks, messages as say
 from ..._plan.problem import FORGET, LINEAR
 from . import internals, ops, tensors as _tensors
-from .along_time import adjoint, decay, lanes, like, state_before
+from .along_time import adjoint, decay, lanes, like, or_empty, state_before
 from .ops import forward, vjp
 
 
 class Rules(internals.KernelFunction):  # type: ignore[misc]
-    """An operator's autograd kernel, of its arguments behind the ``way`` on: family, keys, whether there are tangents.
+    """An operator's autograd kernel, of its arguments behind the ``way`` on: keys, and whether there are tangents.
 
-    Where torch has not what such a kernel needs, `setup` and `gradients` are registered as for any custom operator.
-    Where there are tangents, and no `jvp`, what the operator is ``composed`` of is run in its place.
+    ``setup`` keeps what ``gradients`` reads, which returns those of leading arguments, where some are needed and not
+    all cotangents are None. Where torch has not what such a kernel needs, both are registered as for any custom
+    operator. Where there are tangents, and no `jvp`, what the operator is ``composed`` of is run in its place.
     """
 
+    operator: Any
     composed: Any = None
 
     @classmethod
-    def run(cls, family, keyset, *arguments):
+    def run(cls, keyset, *arguments):
         tensors = [v for v in arguments if isinstance(v, torch.Tensor)]
         records = torch.is_grad_enabled() and any(v.requires_grad for v in tensors)
         has_tangents = internals.have_tangents(tensors)
         if has_tangents and cls.composed is not None:
-            return cls.composed(family, *arguments)
+            return cls.composed(*arguments)
         if not records and not has_tangents:
             with internals.below_autograd():
-                return cls.operators[family].redispatch(keyset & internals.after_autograd, *arguments)
+                return cls.operator.redispatch(keyset & internals.after_autograd, *arguments)
         with internals.enable_one_level():
-            return cls.apply((family, keyset, has_tangents), *arguments)
+            return cls.apply((keyset, has_tangents), *arguments)
 
     @classmethod
     def forward(cls, ctx, way, *arguments):
         """Run the operator without recording here; levels further out record for themselves."""
-        family, keyset, has_tangents = way
+        keyset, ctx.has_tangents = way
         with contextlib.ExitStack() as stack:
             if internals.interpreter():
                 stack.enter_context(torch.enable_grad())
                 stack.enter_context(internals.with_forward_mode(True))
             stack.enter_context(internals.below_autograd())
-            output = cls.operators[family].redispatch(keyset & internals.after_autograd, *arguments)
-        cls.setup(family, ctx, arguments, output, ctx.needs_input_grad[1:], has_tangents)
+            output = cls.operator.redispatch(keyset & internals.after_autograd, *arguments)
+        cls.keep(ctx, arguments, output)
         return output
 
     @classmethod
+    def keep(cls, ctx, inputs, output):
+        ctx.set_materialize_grads(False)
+        cls.setup(ctx, inputs, output)
+
+    @classmethod
     def backward(cls, ctx, *grads):
-        return None, *cls.gradients(ctx, ctx.needs_input_grad[1:], *grads)
+        return None, *cls.needed(ctx, ctx.needs_input_grad[1:], *grads)
+
+    @classmethod
+    def needed(cls, ctx, needs, *grads):
+        """Return the gradients of all arguments, None for those that are not needed."""
+        if not any(needs) or all(grad is None for grad in grads):
+            return (None,) * len(needs)
+        found = [grad if need else None for grad, need in zip(cls.gradients(ctx, needs, *grads), needs, strict=False)]
+        return *found, *[None] * (len(needs) - len(found))
 
     @classmethod
     def register(cls, vmap):
-        for family, operator in cls.operators.items():
-            name = operator.name().partition(".")[0]
-            if internals.HAS_KERNELS:
-                ops.library.impl(operator, functools.partial(cls.run, family), "Autograd", with_keyset=True)
-            else:
-                torch.library.register_autograd(
-                    name, lambda ctx, *grads: cls.gradients(ctx, ctx.needs_input_grad, *grads),
-                    setup_context=functools.partial(cls.setup, family), lib=ops.library,
-                )  # fmt: skip
-            torch.library.register_vmap(name, functools.partial(vmap, family), lib=ops.library)
+        if internals.HAS_KERNELS:
+            ops.library.impl(cls.operator, cls.run, "Autograd", with_keyset=True)
+        else:
+            torch.library.register_autograd(
+                cls.operator, lambda ctx, *grads: cls.needed(ctx, ctx.needs_input_grad, *grads),
+                setup_context=cls.keep, lib=ops.library,
+            )  # fmt: skip
+        torch.library.register_vmap(cls.operator, vmap, lib=ops.library)
 
 
 class _Forward(Rules):
-    operators = ops.FORWARD
+    family: str
 
-    @staticmethod
-    def setup(family, ctx, inputs, output, needed=None, has_tangents=False):
+    @classmethod
+    def setup(cls, ctx, inputs, output):
         """Keep what the gradients that are wanted read, and nothing else."""
         (a, b, h0, *ends, axis, reverse, dtype), (h, _) = inputs, output
-        ctx.problem = family, axis, reverse, dtype
+        ctx.problem = cls.family, axis, reverse, dtype
         ctx.b_form = _tensors.form(b)
-        ctx.set_materialize_grads(False)
-        if has_tangents:
+        if getattr(ctx, "has_tangents", False):
             ctx.save_for_forward(a, b, h, h0, *ends)
-        ctx.save_for_backward(*_tensors.to_save(family, needed or ctx.needs_input_grad, a, b, h, h0, *ends))
+        needs = ctx.needs_input_grad[-len(inputs) :]  # without what is needed of the way
+        ctx.save_for_backward(*_tensors.to_save(cls.family, needs, a, b, h, h0, *ends))
 
     @staticmethod
-    def gradients(ctx, needed, grad_h, grad_last):
-        wanted, rest = needed[:3], [None] * len(needed[3:])
-        if (grad_h is None and grad_last is None) or not any(wanted):
-            return None, None, None, *rest
+    def gradients(ctx, needs, grad_h, grad_last):
         a, b, h, h0, *ends = ctx.saved_tensors
         b = ctx.b_form if b is None else b
-        grads = recorded_vjp(ctx.problem, grad_h, a, b, h, h0, grad_last, checks.split(*ends), wanted)
-        return *grads, *rest
+        return recorded_vjp(ctx.problem, grad_h, a, b, h, h0, grad_last, checks.split(*ends), needs[:3])
 
     @staticmethod
     def jvp(ctx, _way, a_dot, b_dot, h0_dot, *rest):
@@ -119,19 +128,6 @@ def recorded_vjp(problem, g, a, b, h, h0, grad_last, lengths, wanted):
     g, h = (nothing(a, shape, dtype) if v is None else v.expand(shape) for v in (g, h))
     grads = vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted)
     return tuple(grad if is_wanted else None for grad, is_wanted in zip(grads, wanted, strict=True))
-
-
-def _adjoint(family, g, a, b, h, h0, grad_last, *rest):
-    """Do what the adjoint's operator does, such that all of it has derivatives."""
-    *ends, axis, reverse, dtype, want_a, want_b, want_h0 = rest
-
-    def run(q, source):
-        return *forward(LINEAR, q, source, grad_last, checks.split(*ends), axis, not reverse, dtype), grad_last
-
-    steps = family, axis, reverse, dtype, a, b, h, h0, checks.split(*ends)
-    grad_a, grad_b, grad_h0, _ = adjoint(steps, run, g, (want_a, want_b))
-    grads = grad_a, grad_b, like(grad_h0, h0) if want_h0 else None
-    return tuple(g.new_empty(0) if grad is None else grad for grad in grads)
 
 
 def gradients_of(function, operands, needed, cotangents):
@@ -166,36 +162,33 @@ class Composed(Rules):
     """An operator whose derivatives are those of what it is composed of, which is run anew."""
 
     @staticmethod
-    def unwanted(inputs, output):
-        """Return the results that stand for nothing."""
-        return []
-
-    @classmethod
-    def setup(cls, family, ctx, inputs, output, needed=None, has_tangents=False):
+    def setup(ctx, inputs, output):
         """Keep all arguments: each is in the gradient's gradient."""
         is_tensor = [isinstance(v, torch.Tensor) for v in inputs]
-        ctx.others = family, [None if is_one else v for v, is_one in zip(inputs, is_tensor, strict=True)]
-        ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*cls.unwanted(inputs, output))
+        ctx.others = [None if is_one else v for v, is_one in zip(inputs, is_tensor, strict=True)]
         ctx.save_for_backward(*(v if is_one else None for v, is_one in zip(inputs, is_tensor, strict=True)))
 
     @classmethod
-    def gradients(cls, ctx, needed, *cotangents):
-        """Return the gradients of the arguments that are tensors, for the cotangents of the results."""
-        family, others = ctx.others
-        if not any(needed) or all(c is None for c in cotangents):
-            return (None,) * len(needed)
-        inputs = [other if v is None else v for v, other in zip(ctx.saved_tensors, others, strict=True)]
-        return tuple(gradients_of(functools.partial(cls.composed, family), inputs, needed, cotangents))
+    def gradients(cls, ctx, needs, *cotangents):
+        inputs = [other if v is None else v for v, other in zip(ctx.saved_tensors, ctx.others, strict=True)]
+        return gradients_of(cls.composed, inputs, needs, cotangents)
 
 
 class _Vjp(Composed):
-    operators = ops.VJP
-    composed = staticmethod(_adjoint)
+    family: str
 
-    @staticmethod
-    def unwanted(inputs, output):
-        return [v for v, is_wanted in zip(output, inputs[-3:], strict=True) if not is_wanted]
+    @classmethod
+    def composed(cls, g, a, b, h, h0, grad_last, *rest):
+        """Do what the adjoint's operator does, such that all of it has derivatives."""
+        *ends, axis, reverse, dtype, want_a, want_b, want_h0 = rest
+        lengths = checks.split(*ends)
+
+        def run(q, source):
+            return *forward(LINEAR, q, source, grad_last, lengths, axis, not reverse, dtype), grad_last
+
+        steps = cls.family, axis, reverse, dtype, a, b, h, h0, lengths
+        grad_a, grad_b, grad_h0, _ = adjoint(steps, run, g, (want_a, want_b))
+        return or_empty(g, (grad_a, grad_b, like(grad_h0, h0) if want_h0 else None))
 
 
 def _forward_vmap(family, info, in_dims, *arguments):
@@ -203,7 +196,7 @@ def _forward_vmap(family, info, in_dims, *arguments):
     a, b, h0, *ends, axis, reverse, dtype = arguments
     rank = max(v.dim() - (dim is not None) for v, dim in zip((a, b), in_dims[:2], strict=True))
     batched = in_dims[0] is not None or in_dims[1] is not None
-    a, b, h0 = (_with_batch(v, dim) for v, dim in zip((a, b, h0), in_dims[:3], strict=True))
+    a, b, h0 = (with_batch(v, dim, 1, -1) for v, dim in zip((a, b, h0), in_dims[:3], strict=True))
     if not batched:
         b = b.expand(b.shape[:-1] + (info.batch_size,))
     lengths = _lengths_with_batch(ends, in_dims[3:], a, b, axis, rank)
@@ -217,14 +210,17 @@ def _vjp_vmap(family, info, in_dims, *arguments):
     wanted = want_a, want_b, want_h0
     operands, dims = (g, a, b, h, h0, grad_last), in_dims[:6]
     rank = max(v.dim() - (dim is not None) for v, dim in zip((a, b), dims[1:3], strict=True))
-    g, a, b, h, h0, grad_last = (_with_batch(v, dim, info.batch_size) for v, dim in zip(operands, dims, strict=True))
+    batched = (with_batch(v, dim, info.batch_size, -1) for v, dim in zip(operands, dims, strict=True))
+    g, a, b, h, h0, grad_last = batched
     lengths = _lengths_with_batch(ends, in_dims[6:], a, b, axis, rank)
     grads = vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted)
     return grads, tuple(v.dim() - 1 if is_wanted else None for v, is_wanted in zip((a, b, h0), wanted, strict=True))
 
 
-_Forward.register(_forward_vmap)
-_Vjp.register(_vjp_vmap)
+for _family in ops.NAMES:
+    for _rules, _operators, _vmap in ((_Forward, ops.FORWARD, _forward_vmap), (_Vjp, ops.VJP, _vjp_vmap)):
+        _own: Any = type(_rules.__name__, (_rules,), {"family": _family, "operator": _operators[_family]})
+        _own.register(functools.partial(_vmap, _family))
 
 
 def nothing(like, shape, dtype):
@@ -232,11 +228,11 @@ def nothing(like, shape, dtype):
     return like.new_zeros((), dtype=dtype).expand(shape)
 
 
-def _with_batch(tensor, dim, size=1):
-    """Return an operand with the batch behind all other axes; where it has none, so many times itself."""
+def with_batch(tensor, dim, size, at):
+    """Return an operand with the batch at an axis; where it has none, so many times itself; None as it is."""
     if tensor is None:
         return None
-    return tensor.unsqueeze(-1).expand(*tensor.shape, size) if dim is None else tensor.movedim(dim, -1)
+    return tensor.expand(size, *tensor.shape).movedim(0, at) if dim is None else tensor.movedim(dim, at)
 
 
 def _lengths_with_batch(ends, dims, a, b, axis, rank):

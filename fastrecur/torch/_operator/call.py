@@ -7,7 +7,7 @@ from ..._arguments.checks import Segments
 from . import arguments, autograd, eager, tensors as _tensors
 from .along_time import lanes
 from .arguments import as_tensor, is_complex
-from .modes import PLAIN, event, is_overridden, kernel_can_read, no_modes_active
+from .modes import PLAIN, event, hand_over, is_overridden, kernel_can_read, no_modes_active
 from .ops import NAMES
 from .team import team as team  # for kernels of smoothing on tensors
 
@@ -20,7 +20,7 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     given = checks.parts(lengths)
     if is_overridden(a, b, h0, out, *given):
         options = dict(axis=axis, reverse=reverse, **given._asdict(), return_state=return_state, out=out)
-        return _overridden(adapters.public[family][0], (a, b, h0), options)
+        return hand_over(adapters.public[family][0], (a, b, h0), options)
     call = arguments.take_call(family, names, a, b, h0, out, axis, reverse, lengths, return_state)
     a, b, h0, out, axis, reverse, lengths, return_state, dtype, shape = call
     lengths = _placed_lengths(lengths, shape, axis, (a, b, h0))
@@ -61,7 +61,7 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
     given = checks.parts(lengths)
     if is_overridden(g, a, b, h, h0, grad_state, *given):
         options = dict(axis=axis, reverse=reverse, **given._asdict(), grad_state=grad_state)
-        return _overridden(adapters.public[family][1], (g, a, b, h, h0), options)
+        return hand_over(adapters.public[family][1], (g, a, b, h, h0), options)
     g, a, b, h, h0, grad_state = arguments.take((*names, "h0", "grad_state"), g, a, b, h, h0, grad_state)
     axis, reverse = checks.axis(axis), checks.flag("reverse", reverse)
     arguments.check_gate(family, names[1], a)
@@ -89,12 +89,6 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
         None if operand is None else grad.to(_tensors.gradient_dtype(operand, own))
         for grad, operand in zip(grads, operands, strict=True)
     )
-
-
-def _overridden(public, operands, options):
-    """Hand a call over to a subclass or mode that overrides torch's functions."""
-    tensors = tuple(v for v in (*operands, *options.values()) if isinstance(v, torch.Tensor))
-    return torch.overrides.handle_torch_function(public, tensors, *operands, **options)
 
 
 def _placed_lengths(lengths, shape, axis, operands):

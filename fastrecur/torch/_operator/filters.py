@@ -7,22 +7,12 @@ from ..._arguments import messages as say, shapes
 from ..._cpu import filters as _host
 from ..._cpu.machine import threads as _threads
 from ..._plan.filters import FIELDS, check_a0, check_cascade, lengths_of, state_shape
-from . import arguments, autograd, tensors as _tensors
-from .ops import library
+from . import arguments, autograd
+from .along_time import ends_of, like, steps_of
+from .autograd import with_batch
+from .ops import anywhere, define
 from .team import team
-
-library.define(
-    "sosfilt(Tensor x, Tensor sos, Tensor? zi, Tensor? lengths, int axis, bool reverse, "
-    "bool poles) -> (Tensor, Tensor)",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-library.define(
-    "sosfilt_backward(Tensor grad_y, Tensor? grad_zf, Tensor x, Tensor sos, Tensor? zi, Tensor? lengths, int axis, "
-    "bool reverse, bool poles) -> (Tensor, Tensor, Tensor)",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-_forward, _backward = torch.ops.fastrecur.sosfilt.default, torch.ops.fastrecur.sosfilt_backward.default
-
+from .tensors import empty_like, numpy_of
 
 # ---- Calls ----------------------------------------------------------------------------------------------------------
 
@@ -103,13 +93,6 @@ def _signal(x, *others):
     return torch.promote_types(x.dtype, torch.complex64) if _wide(x, *others).is_complex else x.dtype
 
 
-def numpy_of(tensor):
-    if tensor is None:
-        return None
-    tensor = tensor.detach().resolve_conj().resolve_neg()
-    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
-
-
 def _sections(sos, poles):
     sos = numpy_of(sos)
     if not poles:
@@ -117,13 +100,8 @@ def _sections(sos, poles):
     return sos
 
 
-def _result(x, dtype):
-    """Allocate what has the strides of ``empty_like``."""
-    return _tensors.empty(x.shape, torch.empty_like(x, device="meta").stride(), dtype)
-
-
 def _run_forward(x, sos, zi, lengths, axis, reverse, poles):
-    y, coefficients = _result(x, _signal(x, zi)), _sections(sos, poles)
+    y, coefficients = empty_like(x, _signal(x, zi)), _sections(sos, poles)
     lengths = None if lengths is None else lengths_of(lengths, tuple(x.shape), axis)
     with _threads.lent(team()):
         zf = _host.forward(numpy_of(x), coefficients, numpy_of(zi), axis, reverse, lengths, numpy_of(y), poles)
@@ -132,7 +110,7 @@ def _run_forward(x, sos, zi, lengths, axis, reverse, poles):
 
 def _run_backward(g, grad_zf, x, sos, zi, lengths, axis, reverse, poles):
     given = [numpy_of(v) for v in (g, x)]
-    grad_x = _result(x, _signal(x, g, zi, grad_zf))
+    grad_x = empty_like(x, _signal(x, g, zi, grad_zf))
     lengths = None if lengths is None else lengths_of(lengths, tuple(x.shape), axis)
     with _threads.lent(team()):
         rest = numpy_of(zi), numpy_of(grad_zf), axis, reverse, lengths, numpy_of(grad_x), poles
@@ -140,14 +118,8 @@ def _run_backward(g, grad_zf, x, sos, zi, lengths, axis, reverse, poles):
     grad_x = grad_x if x.is_complex() or not grad_x.is_complex() else grad_x.real.clone()
     grad_zi = torch.from_numpy(np.ascontiguousarray(grad_zi))
     if zi is not None:
-        grad_zi = _like(grad_zi, zi)
+        grad_zi = like(grad_zi, zi).clone()
     return grad_x, torch.from_numpy(np.ascontiguousarray(grad_sos)).to(sos.dtype), grad_zi
-
-
-def _like(grad, operand):
-    """Return a gradient of an operand, summed over what that was broadcast to."""
-    grad = grad.real if grad.is_complex() and not operand.is_complex() else grad
-    return grad.sum_to_size(operand.shape).to(operand.dtype).clone()
 
 
 def _fake_forward(x, sos, zi, lengths, axis, reverse, poles):
@@ -173,52 +145,7 @@ def _on_gpu(x, sos, zi, lengths, axis, reverse, poles):
     return y, device.from_tensors(x, sos, zi, lengths, axis, reverse, poles, y)
 
 
-def _backward_on_gpu(*arguments):
-    """Compose the gradient of the filters that it consists of: all signals between sections are in memory."""
-    *given, poles = arguments
-    found = (_composed_poles if poles else _composed)(*given)
-    pairs = zip(_fake_backward(*arguments), found, strict=True)
-    return tuple(own.copy_(v.real if v.is_complex() and not own.is_complex() else v) for own, v in pairs)
-
-
 # ---- Derivatives ----------------------------------------------------------------------------------------------------
-
-
-class _Sosfilt(autograd.Rules):
-    operators = {"sosfilt": _forward}
-
-    @staticmethod
-    def setup(family, ctx, inputs, output, needed=None, has_tangents=False):
-        *tensors, ctx.axis, ctx.reverse, ctx.poles = inputs
-        ctx.is_complex = tensors[0].is_complex()
-        ctx.set_materialize_grads(False)
-        if ctx.poles and len(tensors) == 4:  # the gradient of these reads the output in place of the input
-            tensors[0] = output[0]
-        ctx.save_for_backward(*tensors)
-
-    @staticmethod
-    def gradients(ctx, needed, g, grad_zf):
-        x, sos, zi, lengths = ctx.saved_tensors
-        if g is None and grad_zf is None:
-            return (None,) * 7
-        if g is None:
-            g = torch.zeros_like(x, dtype=_signal(x, zi))
-        grad_x, *grads = _backward(g, grad_zf, x, sos, zi, lengths, ctx.axis, ctx.reverse, ctx.poles)
-        grads = grad_x.real if grad_x.is_complex() and not ctx.is_complex else grad_x, *grads
-        return *(grad if need else None for grad, need in zip(grads, needed, strict=False)), *[None] * 4
-
-
-class _SosfiltBackward(autograd.Rules):
-    operators = {"sosfilt": _backward}
-    setup = _Sosfilt.setup
-
-    @staticmethod
-    def gradients(ctx, needed, *cotangents):
-        tensors = ctx.saved_tensors
-        composed, scan = _composed_poles if ctx.poles else _composed, (ctx.axis, ctx.reverse)
-        wanted = needed[: len(tensors)]
-        grads = autograd.gradients_of(lambda *operands: composed(*operands, *scan), tensors, wanted, cotangents)
-        return *grads, None, None, None
 
 
 def _composed(g, grad_zf, x, sos, zi, lengths, axis, reverse):
@@ -241,15 +168,13 @@ def _composed(g, grad_zf, x, sos, zi, lengths, axis, reverse):
     grad_sos = grad_sos.sum(tuple(range(len(series)))) if sos.dim() == 2 else grad_sos.sum_to_size(sos.shape)
     grad_zi = torch.stack(firsts[::-1])
     grad_x = g if x.is_complex() or not g.is_complex() else g.real
-    return grad_x.to(x.dtype), grad_sos.to(sos.dtype), grad_zi if zi is None else _like(grad_zi, zi)
+    return grad_x.to(x.dtype), grad_sos.to(sos.dtype), grad_zi if zi is None else like(grad_zi, zi)
 
 
 def _counts(x, lengths, axis):
     """Return how many steps each series has, with 1 in place of time, and the steps, along its axis."""
-    series, steps = x.shape[:axis] + x.shape[axis + 1 :], torch.arange(x.shape[axis], device=x.device)
-    count = torch.full((), x.shape[axis], device=x.device) if lengths is None else lengths.to(x.device, torch.int64)
-    count = count.reshape(count.shape + (1,) * (len(series) - count.dim())).expand(series)
-    return count.unsqueeze(axis), steps.reshape(-1, *(1,) * (x.dim() - 1 - axis))
+    count = torch.full((), x.shape[axis], device=x.device) if lengths is None else lengths.to(torch.int64)
+    return ends_of(x, count, axis).expand(*x.shape[:axis], 1, *x.shape[axis + 1 :]), steps_of(x, axis)
 
 
 def _section_back(g, last, v, y, k, lengths, place, valid, axis, reverse):
@@ -272,7 +197,7 @@ def _section_back(g, last, v, y, k, lengths, place, valid, axis, reverse):
     later = [e.narrow(axis, order - n if reverse else n, steps) * valid for n in range(order + 1)]
 
     def product(one, other):
-        found = one * other.conj()
+        found = one * other.conj_physical()
         found = found.real if found.is_complex() else found
         return found if varies else found.sum(axis)
 
@@ -312,26 +237,54 @@ def _composed_poles(g, grad_zf, y, sos, zi, lengths, axis, reverse):
     e = _forward(g.narrow(axis, order, steps), later, None, lengths, axis, True, True)[0]
     grads = []
     for k, c in enumerate(each, 1):
-        grad = -(e * outputs.narrow(axis, order - k, steps).conj())
+        grad = -(e * outputs.narrow(axis, order - k, steps).conj_physical())
         grads.append(grad.real if grad.is_complex() else grad)
         g = g - with_zeros(order - k, c * e, k)
     grads = torch.stack([turned(grad) for grad in grads] if varies else [grad.sum(axis) for grad in grads], -1)
     grad_sos = grads.sum_to_size(sos.shape[:-2] + sos.shape[-1:]).unsqueeze(-2)
     grad_zi = g.narrow(axis, 0, order).flip(axis).unsqueeze(0)
     grad_y = turned(e)
-    return grad_y.to(_signal(y, g)), grad_sos.to(sos.dtype), grad_zi if zi is None else _like(grad_zi, zi)
+    return grad_y.to(_signal(y, g)), grad_sos.to(sos.dtype), grad_zi if zi is None else like(grad_zi, zi)
+
+
+def _adjoint(*arguments):
+    *given, poles = arguments
+    return (_composed_poles if poles else _composed)(*given)
+
+
+# Of a gradient on a GPU all signals between sections are in memory.
+_backward_on_gpu = anywhere(_fake_backward, _adjoint)
+_ARGUMENTS = "Tensor x, Tensor sos, Tensor? zi, Tensor? lengths, int axis, bool reverse, bool poles"
+_forward = define(f"sosfilt({_ARGUMENTS}) -> (Tensor, Tensor)", _fake_forward, CPU=_run_forward, CUDA=_on_gpu)
+_backward = define(
+    f"sosfilt_backward(Tensor grad_y, Tensor? grad_zf, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor)",
+    _fake_backward, CPU=_run_backward, CUDA=_backward_on_gpu,
+)  # fmt: skip
+
+
+class _Sosfilt(autograd.Rules):
+    operator = _forward
+
+    @staticmethod
+    def setup(ctx, inputs, output):
+        x, *tensors, ctx.axis, ctx.reverse, ctx.poles = inputs
+        ctx.is_complex = x.is_complex()
+        ctx.save_for_backward(output[0] if ctx.poles else x, *tensors)  # what the gradient reads
+
+    @staticmethod
+    def gradients(ctx, needs, g, grad_zf):
+        x, sos, zi, lengths = ctx.saved_tensors
+        if g is None:
+            g = torch.zeros_like(x, dtype=_signal(x, zi))
+        grad_x, *grads = _backward(g, grad_zf, x, sos, zi, lengths, ctx.axis, ctx.reverse, ctx.poles)
+        return grad_x.real if grad_x.is_complex() and not ctx.is_complex else grad_x, *grads
+
+
+class _SosfiltBackward(autograd.Composed):
+    operator, composed = _backward, staticmethod(_adjoint)
 
 
 # ---- vmap -----------------------------------------------------------------------------------------------------------
-
-
-def with_batch(tensor, dim, size=None, at=0):
-    """Return an operand with the batch at an axis; None, and what has none, as it is, or so many times itself."""
-    if tensor is None:
-        return None
-    if dim is None:
-        return tensor if size is None else tensor.unsqueeze(at).expand(*tensor.shape[:at], size, *tensor.shape[at:])
-    return tensor.movedim(dim, at)
 
 
 def _batched(info, dims, x, sos, zi, lengths, axis, own):
@@ -339,35 +292,26 @@ def _batched(info, dims, x, sos, zi, lengths, axis, own):
     size = info.batch_size
     rank = x.dim() - (dims[0] is not None)
     had = sos.dim() - (dims[1] is not None)
-    x, zi = with_batch(x, dims[0], size), with_batch(zi, dims[2], size, at=1)
+    x, zi, lengths = (with_batch(v, dims[k], size, at) for v, k, at in ((x, 0, 0), (zi, 2, 1), (lengths, 3, 0)))
     if own or dims[1] is not None or had > 2:
-        sos = with_batch(sos, dims[1], size)
+        sos = with_batch(sos, dims[1], size, 0)
         if had == 2:
             sos = sos.reshape(size, *(1,) * (rank - 1), *sos.shape[1:])
-    if lengths is not None:
-        lengths = with_batch(lengths, dims[3], size)
     return x, sos, zi, lengths, axis + 1
 
 
-def _vmap_forward(_family, info, dims, x, sos, zi, lengths, axis, *scan):
+def _vmap_forward(info, dims, x, sos, zi, lengths, axis, *scan):
     *operands, axis = _batched(info, dims, x, sos, zi, lengths, axis, own=False)
     return _forward(*operands, axis, *scan), (0, 1)
 
 
-def _vmap_backward(_family, info, dims, g, grad_zf, x, sos, zi, lengths, axis, *scan):
+def _vmap_backward(info, dims, g, grad_zf, x, sos, zi, lengths, axis, *scan):
     had = sos.shape if dims[3] is None else sos.movedim(dims[3], 0).shape[1:]
     *operands, axis = _batched(info, dims[2:6], x, sos, zi, lengths, axis, own=True)
-    g, grad_zf = with_batch(g, dims[0], info.batch_size), with_batch(grad_zf, dims[1], info.batch_size, at=1)
+    g, grad_zf = (with_batch(v, dims[k], info.batch_size, k) for k, v in enumerate((g, grad_zf)))
     grad_x, grad_sos, grad_zi = _backward(g, grad_zf, *operands, axis, *scan)
     return (grad_x, grad_sos.reshape(info.batch_size, *had), grad_zi), (0, 0, 1)
 
 
-for _name, _run, _run_gpu, _fake in (
-    ("sosfilt", _run_forward, _on_gpu, _fake_forward),
-    ("sosfilt_backward", _run_backward, _backward_on_gpu, _fake_backward),
-):
-    library.impl(_name, _run, "CPU")
-    library.impl(_name, _run_gpu, "CUDA")
-    torch.library.register_fake(f"fastrecur::{_name}", _fake, lib=library)
 _Sosfilt.register(_vmap_forward)
 _SosfiltBackward.register(_vmap_backward)

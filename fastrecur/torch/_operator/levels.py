@@ -6,36 +6,22 @@ import torch
 from ..._cpu import levels as _host
 from ..._cpu.machine import threads as _threads
 from ..._plan.problem import FORGET, LINEAR
-from . import autograd, ops, tensors
-from .filters import numpy_of, tensor_of as tensor_of, with_batch
-from .ops import library
+from . import autograd, ops
+from .along_time import steps_of
+from .autograd import with_batch
+from .filters import tensor_of as tensor_of
+from .ops import anywhere, define
 from .team import team
+from .tensors import empty_like, numpy_of
 
-for _schema in (
-    "holt(Tensor x, Tensor k, Tensor? waits, int axis) -> (Tensor, Tensor)",
-    "holt_backward(Tensor? grad_level, Tensor? grad_trend, Tensor x, Tensor k, Tensor? waits, Tensor level, "
-    "Tensor trend, int axis) -> (Tensor, Tensor)",
-    "follow(Tensor x, Tensor attack, Tensor release, Tensor first, int axis) -> (Tensor, Tensor)",
-    "follow_backward(Tensor? grad_y, Tensor? grad_last, Tensor x, Tensor attack, Tensor release, Tensor first, "
-    "Tensor y, int axis) -> (Tensor, Tensor, Tensor, Tensor)",
-):
-    library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
-holt = torch.ops.fastrecur.holt.default  # of `_cpu.levels.holt`'s arguments; all have gradients
-follow = torch.ops.fastrecur.follow.default  # returns the envelope, and the last one in float64
 _sosfilt = torch.ops.fastrecur.sosfilt.default
-_holt_backward = torch.ops.fastrecur.holt_backward.default
-_follow_backward = torch.ops.fastrecur.follow_backward.default
 
 
 # ---- In memory, and fake --------------------------------------------------------------------------------------------
 
 
-def _like(x):
-    return tensors.empty(x.shape, tensors.layout(x.shape, x), x.dtype)
-
-
 def _run_holt(x, k, waits, axis):
-    level, trend = _like(x), _like(x)
+    level, trend = empty_like(x), empty_like(x)
     with _threads.lent(team()):
         _host.holt(*_given(x, k, waits), axis, numpy_of(level), numpy_of(trend))
     return level, trend
@@ -46,7 +32,7 @@ def _run_holt_backward(grad_level, grad_trend, x, k, waits, level, trend, axis):
         level, trend = level.contiguous(), trend.contiguous()
     gs = (level.new_zeros(()).expand(level.shape) if g is None else g for g in (grad_level, grad_trend))
     of_level, of_trend, level, trend = map(numpy_of, (*gs, level, trend))
-    to_x, (x, k, waits) = _like(x), _given(x, k, waits)
+    to_x, (x, k, waits) = empty_like(x), _given(x, k, waits)
     with _threads.lent(team()):
         to_k = _host.holt_vjp(of_level, of_trend, x, level, trend, k, waits, axis, numpy_of(to_x))
     return to_x, torch.from_numpy(np.ascontiguousarray(to_k))
@@ -57,7 +43,7 @@ def _given(x, k, waits):
 
 
 def _run_follow(x, attack, release, first, axis):
-    y = _like(x)
+    y = empty_like(x)
     with _threads.lent(team()):
         last = _host.follow(*map(numpy_of, (x, attack, release, first)), axis, numpy_of(y))
     return y, torch.from_numpy(np.array(last, order="C"))
@@ -65,9 +51,9 @@ def _run_follow(x, attack, release, first, axis):
 
 def _run_follow_backward(g, g_last, x, attack, release, first, y, axis):
     if _host.is_varying(x, axis, attack, release):
-        return tuple(v.contiguous() for v in _follow_adjoint("", g, g_last, x, attack, release, first, y, axis))
+        return tuple(v.contiguous() for v in _follow_adjoint(g, g_last, x, attack, release, first, y, axis))
     g = y.new_zeros(()).expand(y.shape) if g is None else g
-    to_x, g_last = _like(x), 0 if g_last is None else numpy_of(g_last)
+    to_x, g_last = empty_like(x), 0 if g_last is None else numpy_of(g_last)
     given = (numpy_of(v) for v in (x, attack, release, first.to(y.dtype).double(), y))
     with _threads.lent(team()):
         found = _host.follow_vjp(numpy_of(g), g_last, *given, axis, numpy_of(to_x))
@@ -112,11 +98,6 @@ def _follow_on_gpu(x, attack, release, first, axis):
     return y, last.squeeze(axis)
 
 
-def _follow_backward_on_gpu(*arguments):
-    grads = _follow_adjoint("", *arguments)
-    return tuple(own.copy_(grad) for own, grad in zip(_fake_follow_backward(*arguments), grads, strict=True))
-
-
 def _fake_holt(x, k, waits, axis):
     return torch.empty_like(x), torch.empty_like(x)
 
@@ -136,30 +117,13 @@ def _fake_follow_backward(g, g_last, x, attack, release, first, y, axis):
 # ---- Derivatives ----------------------------------------------------------------------------------------------------
 
 
-class _Holt(autograd.Rules):
-    operators = {"holt": holt}
-
-    @staticmethod
-    def setup(family, ctx, inputs, output, needed=None, has_tangents=False):
-        *tensors, ctx.axis = inputs
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors, *output)
-
-    @staticmethod
-    def gradients(ctx, needed, grad_level, grad_trend):
-        if grad_level is None and grad_trend is None:
-            return (None,) * 4
-        return *_holt_backward(grad_level, grad_trend, *ctx.saved_tensors, ctx.axis), None, None
-
-
 def _composed_holt(x, k, waits, axis):
     """Do what `holt` does, such that all of it has derivatives of every order.
 
     What a step predicts, ``level + phi*trend``, is a recurrence of the last two predictions.
     """
     level, trend, alpha, beta, phi = (v.unsqueeze(axis) for v in k)
-    place = torch.arange(x.shape[axis], device=x.device).reshape(-1, *(1,) * (x.dim() - 1 - axis))
-    wide = x.double()
+    place, wide = steps_of(x, axis), x.double()
     if waits is not None:  # each series begins at the first step, and what is behind its end is missing
         waits = waits.unsqueeze(axis)
         behind = (place + waits).expand(x.shape)
@@ -185,31 +149,13 @@ def _composed_holt(x, k, waits, axis):
     return tuple(v.to(x.dtype) for v in found)
 
 
-def _holt_adjoint(_family, g_level, g_trend, x, k, waits, level, trend, axis):
+def _holt_adjoint(g_level, g_trend, x, k, waits, level, trend, axis):
     """Do what `holt_backward` does, of filters and sums that have derivatives themselves."""
     given = lambda x, k: _composed_holt(x, k, waits, axis), (x, k), (True, True), (g_level, g_trend)
     return autograd.gradients_of(*given)
 
 
-class _HoltBackward(autograd.Composed):
-    operators = {"holt_backward": _holt_backward}
-    composed = staticmethod(_holt_adjoint)
-
-
-class _Follow(autograd.Rules):
-    operators = {"follow": follow}
-    setup = _Holt.setup
-
-    @staticmethod
-    def gradients(ctx, needed, g, g_last):
-        if g is None and g_last is None:
-            return (None,) * 5
-        *given, y, _ = ctx.saved_tensors
-        grads = _follow_backward(g, g_last, *given, y, ctx.axis)
-        return *(grad if need else None for grad, need in zip(grads, needed, strict=False)), None
-
-
-def _follow_adjoint(_family, g, g_last, x, attack, release, first, y, axis):
+def _follow_adjoint(g, g_last, x, attack, release, first, y, axis):
     """Do what `follow_backward` does, such that all of it has derivatives.
 
     Gradients are those of the recurrence whose gates are the branches taken, as told by the stored envelope.
@@ -227,8 +173,58 @@ def _follow_adjoint(_family, g, g_last, x, attack, release, first, y, axis):
     return to_x, to_attack, to_release, to_first.to(first.dtype)
 
 
+_follow_backward_on_gpu = anywhere(_fake_follow_backward, _follow_adjoint)
+holt = define(  # of `_cpu.levels.holt`'s arguments; all have gradients
+    "holt(Tensor x, Tensor k, Tensor? waits, int axis) -> (Tensor, Tensor)",
+    _fake_holt,
+    CPU=_run_holt,
+    CUDA=_holt_on_gpu,
+)
+_holt_backward = define(
+    "holt_backward(Tensor? grad_level, Tensor? grad_trend, Tensor x, Tensor k, Tensor? waits, Tensor level, "
+    "Tensor trend, int axis) -> (Tensor, Tensor)",
+    _fake_holt_backward, CPU=_run_holt_backward, CUDA=_holt_backward_on_gpu,
+)  # fmt: skip
+follow = define(  # returns the envelope, and the last one in float64
+    "follow(Tensor x, Tensor attack, Tensor release, Tensor first, int axis) -> (Tensor, Tensor)",
+    _fake_follow, CPU=_run_follow, CUDA=_follow_on_gpu,
+)  # fmt: skip
+_follow_backward = define(
+    "follow_backward(Tensor? grad_y, Tensor? grad_last, Tensor x, Tensor attack, Tensor release, Tensor first, "
+    "Tensor y, int axis) -> (Tensor, Tensor, Tensor, Tensor)",
+    _fake_follow_backward, CPU=_run_follow_backward, CUDA=_follow_backward_on_gpu,
+)  # fmt: skip
+
+
+class _Holt(autograd.Rules):
+    operator = holt
+
+    @staticmethod
+    def setup(ctx, inputs, output):
+        *tensors, ctx.axis = inputs
+        ctx.save_for_backward(*tensors, *output)
+
+    @staticmethod
+    def gradients(ctx, needs, grad_level, grad_trend):
+        return _holt_backward(grad_level, grad_trend, *ctx.saved_tensors, ctx.axis)
+
+
+class _HoltBackward(autograd.Composed):
+    operator = _holt_backward
+    composed = staticmethod(_holt_adjoint)
+
+
+class _Follow(autograd.Rules):
+    operator = follow
+    setup = _Holt.setup
+
+    @staticmethod
+    def gradients(ctx, needs, g, g_last):
+        return _follow_backward(g, g_last, *ctx.saved_tensors[:-1], ctx.axis)
+
+
 class _FollowBackward(autograd.Composed):
-    operators = {"follow_backward": _follow_backward}
+    operator = _follow_backward
     composed = staticmethod(_follow_adjoint)
 
 
@@ -238,7 +234,7 @@ class _FollowBackward(autograd.Composed):
 def _vmapped(operator, places, to):
     """Return the rule of an operator whose tensors have the batch at ``places``, its results at ``to``."""
 
-    def call(_family, info, dims, *arguments):
+    def call(info, dims, *arguments):
         *tensors, axis = arguments
         moved = (with_batch(v, dim, info.batch_size, at) for v, dim, at in zip(tensors, dims, places, strict=False))
         return operator(*moved, axis + 1), to
@@ -246,15 +242,6 @@ def _vmapped(operator, places, to):
     return call
 
 
-for _name, _run, _on_gpu, _fake in (
-    ("holt", _run_holt, _holt_on_gpu, _fake_holt),
-    ("holt_backward", _run_holt_backward, _holt_backward_on_gpu, _fake_holt_backward),
-    ("follow", _run_follow, _follow_on_gpu, _fake_follow),
-    ("follow_backward", _run_follow_backward, _follow_backward_on_gpu, _fake_follow_backward),
-):
-    library.impl(_name, _run, "CPU")
-    library.impl(_name, _on_gpu, "CUDA")
-    torch.library.register_fake(f"fastrecur::{_name}", _fake, lib=library)
 _Holt.register(_vmapped(holt, (0, 1, 0), (0, 0)))
 _HoltBackward.register(_vmapped(_holt_backward, (0, 0, 0, 1, 0, 0, 0), (0, 1)))
 _Follow.register(_vmapped(follow, (0, 0, 0, 0), (0, 0)))

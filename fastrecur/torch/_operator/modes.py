@@ -36,7 +36,7 @@ def key_of(options, *operands):
     """
     if not no_modes_active() or internals.is_profiled():
         return None
-    key, wants = (options,), False
+    key, wants = [options], False
     for value in operands:
         kind = type(value)
         if kind is _Tensor or kind is _Parameter:
@@ -46,16 +46,17 @@ def key_of(options, *operands):
                     return None
                 # Kernels of a GPU load as many bytes at once as an address is a multiple of.
                 on = value.is_cpu or (value.device, place & 7)
-                key += dtype, value.shape, value.is_contiguous() or value.stride(), on
+                key.append((dtype, value.shape, value.is_contiguous() or value.stride(), on))
             except RuntimeError:  # no strides, or no memory
                 return None
             if value.requires_grad:
                 wants = True
         elif value is None or kind is float:
-            key += (kind,)
+            key.append(kind)
         else:
             return None
-    return *key, wants and _grad_enabled()
+    key.append(wants and _grad_enabled())
+    return tuple(key)
 
 
 def is_autocast_enabled(device):
@@ -98,15 +99,19 @@ def operator_takes(tensors):
     return all(type(v) in PLAIN or (torch.compiler.is_compiling() and type(v).__name__ != "DTensor") for v in tensors)
 
 
-def compiles_for_cpu(tensor):
-    """Return whether a program is compiled, to be run here and not to be exported, for a tensor on a CPU."""
-    return compiling() and not _exporting() and is_on_cpu(tensor)
-
-
-def is_on_cpu(tensor):
-    return tensor is None or tensor.is_cpu and operator_takes([tensor])
+def cpu_can_run(*tensors):
+    """Return whether kernels may run on tensors on a CPU: now, or in a program that is compiled to be run here."""
+    if compiling() and not _exporting():
+        return all(v is None or v.is_cpu and operator_takes([v]) for v in tensors)
+    return no_modes_active() and all(map(kernel_can_read, tensors))
 
 
 def is_overridden(*values):
     """Return whether a tensor's own class, or a mode, overrides torch's functions."""
     return not compiling() and torch.overrides.has_torch_function([v for v in values if isinstance(v, torch.Tensor)])
+
+
+def hand_over(public, operands, options):
+    """Let a subclass or mode that overrides torch's functions run a public one."""
+    tensors = tuple(v for v in (*operands, *options.values()) if isinstance(v, torch.Tensor))
+    return torch.overrides.handle_torch_function(public, tensors, *operands, **options)

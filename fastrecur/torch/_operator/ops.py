@@ -4,6 +4,8 @@ Each recurrence has one, and one for its gradients. Each result is fresh memory,
 theirs out.
 """
 
+from typing import Any
+
 import torch
 
 from ..._arguments import checks
@@ -14,18 +16,18 @@ NAMES = {FORGET: "forget_mult", LINEAR: "linear_recurrence"}
 OPTIONS = "Tensor? lengths, Tensor? offsets, Tensor? resets, int axis, bool reverse, ScalarType dtype"
 
 library = torch.library.Library("fastrecur", "DEF")
-for _family, (_a, _b, _) in tensors.NAMES.items():
-    for _schema in (
-        f"{NAMES[_family]}(Tensor {_a}, Tensor {_b}, Tensor? h0, {OPTIONS}) -> (Tensor, Tensor)",
-        f"{NAMES[_family]}_backward(Tensor grad_h, Tensor {_a}, Tensor {_b}, Tensor h, Tensor? h0, Tensor? grad_last,"
-        f" {OPTIONS}, bool want_{_a}, bool want_{_b}, bool want_h0) -> (Tensor, Tensor, Tensor)",
-    ):
-        library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
+FORWARD: dict[str, Any] = {}  # of families, the operators
+VJP: dict[str, Any] = {}
 
-FORWARD, VJP = (
-    {family: getattr(torch.ops.fastrecur, name + suffix).default for family, name in NAMES.items()}
-    for suffix in ("", "_backward")
-)
+
+def define(schema, fake, **runs):
+    """Define an operator by what it is of fake tensors, and by what runs it for each dispatch key; return it."""
+    name = schema.partition("(")[0]
+    library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    torch.library.register_fake(f"fastrecur::{name}", fake, lib=library)
+    for key, run in runs.items():
+        library.impl(name, run, key)
+    return getattr(torch.ops.fastrecur, name).default
 
 
 def forward(family, a, b, h0, lengths, *options):
@@ -45,11 +47,7 @@ def _forward(family, *arguments):
 
 def _vjp(family, g, *arguments):
     *arguments, want_a, want_b, want_h0 = arguments
-    return _wanted_or_empty(g, tensors.vjp(family, g, *arguments, (want_a, want_b, want_h0)))
-
-
-def _wanted_or_empty(g, grads):
-    return tuple(g.new_empty(0) if grad is None else grad for grad in grads)
+    return along_time.or_empty(g, tensors.vjp(family, g, *arguments, (want_a, want_b, want_h0)))
 
 
 def _forward_cuda(family, a, b, *arguments):
@@ -65,7 +63,7 @@ def _vjp_cuda(family, g, a, b, h, *arguments):
     *arguments, want_a, want_b, want_h0 = arguments
     shape, wanted = torch.broadcast_shapes(a.shape, b.shape), (want_a, want_b, want_h0)
     layouts = tuple(tensors.layout(shape, v, h, g) if v.shape == shape else None for v in (a, b))
-    return _wanted_or_empty(g, device_tensors.vjp(family, g, a, b, h, *arguments, wanted, layouts=layouts))
+    return along_time.or_empty(g, device_tensors.vjp(family, g, a, b, h, *arguments, wanted, layouts=layouts))
 
 
 def alike(shape, dtype, *prototypes):
@@ -91,18 +89,18 @@ def _vjp_fake(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, 
     )
 
 
-def _forward_composed(*arguments):
-    both = zip(_forward_fake(*arguments), composed.forward(*arguments), strict=True)
-    return tuple(own.copy_(result) for own, result in both)
+def anywhere(fake, run):
+    """Return what runs an operator that is composed: fresh results, of the dtypes and layouts of fake ones."""
+
+    def call(*arguments):
+        found = zip(fake(*arguments), run(*arguments), strict=True)
+        return tuple(own.copy_(v.real if v.is_complex() and not own.is_complex() else v) for own, v in found)
+
+    return call
 
 
-def _vjp_composed(family, g, a, b, h, h0, *arguments):
-    owns = _vjp_fake(family, g, a, b, h, h0, *arguments)
-    grads = composed.vjp(family, g, a, b, h, h0, *arguments[:-3])
-    return tuple(
-        own.copy_(along_time.like(grad, operand)) if is_wanted else own
-        for own, grad, operand, is_wanted in zip(owns, grads, (a, b, h0), arguments[-3:], strict=True)
-    )
+_forward_composed = anywhere(_forward_fake, composed.forward)
+_vjp_composed = anywhere(_vjp_fake, composed.vjp)
 
 
 def kernel(run, family):
@@ -116,11 +114,19 @@ def kernel(run, family):
     return call
 
 
-for _family, _name in NAMES.items():
-    for _suffix, (_fake, *_runs) in {
-        "": (_forward_fake, _forward, _forward_cuda, _forward_composed),
-        "_backward": (_vjp_fake, _vjp, _vjp_cuda, _vjp_composed),
-    }.items():
-        for _run, _key in zip(_runs, ("CPU", "CUDA", "CompositeExplicitAutograd"), strict=True):
-            library.impl(_name + _suffix, kernel(_run, _family), _key)
-        torch.library.register_fake(f"fastrecur::{_name}{_suffix}", kernel(_fake, _family), lib=library)
+for _family, (_a, _b, _) in tensors.NAMES.items():
+    for _table, _schema, _runs in (
+        (
+            FORWARD, f"(Tensor {_a}, Tensor {_b}, Tensor? h0, {OPTIONS}) -> (Tensor, Tensor)",
+            (_forward_fake, _forward, _forward_cuda, _forward_composed),
+        ),
+        (
+            VJP, f"_backward(Tensor grad_h, Tensor {_a}, Tensor {_b}, Tensor h, Tensor? h0, Tensor? grad_last,"
+            f" {OPTIONS}, bool want_{_a}, bool want_{_b}, bool want_h0) -> (Tensor, Tensor, Tensor)",
+            (_vjp_fake, _vjp, _vjp_cuda, _vjp_composed),
+        ),
+    ):  # fmt: skip
+        _fake, _cpu, _cuda, _other = (kernel(_run, _family) for _run in _runs)
+        _table[_family] = define(
+            NAMES[_family] + _schema, _fake, CPU=_cpu, CUDA=_cuda, CompositeExplicitAutograd=_other
+        )

@@ -18,9 +18,9 @@ from ..._cpu import selective as host
 from ..._cpu.machine import threads
 from ..._plan import selective as plan
 from ..._plan.problem import LINEAR
-from . import internals, ops, team, tensors as _tensors
+from . import ops, team, tensors as _tensors
 from .along_time import valid_steps
-from .autograd import Rules, gradients_of, nothing
+from .autograd import Composed, Rules, nothing, with_batch
 
 OPERANDS = Operands._fields
 _COUNT = len(OPERANDS)
@@ -28,13 +28,6 @@ _TAKES = ", ".join(
     [*(f"Tensor {name}" for name in OPERANDS[:5]), *(f"Tensor? {name}" for name in OPERANDS[5:])]
     + ["Tensor? lengths, Tensor? offsets, Tensor? resets, bool delta_softplus, str layout, bool reverse"]
 )
-for _schema in (
-    f"selective_scan({_TAKES}, bool keep) -> (Tensor, Tensor, Tensor)",
-    f"selective_scan_backward(Tensor grad_y, Tensor? grad_state, {_TAKES}, Tensor? checkpoints, bool[] wanted)"
-    f" -> ({', '.join(['Tensor'] * _COUNT)})",
-):
-    ops.library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
-SCAN, VJP = torch.ops.fastrecur.selective_scan.default, torch.ops.fastrecur.selective_scan_backward.default
 
 
 def wide(u):
@@ -150,13 +143,9 @@ def composed_vjp(grad_y, grad_state, *arguments):
 
 
 def _arrays(tensors, dtype):
-    """Return tensors as kernels take arrays, bfloat16 as bits; what has no number for each step, in ``dtype``."""
+    """Return tensors as kernels take arrays; what has no number for each step, in ``dtype``."""
     small = "A", "D", "delta_bias", "h0", "grad_state"
-    tensors = {k: v if v is None or k not in small else v.to(dtype) for k, v in tensors.items()}
-    return {
-        k: v if v is None else v.view(torch.uint16).numpy() if v.dtype is torch.bfloat16 else v.numpy()
-        for k, v in tensors.items()
-    }
+    return {k: _tensors.numpy_of(v if v is None or k not in small else v.to(dtype)) for k, v in tensors.items()}
 
 
 def _call(arguments):
@@ -175,7 +164,7 @@ def _on_cpu(*arguments):
     u, keep = arguments[0], _keeps(*arguments[_COUNT : _COUNT + 3], keep)
     y = _tensors.empty(u.shape, _tensors.layout(u.shape, u), u.dtype)
     with threads.lent(team.team()):
-        _, state, kept = host.scan(*_call(arguments), _arrays({"y": y}, None)["y"], keep)
+        _, state, kept = host.scan(*_call(arguments), _tensors.numpy_of(y), keep)
     return y, torch.from_numpy(state), torch.from_numpy(kept) if keep else u.new_empty(0, dtype=wide(u))
 
 
@@ -183,7 +172,7 @@ def _on_gpu(*arguments):
     from ..._cuda import selective as device
 
     if not device.has_kernels(arguments[2].shape[1]):
-        return _anywhere(composed, _fake)(*arguments)
+        return ops.anywhere(_fake, composed)(*arguments)
     y = ops.alike(arguments[0].shape, arguments[0].dtype, arguments[0])
     return y, device.from_tensors(arguments[:-1], y), y.new_empty(0, dtype=wide(y))
 
@@ -192,7 +181,7 @@ def _vjp_on_gpu(grad_y, grad_state, *arguments):
     from ..._cuda import selective as device
 
     if not device.has_kernels(arguments[2].shape[1]):
-        return _anywhere(composed_vjp, _vjp_fake)(grad_y, grad_state, *arguments)
+        return ops.anywhere(_vjp_fake, composed_vjp)(grad_y, grad_state, *arguments)
     *arguments, _, wanted = arguments
     grads = [None if v is None else ops.alike(v.shape, v.dtype, v) for v in arguments[:_COUNT]]
     device.vjp_from_tensors(grad_y, grad_state, arguments, grads)
@@ -219,69 +208,43 @@ def _tensor(grad, operand):
     return grad if own else torch.empty_strided(grad.shape, strides, dtype=grad.dtype).copy_(grad)
 
 
-def _anywhere(run, fake):
-    """Return an operator's kernel of what is composed: fresh results, laid out as those of kernels."""
-    return lambda *arguments: tuple(
-        own.copy_(result) for own, result in zip(fake(*arguments), run(*arguments), strict=True)
-    )
+SCAN = ops.define(
+    f"selective_scan({_TAKES}, bool keep) -> (Tensor, Tensor, Tensor)",
+    _fake, CPU=_on_cpu, CUDA=_on_gpu, CompositeExplicitAutograd=ops.anywhere(_fake, composed),
+)  # fmt: skip
+VJP = ops.define(
+    f"selective_scan_backward(Tensor grad_y, Tensor? grad_state, {_TAKES}, Tensor? checkpoints, bool[] wanted)"
+    f" -> ({', '.join(['Tensor'] * _COUNT)})",
+    _vjp_fake, CPU=_vjp_on_cpu, CUDA=_vjp_on_gpu, CompositeExplicitAutograd=ops.anywhere(_vjp_fake, composed_vjp),
+)  # fmt: skip
 
 
-class _Selective(Rules):
-    @classmethod
-    def run(cls, family, keyset, *arguments):
-        """Run the composition where there are tangents."""
-        if internals.have_tangents(v for v in arguments if isinstance(v, torch.Tensor)):
-            return cls.composition(*arguments)
-        return super().run(family, keyset, *arguments)
-
-
-class _Scan(_Selective):
-    operators, composition = {"": SCAN}, staticmethod(composed)
+class _Scan(Rules):
+    operator, composed = SCAN, staticmethod(composed)
 
     @classmethod
     def forward(cls, ctx, way, *arguments):
         return super().forward(ctx, way, *arguments[:-1], True)
 
     @staticmethod
-    def setup(family, ctx, inputs, output, needed=None, has_tangents=False):
+    def setup(ctx, inputs, output):
         """Keep all operands, and checkpoints: the other states are computed anew."""
         ctx.options = inputs[-4:-1]
-        ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(output[2])
         ctx.save_for_backward(*inputs[:-4], output[2])
 
     @staticmethod
-    def gradients(ctx, needed, grad_y, grad_state, _):
-        if grad_y is None and grad_state is None:
-            return (None,) * len(needed)
-        (*saved, checkpoints), wanted = ctx.saved_tensors, list(needed[:_COUNT])
+    def gradients(ctx, needs, grad_y, grad_state, _):
+        *saved, checkpoints = ctx.saved_tensors
         grad_y = nothing(saved[0], saved[0].shape, saved[0].dtype) if grad_y is None else grad_y
-        grads = VJP(grad_y, grad_state, *saved, *ctx.options, checkpoints, wanted)
-        grads = (grad if is_wanted else None for grad, is_wanted in zip(grads, wanted, strict=True))
-        return *grads, *[None] * (len(needed) - _COUNT)
+        return VJP(grad_y, grad_state, *saved, *ctx.options, checkpoints, list(needs[:_COUNT]))
 
 
-class _ScanVjp(_Selective):
-    operators, composition = {"": VJP}, staticmethod(composed_vjp)
-
-    @staticmethod
-    def setup(family, ctx, inputs, output, needed=None, has_tangents=False):
-        ctx.options, wanted = (*inputs[-5:-2], None, inputs[-1]), inputs[-1]
-        ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*(v for v, is_wanted in zip(output, wanted, strict=True) if not is_wanted))
-        ctx.save_for_backward(*inputs[:-5])
-
-    @staticmethod
-    def gradients(ctx, needed, *cotangents):
-        saved, options = ctx.saved_tensors, ctx.options
-        cotangents = [c if is_wanted else None for c, is_wanted in zip(cotangents, options[-1], strict=True)]
-        needed, rest = needed[: len(saved)], [None] * (len(needed) - len(saved))
-        if not any(needed) or all(c is None for c in cotangents):
-            return *[None] * len(saved), *rest
-        return *gradients_of(lambda *v: composed_vjp(*v, *options), saved, needed, cotangents), *rest
+class _ScanVjp(Composed):
+    operator, composed = VJP, staticmethod(composed_vjp)
 
 
-def _vmap(run, names, gives, wanted, _family, info, in_dims, *arguments):
+def _vmap(run, names, gives, wanted, info, in_dims, *arguments):
     """Take the batch for so many times the channels, each sample's behind the last one's; of B and C for groups.
 
     Checkpoints would be those of other channels: none are kept.
@@ -296,9 +259,7 @@ def _vmap(run, names, gives, wanted, _family, info, in_dims, *arguments):
         if v is not None:
             rank = v.dim() - (dim is not None)
             axis = axes.setdefault(name, of_channels if rank > 2 else 0)
-            v = v.movedim(dim, axis) if dim is not None else v.unsqueeze(axis).expand(
-                *v.shape[:axis], info.batch_size, *v.shape[axis:]
-            )  # fmt: skip
+            v = with_batch(v, dim, info.batch_size, axis)
             if name in ("B", "C") and rank == 3:
                 has_groups.add(name)
             else:
@@ -321,10 +282,3 @@ def _vjp(*arguments):
 
 _Scan.register(functools.partial(_vmap, _scan, OPERANDS, ("u", "h0", "h0"), lambda _: (True, True, False)))
 _ScanVjp.register(functools.partial(_vmap, _vjp, ("grad_y", "grad_state", *OPERANDS), OPERANDS, lambda v: v[-1]))
-_RUNS = {"": (_fake, composed, _on_cpu), "_backward": (_vjp_fake, composed_vjp, _vjp_on_cpu)}
-for _name, (_fake_of, _composed, _kernel) in _RUNS.items():
-    ops.library.impl("selective_scan" + _name, _kernel, "CPU")
-    ops.library.impl("selective_scan" + _name, _anywhere(_composed, _fake_of), "CompositeExplicitAutograd")
-    torch.library.register_fake("fastrecur::selective_scan" + _name, _fake_of, lib=ops.library)
-ops.library.impl("selective_scan", _on_gpu, "CUDA")
-ops.library.impl("selective_scan_backward", _vjp_on_gpu, "CUDA")

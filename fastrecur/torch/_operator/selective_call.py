@@ -6,7 +6,7 @@ from ..._arguments import adapters, arrays, checks, messages as say
 from ..._arguments.selective import Operands, check_shapes
 from ..._arguments.shapes import check_exact
 from . import arguments, selective
-from .modes import is_overridden
+from .modes import hand_over, is_overridden
 
 _OPTIONS = "delta_softplus", "layout", "reverse", "lengths", "offsets", "resets"
 _NEEDED = ("grad_y", *Operands._fields[:5])
@@ -15,8 +15,8 @@ _NEEDED = ("grad_y", *Operands._fields[:5])
 def forward(operands, options, return_state, out):
     """Run a scan; ``options`` are those of `_arguments.selective.check` as they were given."""
     if is_overridden(*operands, *options[3:], out):
-        more = {"return_state": return_state, "out": out}
-        return _overridden(0, operands, dict(zip(_OPTIONS, options, strict=True)) | more)
+        given = dict(zip(_OPTIONS, options, strict=True), return_state=return_state, out=out)
+        return hand_over(adapters.public["selective_scan"][0], operands, given)
     return_state = checks.flag("return_state", return_state)
     _check_tensors(operands._asdict() | {"out": out})
     ends, options, _ = _checked(operands, options)
@@ -31,8 +31,8 @@ def forward(operands, options, return_state, out):
 def vjp(grad_y, operands, options, grad_state):
     """Run a scan's adjoint."""
     if is_overridden(grad_y, *operands, *options[3:], grad_state):
-        more = {"grad_state": grad_state}
-        return _overridden(1, (grad_y, *operands), dict(zip(_OPTIONS, options, strict=True)) | more)
+        given = dict(zip(_OPTIONS, options, strict=True), grad_state=grad_state)
+        return hand_over(adapters.public["selective_scan"][1], (grad_y, *operands), given)
     _check_tensors({"grad_y": grad_y, **operands._asdict(), "grad_state": grad_state})
     ends, options, states = _checked(operands, options)
     for name, v, shape in (("grad_y", grad_y, operands.u.shape), ("grad_state", grad_state, states)):
@@ -41,13 +41,6 @@ def vjp(grad_y, operands, options, grad_state):
     wanted = [v is not None for v in operands]
     grads = selective.VJP(grad_y, grad_state, *operands, *ends, *options, None, wanted)
     return Operands(*[grad if is_wanted else None for grad, is_wanted in zip(grads, wanted, strict=True)])
-
-
-def _overridden(which, operands, options):
-    """Hand a call over to a subclass or mode that overrides torch's functions."""
-    tensors = tuple(v for v in (*operands, *options.values()) if isinstance(v, torch.Tensor))
-    public = adapters.public["selective_scan"][which]
-    return torch.overrides.handle_torch_function(public, tensors, *operands, **options)
 
 
 def _check_tensors(named):

@@ -24,16 +24,6 @@ from .autograd import nothing
 PIECES = 16  # that a long shard of few lanes is cut into, to be summarised side by side
 LONG, FEW = 4096, 8
 
-_OPTIONS = f"{ops.OPTIONS}, bool return_state, bool wants, str group"
-ops.library.define(
-    f"shard(str family, Tensor a, Tensor b, Tensor? h0, Tensor? added, {_OPTIONS}) -> (Tensor, Tensor, Tensor)"
-)
-ops.library.define(
-    "shard_backward(str family, Tensor g, Tensor a, Tensor b, Tensor h, Tensor h_in, Tensor? grad_last,"
-    f" Tensor? grad_in, {_OPTIONS}, bool want_a, bool want_b) -> (Tensor, Tensor, Tensor, Tensor)"
-)
-ops.library.define("shard_borders(Tensor? offsets, Tensor first, int steps, str group) -> (Tensor, Tensor)")
-
 
 # ---- Where series begin anew ----------------------------------------------------------------------------------------
 
@@ -307,11 +297,20 @@ def _borders_fake(offsets, first, steps, group):
     return torch.empty(0 if offsets is None else offsets.shape, dtype=torch.int64), first.float()
 
 
-for _name, _run, _fake in (
-    ("shard", _forward, _forward_fake), ("shard_backward", _vjp, _vjp_fake), ("shard_borders", _borders, _borders_fake)
-):  # fmt: skip
-    ops.library.impl(_name, _run, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"fastrecur::{_name}", _fake, lib=ops.library)
+_OPTIONS = f"{ops.OPTIONS}, bool return_state, bool wants, str group"
+_shard = ops.define(
+    f"shard(str family, Tensor a, Tensor b, Tensor? h0, Tensor? added, {_OPTIONS}) -> (Tensor, Tensor, Tensor)",
+    _forward_fake, CompositeExplicitAutograd=_forward,
+)  # fmt: skip
+_shard_backward = ops.define(
+    "shard_backward(str family, Tensor g, Tensor a, Tensor b, Tensor h, Tensor h_in, Tensor? grad_last,"
+    f" Tensor? grad_in, {_OPTIONS}, bool want_a, bool want_b) -> (Tensor, Tensor, Tensor, Tensor)",
+    _vjp_fake, CompositeExplicitAutograd=_vjp,
+)  # fmt: skip
+_shard_borders = ops.define(
+    "shard_borders(Tensor? offsets, Tensor first, int steps, str group) -> (Tensor, Tensor)",
+    _borders_fake, CompositeExplicitAutograd=_borders,
+)  # fmt: skip
 
 
 class Shard(Function):
@@ -320,7 +319,7 @@ class Shard(Function):
     @staticmethod
     def forward(ctx, a, b, h0, added, lengths, offsets, resets, family, *options):
         ends = lengths, offsets, resets
-        h, h_last, h_in = torch.ops.fastrecur.shard.default(family, a, b, h0, added, *ends, *options)
+        h, h_last, h_in = _shard(family, a, b, h0, added, *ends, *options)
         ctx.problem = family, options
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(a, b, h, h_in, h0, added, *ends)
@@ -333,7 +332,7 @@ class Shard(Function):
         family, options = ctx.problem
         want_a, want_b, want_h0, want_added = ctx.needs_input_grad[:4]
         g = nothing(h, h.shape, h.dtype) if g is None else g
-        run = _differentiable_vjp if torch.is_grad_enabled() else torch.ops.fastrecur.shard_backward.default
+        run = _differentiable_vjp if torch.is_grad_enabled() else _shard_backward
         operands = g, a, b, h, h_in, grad_last, grad_in
         grad_a, grad_b, grad_first, arriving = run(family, *operands, *ends, *options, want_a, want_b)
         grad_h0 = like(grad_first, h0) if want_h0 else None
@@ -387,7 +386,7 @@ def _placed(family, a, b, cuts, axis, reverse, group):
         first = first.expand(full.shape[:axis] + full.shape[axis + 1 :])
     elif offsets is None:
         return a, (lengths, offsets, resets)
-    own_offsets, kept = torch.ops.fastrecur.shard_borders.default(offsets, first, full.shape[axis], group)
+    own_offsets, kept = _shard_borders(offsets, first, full.shape[axis], group)
     if is_behind and (torch.compiler.is_compiling() or not kept.is_cpu or bool((kept != 1).any())):
         reads, _ = along_time.borders(full, Segments(lengths, None, None), axis, True)
         a = torch.where(reads & (kept != 1).unsqueeze(axis), kept.unsqueeze(axis).to(a.dtype), a)

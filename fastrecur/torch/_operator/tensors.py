@@ -164,6 +164,19 @@ def empty(shape, strides, dtype):
     return flat.as_strided(shape, strides).detach()
 
 
+def empty_like(tensor, dtype=None):
+    """Allocate what `torch.empty_like` would, where `empty` does."""
+    return empty(tensor.shape, torch.empty_like(tensor, device="meta").stride(), dtype or tensor.dtype)
+
+
+def numpy_of(tensor):
+    """Return a tensor's numbers as NumPy's array, bfloat16 as bits; what is no tensor as it is."""
+    if not isinstance(tensor, torch.Tensor):
+        return tensor
+    tensor = tensor.detach().resolve_conj().resolve_neg()
+    return (tensor.view(torch.uint16) if tensor.dtype is torch.bfloat16 else tensor).numpy()
+
+
 def _own(array, shape, dtype):
     """Return a wide array's numbers, summed to a shape, in a tensor of its own."""
     tensor = torch.from_numpy(array)

@@ -19,18 +19,6 @@ _OPTIONS = (
     "Tensor? c0, Tensor? mask, float scale, Tensor? batch_sizes, Tensor? offsets, Tensor? resets, SymInt batch,"
     " bool output_gate, bool reverse"
 )
-for _schema in (
-    f"qrnn_pool(Tensor product, {_OPTIONS}) -> (Tensor, Tensor, Tensor)",
-    f"qrnn_pool_backward(Tensor? grad_h, Tensor? grad_last, Tensor product, Tensor states, {_OPTIONS})"
-    " -> (Tensor, Tensor)",
-    f"qrnn_layer(Tensor source, Tensor weight, Tensor? bias, {_OPTIONS}) -> (Tensor, Tensor)",
-    "packed_batch(Tensor batch_sizes) -> Tensor",
-):
-    ops.library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
-FORWARD, VJP, LAYER, BATCH = (
-    getattr(torch.ops.fastrecur, name).default
-    for name in ("qrnn_pool", "qrnn_pool_backward", "qrnn_layer", "packed_batch")
-)
 
 
 def options_of(rows, batch_sizes, cut, output_gate, keep, reverse, batch=None):
@@ -142,14 +130,14 @@ def composed(
     return h, last if offsets is None else last.squeeze(1), states
 
 
-def _adjoint(_, grad_h, grad_last, product, states, c0, *options):
+def _adjoint(grad_h, grad_last, product, states, c0, *options):
     """Do what the adjoint's operator does, such that all has derivatives; the states are what they are of."""
     c0 = product.new_zeros(options[-3], states.shape[-1]) if c0 is None else c0
     pool = lambda *operands: composed(*operands, *options)[:2]  # noqa: E731
     return tuple(autograd.gradients_of(pool, (product, c0), (True, True), (grad_h, grad_last)))
 
 
-def _layer_composed(_, source, weight, bias, *options):
+def _layer_composed(source, weight, bias, *options):
     return FORWARD(linear(source, weight, bias), *options)[:2]
 
 
@@ -183,7 +171,7 @@ def _vjp(grad_h, grad_last, product, states, c0, mask, *options):
 
 def _layer(source, weight, bias, c0, mask, *options):
     if source.is_cuda or mask is not None:
-        return _layer_composed(None, source, weight, bias, c0, mask, *options)
+        return _layer_composed(source, weight, bias, c0, mask, *options)
     keep, layout, gated = _setting(source, mask, *options)
     _check(layout, source, weight.shape[0] // (2 + gated), c0=c0)
     return run_layer(source, weight, bias, c0, keep, layout, gated)
@@ -213,12 +201,23 @@ def _batch_fake(batch_sizes):
     return batch_sizes.new_empty(internals.open_size(), 0)
 
 
-class Pool(autograd.Rules):
-    operators = {None: FORWARD}
+FORWARD = ops.define(
+    f"qrnn_pool(Tensor product, {_OPTIONS}) -> (Tensor, Tensor, Tensor)", _forward_fake, CPU=_forward, CUDA=_forward
+)
+VJP = ops.define(
+    f"qrnn_pool_backward(Tensor? grad_h, Tensor? grad_last, Tensor product, Tensor states, {_OPTIONS})"
+    " -> (Tensor, Tensor)",
+    _vjp_fake, CPU=_vjp, CUDA=_vjp,
+)  # fmt: skip
+LAYER = ops.define(
+    f"qrnn_layer(Tensor source, Tensor weight, Tensor? bias, {_OPTIONS}) -> (Tensor, Tensor)",
+    _layer_fake, CPU=_layer, CUDA=_layer,
+)  # fmt: skip
+BATCH = ops.define("packed_batch(Tensor batch_sizes) -> Tensor", _batch_fake, CPU=_batch)
 
-    @staticmethod
-    def composed(_, *arguments):
-        return composed(*arguments)
+
+class Pool(autograd.Rules):
+    operator, composed = FORWARD, staticmethod(composed)
 
     @classmethod
     def forward(cls, ctx, way, product, c0, mask, *rest):
@@ -227,45 +226,40 @@ class Pool(autograd.Rules):
             return super().forward(ctx, way, product, c0, mask, *rest)
         scale, *_, output_gate, _ = rest = rest[0]
         output = run(product, c0, scale if mask is None else mask, way, output_gate, True)
-        cls.setup(None, ctx, (product, c0, mask, *rest), output)
+        cls.keep(ctx, (product, c0, mask, *rest), output)
         ctx.layout = way
         return output
 
     @staticmethod
-    def setup(family, ctx, inputs, output, needed=None, has_tangents=False):
+    def setup(ctx, inputs, output):
         """Keep the product and the states."""
         product, c0, mask, scale, *cuts, batch, output_gate, reverse = inputs
         ctx.layout, ctx.options = None, (scale, batch, output_gate, reverse)
-        ctx.set_materialize_grads(False)
         if output[2] is not None:
             ctx.mark_non_differentiable(output[2])
         # The kernels read borders of the layout; here torch tells if they were changed.
         ctx.save_for_backward(product, output[2 if output_gate else 0], c0, mask, *cuts)
 
     @staticmethod
-    def gradients(ctx, needed, grad_h, grad_last, _=None):
-        if grad_h is None and grad_last is None:
-            return (None,) * len(needed)
+    def gradients(ctx, needs, grad_h, grad_last, _=None):
         product, states, c0, mask, *cuts = ctx.saved_tensors
         (scale, *options), layout, tensors = ctx.options, ctx.layout, (grad_h, grad_last, product, states, c0)
         # Hooks may have changed all of what was saved.
         is_eager = layout is not None and not torch.is_grad_enabled() and states.stride(-1) == 1
         if is_eager and is_plain(product, c0, mask, grad_h, grad_last, states, cut=layout.cut):
-            grads = run_vjp(*tensors, scale if mask is None else mask, layout, options[1])
-        else:
-            grads = VJP(*tensors, mask, scale, *cuts, *options)
-        return grads[0] if needed[0] else None, grads[1] if needed[1] else None, *(None,) * (len(needed) - 2)
+            return run_vjp(*tensors, scale if mask is None else mask, layout, options[1])
+        return VJP(*tensors, mask, scale, *cuts, *options)
 
 
 class _PoolVjp(autograd.Composed):
-    operators, composed = {None: VJP}, staticmethod(_adjoint)
+    operator, composed = VJP, staticmethod(_adjoint)
 
 
 class _Layer(autograd.Composed):
-    operators, composed = {None: LAYER}, staticmethod(_layer_composed)
+    operator, composed = LAYER, staticmethod(_layer_composed)
 
 
-def _vmap(operator, takes, gives, _, info, in_dims, *arguments):
+def _vmap(operator, takes, gives, info, in_dims, *arguments):
     """Take the samples of a batch for more sequences: side by side, or with offsets one after the other.
 
     What an operator takes before its options, and gives, is rows (r) and states of sequences (s).
@@ -279,9 +273,8 @@ def _vmap(operator, takes, gives, _, info, in_dims, *arguments):
     def fold(tensor, dim, kind):
         if tensor is None:
             return None
-        at = axes[kind] + (not is_cut)
-        tensor = tensor.unsqueeze(at) if dim is None else tensor.movedim(dim, at)
-        return tensor.expand(*tensor.shape[:at], n, *tensor.shape[at + 1 :]).flatten(axes[kind], axes[kind] + 1)
+        tensor = autograd.with_batch(tensor, dim, n, axes[kind] + (not is_cut))
+        return tensor.flatten(axes[kind], axes[kind] + 1)
 
     def unfold(tensor, kind):
         axis = axes[kind]
@@ -301,26 +294,18 @@ def _vmap(operator, takes, gives, _, info, in_dims, *arguments):
     return tuple(zip(*map(unfold, results, gives), strict=True))
 
 
-def _layer_vmap(_, info, in_dims, source, weight, bias, *options):
+def _layer_vmap(info, in_dims, source, weight, bias, *options):
     source, weight, bias = (
         v if v is None else v.unsqueeze(0) if dim is None else v.movedim(dim, 0)
         for v, dim in zip((source, weight, bias), in_dims, strict=False)
     )
     product = source.flatten(1, -2) @ weight.mT + (0 if bias is None else bias.unsqueeze(1))
     product = product.unflatten(1, source.shape[1:-1])
-    results, dims = _forward_vmap(None, info, (0, *in_dims[3:]), product, *options)
+    results, dims = _forward_vmap(info, (0, *in_dims[3:]), product, *options)
     return results[:2], dims[:2]
 
 
 _forward_vmap = functools.partial(_vmap, FORWARD, "rs", "rsr")
-for _rules, _rule, _fake, _run in (
-    (Pool, _forward_vmap, _forward_fake, _forward),
-    (_PoolVjp, functools.partial(_vmap, VJP, "rsrrs", "rs"), _vjp_fake, _vjp),
-    (_Layer, _layer_vmap, _layer_fake, _layer),
-):
-    for _key in ("CPU", "CUDA"):
-        ops.library.impl(_rules.operators[None], _run, _key)
-    torch.library.register_fake(_rules.operators[None].name().partition(".")[0], _fake, lib=ops.library)
-    _rules.register(_rule)
-ops.library.impl(BATCH, _batch, "CPU")
-torch.library.register_fake("fastrecur::packed_batch", _batch_fake, lib=ops.library)
+Pool.register(_forward_vmap)
+_PoolVjp.register(functools.partial(_vmap, VJP, "rsrrs", "rs"))
+_Layer.register(_layer_vmap)

@@ -76,16 +76,14 @@ def is_inference(source, linear, c0, cut):
     In a program that is compiled they will be; where it is exported, others look for the product.
     """
     weight, bias, dtype = linear.weight, linear.bias, source.dtype
-    tensors, is_compiled = [v for v in (source, weight, bias) if v is not None], modes.compiles_for_cpu(source)
-    can_read = modes.is_on_cpu if is_compiled else modes.kernel_can_read
+    tensors = source, weight, bias, c0
     return (
         dtype in _tensors.FLOATING
-        and (is_compiled or modes.no_modes_active())
-        and all(can_read(tensor) and tensor.dtype is dtype for tensor in tensors)
-        and (c0 is None or can_read(c0) and (c0.dtype is dtype or is_wide(c0.dtype, dtype)))
-        and all(map(can_read, cut or ()))
+        and modes.cpu_can_run(*tensors, *(cut or ()))
+        and all(v is None or v.dtype is dtype for v in tensors[:3])
+        and (c0 is None or c0.dtype is dtype or is_wide(c0.dtype, dtype))
         and (bias is None or bias.shape == weight.shape[:1] and bias.is_contiguous())
-        and not (torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in (*tensors, c0)))
+        and not (torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in tensors))
         and not torch.is_autocast_enabled("cpu")
     )
 

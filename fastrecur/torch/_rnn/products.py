@@ -32,23 +32,21 @@ _prefers_onednn._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 def takes(source, weight, bias):
     """Return whether a product that may be differentiated is one for `Product`."""
-    given, is_compiled = [v for v in (source, weight, bias) if v is not None], modes.compiles_for_cpu(source)
-    can_read = modes.is_on_cpu if is_compiled else modes.kernel_can_read
     return (
-        (is_compiled or modes.no_modes_active())
-        and internals.onednn_linear is not None
+        internals.onednn_linear is not None
         and _prefers_onednn()
-        and (is_compiled or source.shape[:-1].numel() >= FEW_ROWS)  # a graph is for all sizes
+        and modes.cpu_can_run(source, weight, bias)  # before sizes are looked at, which may be symbols
+        and (modes.compiling() or source.shape[:-1].numel() >= FEW_ROWS)  # a graph is for all sizes
         and torch.backends.mkldnn.enabled
-        and all(v.dtype == torch.float32 for v in given)
+        and all(v is None or v.dtype == torch.float32 for v in (source, weight, bias))
         and not torch.is_autocast_enabled("cpu")
-        and all(map(can_read, given))
     )
 
 
 def _by_onednn(rows, weight, bias=None):
     flat = rows.reshape(-1, rows.shape[-1]).contiguous()
-    return internals.onednn_linear(flat, weight.contiguous(), bias, "none", [], "").view(*rows.shape[:-1], -1)
+    weight = weight if weight.t().is_contiguous() else weight.contiguous()  # either is put in an order of its own
+    return internals.onednn_linear(flat, weight, bias, "none", [], "").view(*rows.shape[:-1], -1)
 
 
 def product_with(weight, rows, most):
@@ -110,17 +108,14 @@ class Product(torch.autograd.Function):
 # The same for the compiler: inductor cannot call oneDNN with a weight that changes, and warns of a Function.
 def _operator(schema, run, sizes, gradients):
     """Define an operator of two tensors, and perhaps more, whose gradients are made of its first two."""
-    name = schema.partition("(")[0]
-    ops.library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    ops.library.impl(name, run, "CPU")
-    torch.library.register_fake(f"fastrecur::{name}", lambda v, w, *_: v.new_empty(sizes(v, w)), lib=ops.library)
+    operator = ops.define(schema, lambda v, w, *_: v.new_empty(sizes(v, w)), CPU=run)
     torch.library.register_autograd(
-        f"fastrecur::{name}",
+        operator,
         lambda ctx, grad: gradients(ctx.saved_tensors, grad, ctx.needs_input_grad),
         setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[:2]),
         lib=ops.library,
     )
-    return getattr(torch.ops.fastrecur, name).default
+    return operator
 
 
 WEIGHTS = _operator(
