@@ -424,8 +424,9 @@ def total(source, target):
     """Return the plan that adds a source up into a target that broadcasts to it, or copies it there."""
     source, target = paired(source), paired(target)
     dims = zip(source.shape, source.strides, shapes.spread(target.shape, target.strides, source.shape), strict=True)
-    sums = _plan._sum(list(dims), "f8", element(target.dtype))
-    return _plan.DevicePlan(None, "f8", ("source", "target"), finish=(("source", "target", *sums),))
+    partials: dict = {}
+    finish = _plan.sums(partials, "source", "target", list(dims), "f8", element(target.dtype))
+    return _plan.DevicePlan(None, "f8", ("source", "target"), scratch=partials, finish=finish)
 
 
 @functools.lru_cache(1024)

@@ -213,10 +213,10 @@ def test_errors(cupy):
 @pytest.mark.parametrize("card", ["sm_75", "sm_80", "sm_90", "sm_120"])
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
 def test_machine_code(card, dtype):
-    """All in registers up to order 12, and a batch of loads before the first is used."""
+    """All in registers up to order 12, and a batch of loads before the first is used; sums read one step at a time."""
     capability, every = (int(card[3:-1]), int(card[-1])), list(filtering(dtype))
     for kernel, code in zip(every, together(tuple(devices.ptx(k, capability) for k in every), card), strict=True):
         assert code.local == 0, kernel.key
         assert code.registers <= 128
-        if dict(kernel.key[3]).get("order") == 2 and dtype != "f8":
+        if kernel.key[0] != "lags" and dict(kernel.key[3]).get("order") == 2 and dtype != "f8":
             assert code.loads >= 8, kernel.key
