@@ -132,8 +132,7 @@ def sosfilt_vjp(g, sos, x, y, zi, axis, reverse, lengths, grad_zf, poles):
     if not poles and not is_on_device(sos):
         check_a0(take("sos", sos)[0])
     for name in ("grad_y", "y"):
-        if views[name].shape != signal.shape:
-            raise ValueError(say.operand_shape(name, views[name].shape, signal.shape))
+        shapes.check_exact(name, views[name].shape, signal.shape)
     given, states = _look(views, label, ("zi", "grad_zf"), axis, FIELDS, poles, poles, ends)
     known = signature_of(ends.lengths), work.ends(ends, signal.shape[axis])
     grad_x, *to_x = result(signal, floats(signal.dtype), work, None, None)

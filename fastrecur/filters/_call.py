@@ -47,8 +47,7 @@ def sosfilt_vjp(g, sos, x, y, zi, axis, reverse, lengths, grad_zf, fields=FIELDS
     axis = shapes.axis_of(axis, x.shape, ("x",))
     check_cascade(sos, {"zi": zi, "grad_zf": grad_zf}, x.shape, axis, fields, poles)
     for name, value in (("grad_y", g), ("y", y)):
-        if value.shape != x.shape:
-            raise ValueError(say.operand_shape(name, value.shape, x.shape))
+        shapes.check_exact(name, value.shape, x.shape)
     lengths = lengths_of(lengths, x.shape, axis)
     complex_ = any(v is not None and v.dtype.kind == "c" for v in (x, y, g, zi, grad_zf))
     dtype = np.result_type(x.dtype, np.complex64) if complex_ else x.dtype

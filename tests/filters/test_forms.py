@@ -142,6 +142,7 @@ def test_gradients_of_tensors(kind):
         (lambda x: sosfiltfilt([[1, 0, 0, 1, 0.5, 0]], x, padtype="none"), ValueError, "`padtype`"),
         (lambda x: sosfiltfilt([[1, 0, 0, 1, 0.5, 0]], x, padlen=9), ValueError, "`padlen`"),
         (lambda x: sosfilt(np.ones((0, 6)), x), ValueError, "`sos`"),
+        (lambda x: allpole_vjp(x[:1], [0.5], x, x), ValueError, r"`grad_y` must have the shape \(9,\), got \(1,\)"),
         (lambda x: sosfiltfilt(np.ones((9, 1, 6)), x), ValueError, "must not vary in time"),
     ],
 )

@@ -44,8 +44,7 @@ def _taken(fields, poles, x, sos, states, axis, lengths, *others):
     axis = shapes.axis_of(axis, tuple(x.shape), ("x",))
     check_cascade(sos, states, tuple(x.shape), axis, fields, poles)
     for name, other in zip(names[1:], others, strict=False):
-        if other.shape != x.shape:
-            raise ValueError(say.operand_shape(name, tuple(other.shape), tuple(x.shape)))
+        shapes.check_exact(name, other.shape, x.shape)
     if lengths is not None and not isinstance(lengths, torch.Tensor):
         lengths = torch.from_numpy(np.array(lengths_of(lengths, tuple(x.shape), axis)))
     zi, *grad_zf = states.values()
