@@ -49,7 +49,7 @@ class Work:
     @contextlib.contextmanager
     def lent(self, forms):
         """Lend memory for forms; give addresses in their order."""
-        sizes = [-(-math.prod(form.shape) * form.dtype.itemsize // _run.APART) * _run.APART for form in forms]
+        sizes = [_run.apart(math.prod(form.shape) * form.dtype.itemsize) for form in forms]
         lent, address = self.owner.lender(max(sum(sizes), 1), self.device)(self.stream)
         try:
             yield [address + at for at in itertools.accumulate(sizes, initial=0)][:-1]

@@ -13,7 +13,7 @@ import numpy as np
 from .._arguments import checks, messages as say, shapes
 from .._arguments.arrays import element, is_on_device
 from .._plan import loops, problem
-from .._plan.filters import FIELDS, check_a0, check_polynomial, check_sections, check_states, state_shape, take
+from .._plan.filters import FIELDS, check_a0, check_cascade, check_polynomial, state_shape, take
 from . import plan as _plan
 from .arrays import View
 from .call import Form, floats, ghost_of, ghost_of_out, is_view, result, signature_of, take_views
@@ -97,12 +97,10 @@ def _look(views, label, states, axis, fields, poles, is_one, ends):
     if poles:
         check_polynomial("a", given.shape, signal.shape, axis)
         given = _with_axis(given, -1)
-    else:
-        check_sections(given.shape, signal.shape, axis, fields)
     if is_one:
         for name, own in states.items():
             states[name] = own and _with_axis(own, 0)
-    check_states(states, given.shape, signal.shape, axis, poles)
+    check_cascade(given, states, signal.shape, axis, fields, poles)
     if ends.lengths is not None:
         problem.check_lengths_shape(ends.lengths.shape, signal.shape[:axis] + signal.shape[axis + 1 :])
     return given, states.values()
@@ -186,7 +184,7 @@ def _run_back(operands, to_x, to_sos, to_zi, axis, reverse, known, work, poles):
 
 
 def _with_axis(view, at):
-    """Return a view with one more axis, before another."""
+    """Return a view, or a form, with one more axis, before another."""
     at %= len(view.shape) if at < 0 else len(view.shape) + 1
     own, strides = view.shape, view.strides
     return view._replace(shape=(*own[:at], 1, *own[at:]), strides=(*strides[:at], 0, *strides[at:]))
@@ -394,7 +392,7 @@ def plan(forms, lengths, axis, reverse, poles, direct, scaled=False):
     wide = _PAIR if x.dtype.kind == "c" else _WIDE
     last = fresh(full, wide)
     if x.dtype.kind == "c" and lead:
-        sos = Form(sos.dtype, (*sos.shape[:-2], 1, *sos.shape[-2:]), (*sos.strides[:-2], 0, *sos.strides[-2:]))
+        sos = _with_axis(sos, -2)
     forms |= {name: paired(form) for name, form in (forms | {"last": last}).items()}
     x, h0, last = forms["x"], forms["h0"], forms["last"]
     own = (sos.shape[:-2], sos.strides[:-2])

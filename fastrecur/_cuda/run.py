@@ -14,7 +14,7 @@ from . import launch as _launch
 from .plan import CLEAR
 
 _NUMBERS = {"f4": ctypes.c_float, "f8": ctypes.c_double, "c8": ctypes.c_float, "c16": ctypes.c_double}
-APART = 256  # scratch regions begin at multiples of so many bytes, as a driver's allocations do
+_APART = 256  # scratch regions begin at multiples of so many bytes, as a driver's allocations do
 
 
 class Program(NamedTuple):
@@ -48,6 +48,11 @@ class Program(NamedTuple):
             start(self.finish, places, device, stream)
 
 
+def apart(size):
+    """Return how far from a scratch region of so many bytes the next one begins."""
+    return -(-size // _APART) * _APART
+
+
 @functools.lru_cache(1024)
 def program(plan):
     """Return a plan's program."""
@@ -57,7 +62,7 @@ def program(plan):
     for name, count in plan.scratch.items():
         index[name] = len(plan.names) + len(regions)
         regions.append(size)
-        size += -(-count * itemsize // APART) * APART
+        size += apart(count * itemsize)
     numbers = {name for each in plan.launches for name, kind in each.elements if kind == "number"}
     by_value, is_complex = [], plan.carry in ("c8", "c16")
     for name in sorted(numbers, key=index.get):
