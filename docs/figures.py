@@ -62,12 +62,15 @@ def smoothing(statistic, shapes, dtype, *others):
     return "; ".join(spans)
 
 
-def qrnn(mode):
-    """Return how many times as fast as nn.LSTM a layer is, over the grid, and the paper's network with window 2."""
+def qrnn(mode, column=-2):
+    """Return how many times as fast as nn.LSTM a layer is, over the grid, and the paper's network with window 2.
+
+    The last column of the report has the same for nn.GRU.
+    """
     parts = (DOCS / "benchmarks_qrnn.txt").read_text().split("\ntraining, ")
     lines = parts[mode == "training"].splitlines()
     return tuple(
-        span([float(line.split()[-2]) for line in lines if re.match(cells, line)])
+        span([float(line.split()[column]) for line in lines if re.match(cells, line)])
         for cells in (r"  \d+ x ", "  PTB, window 2")
     )
 
@@ -101,10 +104,7 @@ def listed(figures):
 
 def pairs():
     """Return what is written before and after, and how many times as fast that is."""
-    halves = (DOCS / "benchmarks_qrnn.txt").read_text().split("\ntraining, ")
-    gru = [
-        span([float(line.split()[-1]) for line in half.splitlines() if re.match(r"  \d+ x ", line)]) for half in halves
-    ]
+    gru = [qrnn(mode, column=-1)[0] for mode in ("inference", "training")]
     frames = [smoothing("ewm_mean, a frame", [shape], "float64", "pandas") for shape in ("(1000, 10)", "(100000, 10)")]
     models = [mamba(f"model, {what}", "transformers' own") for what in ("forward", "training step")]
     rows = (
