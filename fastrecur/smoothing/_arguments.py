@@ -77,10 +77,8 @@ def _halflife(value):
         try:
             from pandas import Timedelta  # whoever writes pandas' strings has it
 
-            own = re.sub(
-                r"(?<=\d)[dw](?![a-z])", lambda found: found[0].upper(), value
-            )  # polars', of which pandas warns
-            value = Timedelta(own)
+            # polars' own "1d" and "1w", of which pandas warns
+            value = Timedelta(re.sub(r"(?<=\d)[dw](?![a-z])", lambda found: found[0].upper(), value))
         except ImportError:
             raise ValueError(say.halflife_no_pandas(value)) from None
         except ValueError as error:
