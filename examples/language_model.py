@@ -451,6 +451,9 @@ def main() -> None:
         plot(training)
         print(f"Saved {options.output}")
     if dist.is_initialized():
+        # A thread of gloo that lets go of a tensor while its process ends would abort it: all processes end when the
+        # first has written and drawn.
+        dist.barrier()
         dist.destroy_process_group()
 
 

@@ -40,7 +40,8 @@ def begin(folder, texts, *arguments, launcher=()):
 
 def finish(process):
     output, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors.decode()[-2000:]
+    lines = [line for line in errors.decode().splitlines() if "word/s" not in line]  # not the progress
+    assert process.returncode == 0, "\n".join(lines)
     return output.decode()
 
 
