@@ -153,6 +153,11 @@ def _turned(states, signs, adjoint=False):
     return np.stack((first - signs * second, second) if adjoint else (first, signs * first + second), 1)
 
 
+def _wide(states, full):
+    """Return states, or their cotangents, as kernels carry them, in a shape that they broadcast to; zeros of None."""
+    return np.zeros(full) if states is None else np.broadcast_to(states.astype(_WIDE, copy=False), full)
+
+
 def _aligned_signs(c, dims):
     """Return signs with an axis for each of the series'."""
     return c.signs.reshape(*c.signs.shape[:1], *(1,) * (dims + 1 - c.signs.ndim), *c.signs.shape[1:])
@@ -172,9 +177,9 @@ def cascade(x, y, c, zi, axis, reverse, lengths):
     """Write the output of a cascade; return the states after all steps."""
     shape, steps = x.shape[:axis] + x.shape[axis + 1 :], x.shape[axis]
     signs, full = _aligned_signs(c, len(shape)), (c.sections, c.order, *shape)
-    states = np.zeros(full) if zi is None else _turned(np.broadcast_to(zi, full), signs, c.poles)
+    states = _turned(_wide(zi, full), signs, c.poles)
     if x.size == 0:
-        return _turned(states, -signs, c.poles)
+        return _turned(states, -signs, c.poles).copy()
     chunks = _chunks(c, math.prod(shape), steps, lengths)
     run = Run({"x": x, "y": y, **c.places(x)}, axis, reverse, lengths, c, chunks)
     table, own_signs = c.tables(run)
@@ -216,14 +221,13 @@ def cascade_vjp(g, x, to_x, c, zi, grad_zf, axis, reverse, lengths):
     """
     shape, steps = x.shape[:axis] + x.shape[axis + 1 :], x.shape[axis]
     signs, full = _aligned_signs(c, len(shape)), (c.sections, c.order, *shape)
-    states = np.zeros(full) if zi is None else np.broadcast_to(zi, full)
-    states = states if c.poles else _turned(states, signs)  # of poles alone, no scan begins there
-    adjoint = np.zeros(full) if grad_zf is None else _turned(np.broadcast_to(grad_zf, full), signs, not c.poles)
+    states = _wide(zi, full) if c.poles else _turned(_wide(zi, full), signs)  # of poles alone, no scan begins there
+    adjoint = _turned(_wide(grad_zf, full), signs, not c.poles)
     varies, fields = c.kind == "varying", c.order if c.poles else 2 * (c.order + 1)
     each = GRADIENTS if c.order == 2 and not c.poles and not varies else fields  # gradients of a section
     grads = _gradients_of(c, x, each, lengths) if varies else np.zeros(1)
     if x.size == 0:
-        adjoint = _turned(adjoint, -signs, not c.poles)
+        adjoint = _turned(adjoint, -signs, not c.poles).copy()
         return (grads if varies else np.zeros((c.sections, fields, *shape))), adjoint
     operands = {"x": x, "y": to_x, "g": g, **c.places(x)} | ({"grads": grads[..., 0, 0]} if varies else {})
     run = Run(operands, axis, reverse, lengths, c)

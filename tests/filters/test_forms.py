@@ -44,6 +44,32 @@ def test_lfilter_without_poles_and_of_no_order():
     assert zf.shape == (0,)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "int8", ">f8"])
+def test_states_of_any_dtype(dtype):
+    (b, a), x, zi = scipy.signal.butter(4, 0.3), noise(3, 40), np.arange(4.0).astype(dtype)[None]
+    for ours, theirs in zip(lfilter(b, a, x, zi=zi), lfilter(b, a, x, zi=zi.astype(float)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    y, zf = allpole(a[1:], x, zi=zi)
+    assert zf.dtype == np.float64
+    given = allpole_vjp(x, a[1:], x, y, zi, grad_zf=zi), allpole_vjp(x, a[1:], x, y, zi * 1.0, grad_zf=zi * 1.0)
+    for ours, theirs in zip(*given, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3 if dtype == "float16" else 1e-6)
+
+
+@pytest.mark.parametrize("take", [np.array, torch.from_numpy])
+def test_no_steps_hand_the_states_on_as_a_copy(take):
+    zi, x = noise(1, 3), np.ones((2, 0))
+    a, zi, x = map(take, (0.1 * noise(3, seed=1), zi, x))
+    kept = [lfilter([1.0], [1.0, *a], x, zi=zi)[1], allpole(a, x, zi=zi)[1]]
+    kept.append(allpole_vjp(x, a, x, x, zi, grad_zf=zi[[0, 0]])[2] / 2)  # the sum of both series'
+    before = np.array(zi.tolist())
+    for zf in kept:
+        np.testing.assert_array_equal(zf[:2], np.broadcast_to(before, zf.shape))
+        zf += 1.0  # which nothing else sees
+    np.testing.assert_array_equal(zi, before)
+    assert kept[0].shape == (2, 3)
+
+
 @pytest.mark.parametrize("padtype", ["odd", "even", "constant", None])
 def test_sosfiltfilt_as_scipy(padtype):
     sos, x = scipy.signal.butter(3, 0.2, output="sos"), noise(50, 3)
