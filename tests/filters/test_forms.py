@@ -137,6 +137,18 @@ def test_allpole(kind, reverse, order):
     assert [v.shape for v in again] == [v.shape for v in wanted]
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_coefficients_that_descend_through_memory(reverse):
+    a, x = 0.2 * noise(3, 40, 3), noise(3, 40)
+    y = allpole(a, x, reverse=reverse)
+    descending = np.flip(np.flip(a).copy())
+    assert max(descending.strides) < 0
+    np.testing.assert_array_equal(allpole(descending, x, reverse=reverse), y)
+    given = (allpole_vjp(x, own, x, y, reverse=reverse)[:2] for own in (a, descending))
+    for one, other in zip(*given, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize("kind", ["lfilter", "allpole", pytest.param("varying", marks=pytest.mark.exhaustive)])
 def test_gradients_of_tensors(kind):
     random = torch.Generator().manual_seed(0)

@@ -242,12 +242,11 @@ def rows_in(buffer, geometry, numbers, first, steps):
 @inlined
 def as_signal(x, lanes, geometry, apart, first, numbers, t, steps):
     """Return an operand whose steps are the coefficients of some steps, and whether these follow each other."""
-    way, low = (
-        BLOCKS if apart == itemsize(x.at) and lanes > 1 else SINGLE,
-        minimum(t * x.step, (t + steps - 1) * x.step),
-    )
-    follow = x.step == load_int(geometry, WAY) * numbers * apart
-    return Operand(shift(x.at, low + first * apart), x.offsets, apart, way), follow
+    scan_way = load_int(geometry, WAY)  # the buffer begins with the last of these steps where it is -1
+    begin = minimum(t * scan_way, (t + steps - 1) * scan_way) * scan_way * x.step
+    way = BLOCKS if apart == itemsize(x.at) and lanes > 1 else SINGLE
+    follow = x.step == scan_way * numbers * apart
+    return Operand(shift(x.at, begin + first * apart), x.offsets, apart, way), follow
 
 
 @helper
