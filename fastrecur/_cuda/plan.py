@@ -53,7 +53,7 @@ Estimate = namedtuple("Estimate", "choice whole scan")
 Launch = namedtuple("Launch", "kernel rule carry options elements time grid threads values places", defaults=({},))
 
 
-def _overlapped(stream, work, alone, share):
+def overlapped(stream, work, alone, share):
     """Return what a kernel takes that moves bytes in ``stream``, by a share of the threads wanted, and waits."""
     return max(alone, work, min(stream / min(1, share), alone + stream))
 
@@ -66,12 +66,12 @@ def estimate(lanes, steps, neighbours, time_is_contiguous, word, ahead, executed
     of_lanes, of_series, of_scan = (lanes * steps * each / INSTRUCTIONS_PER_US for each in executed)
     batch = CHUNK_US if series else BATCH_US + ahead * STEP_US
     across, width, work = (1, 32, of_series) if series else (ACROSS, 1, of_lanes)
-    whole = _overlapped(stream, work, math.ceil(steps / (width * ahead)) * batch, width * lanes / wanted)
+    whole = overlapped(stream, work, math.ceil(steps / (width * ahead)) * batch, width * lanes / wanted)
     tiles = -(-steps // (look_back.THREADS // across * ahead))
     window = look_back.window(across)
     looks = tiles / window * (LOOK_US + window * FOLD_US)
     share = tiles * -(-lanes // across) * look_back.THREADS / wanted
-    scan = _overlapped(stream, of_scan, batch + looks, share) + FIXED_US
+    scan = overlapped(stream, of_scan, batch + looks, share) + FIXED_US
     is_cut = tiles > 1 and scan < GAIN * whole
     return Estimate(Choice(SERIES if series else LANES, tiles if is_cut else 1), whole, scan)
 

@@ -1,5 +1,6 @@
 """Groups beyond results and times: order of work, graphs, threads, devices, what torch adds, peers, the sanitizer."""
 
+import functools
 import itertools
 import pathlib
 import shutil
@@ -13,6 +14,7 @@ import numpy as np
 from groups import CUT, GROUPS, cut_kernels, cut_time, group
 
 import fastrecur
+from fastrecur._cuda import plan
 
 RUN = pathlib.Path(__file__).with_name("run.py")
 
@@ -287,19 +289,24 @@ def peers(bench):
     """The same on the same card by whatever else is installed."""
     lib, row = bench.lib, bench.report.row
 
-    def timed(name, call):
+    def timed(name, call, predicted="-"):
         def measure():
             call()
             return lib.microseconds([call] * 5)
 
-        row(name, "-", measure)
+        row(name, predicted, measure)
+
+    def ours(lanes, steps, word):
+        """Return what contiguous time should take."""
+        choice, whole, scan = plan.estimate(lanes, steps, 1, True, word, 16)
+        return f"{scan if choice.tiles > 1 else whole:.0f}"
 
     if lib.name == "cupy":
         signal = lib.random((4, 1 << 10 if bench.tiny else 10**7))
         from cupyx.scipy.signal import lfilter
 
         timed("cupyx lfilter (4, 1e7)", lambda: lfilter([0.1], [1.0, -0.9], signal))
-        timed("forget_mult (4, 1e7)", lambda: fastrecur.forget_mult(0.1, signal, axis=1))
+        timed("forget_mult (4, 1e7)", lambda: fastrecur.forget_mult(0.1, signal, axis=1), ours(4, 10**7, 8))
         return
     torch = lib.torch
     x, f = lib.random((105, 20, 640)), lib.random((105, 20, 640))
@@ -335,7 +342,8 @@ def peers(bench):
 
         return associative_scan(combine, (gates[:, :64], tokens[:, :64]), dim=2)
 
-    timed("linear_recurrence (8,1536,65536)", lambda: fastrecur.linear_recurrence(gates, tokens, axis=2))
+    own = functools.partial(fastrecur.linear_recurrence, gates, tokens, axis=2)
+    timed("linear_recurrence (8,1536,65536)", own, ours(8 * 1536, 65536, 12))
     timed("accelerated-scan (8,1536,65536)", accelerated_scan)
     timed("fla chunk_hgrn (8,1536,65536), transposes included", fla)
     timed("torch associative_scan (8,64,65536)", torch.compile(associative))

@@ -11,11 +11,12 @@ import compare
 import correctness
 import needs
 import numpy as np
+import predictions
 from needs import Row, forget, unsplit
 
 import fastrecur
 from fastrecur._cuda import launch
-from fastrecur.filters import sosfilt
+from fastrecur.filters import sosfilt, sosfilt_vjp
 
 BYTES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
 CACHE = 256 << 20  # bytes of operands that no card's cache holds at once
@@ -279,7 +280,8 @@ def pooling(bench):
     bench.checks(correctness.pooling_correctness(bench.lib))
 
 
-SCANS = dict(batch=8, steps=1024, channels=2048), dict(batch=1, steps=2048, channels=1536)  # which fills no card
+# By how many threads a channel gets; the second fills no card.
+SCANS = {4: dict(batch=8, steps=1024, channels=2048), 16: dict(batch=1, steps=2048, channels=1536)}
 
 
 def scan_operands(sizes):
@@ -289,7 +291,7 @@ def scan_operands(sizes):
 def scan_kernels():
     """Yield what is compared, and what is timed: of few steps, which are not in a kernel's name."""
     yield from needs.of_problems(correctness.selective_problems)
-    for sizes in SCANS:
+    for sizes in SCANS.values():
         own = scan_operands(sizes | {"steps": 64})
         yield from needs.of_calls(lambda own=own: [call() for call in scan_calls(needs.put_tensor, own)])
 
@@ -307,13 +309,23 @@ def scan_calls(put, own):
 def selective(bench):
     """Mamba's scan: right, and timed at a model's size."""
     bench.checks(correctness.compared(bench.lib, correctness.selective_problems(is_torch(bench))))
-    for sizes in SCANS:
+    for threads, sizes in SCANS.items():
         own = scan_operands(dict(batch=2, channels=32, steps=64) if bench.tiny else sizes)
         for what, moved, call in zip(("", " gradient"), (4, 7), scan_calls(bench.lib.put, own), strict=True):
-            bench.row(f"selective scan {tuple(sizes.values())}, 16 states{what}", "-", call, moved * own.u.nbytes)
+            predicted = predictions.words(f"selective scan, {threads} threads{what}")
+            label = f"selective scan {tuple(sizes.values())}, 16 states{what}"
+            bench.row(label, predicted, call, moved * own.u.nbytes)
+    bench.report.write("note", note=predictions.REFUTED["selective scan"])
 
 
-SIGNALS = ((64, 100_000), 1), ((100_000, 64), 0)
+SIGNALS = {"contiguous time": ((64, 100_000), 1), "parallel series": ((100_000, 64), 0)}
+
+
+def filter_calls(put, x, axis):
+    """Return calls of a filter of a long signal, and of its gradient of a tenth of the steps."""
+    few = x[:, : x.shape[1] // 10] if axis else x[: x.shape[0] // 10]
+    sos, x, few = map(put, (correctness.SECTIONS, x, np.ascontiguousarray(few)))
+    return lambda: sosfilt(sos, x, axis), lambda: sosfilt_vjp(few, sos, few, few, axis=axis)
 
 
 @group(
@@ -323,15 +335,19 @@ SIGNALS = ((64, 100_000), 1), ((100_000, 64), 0)
 def filters(bench):
     """Sections, poles, envelopes and Holt's levels, with gradients where the library has them; few long series."""
     bench.checks(correctness.compared(bench.lib, correctness.filter_problems(is_torch(bench))))
-    for shape, axis in SIGNALS:
-        what, x = f"two sections {shape}", np.random.default_rng(0).random(bench.shape(shape), np.float32)
+    for kind, (shape, axis) in SIGNALS.items():
+        x = np.random.default_rng(0).random(bench.shape(shape), np.float32)
 
         def results(put, x=x, axis=axis):
             return [sosfilt(*map(put or compare._wide, (correctness.SECTIONS, x)), axis)]
 
-        if bench.checks(correctness.compared(bench.lib, [(what, 1e-5, results)])):
-            sos, x = map(bench.lib.put, (correctness.SECTIONS, x))
-            bench.row(what, "-", lambda sos=sos, x=x, axis=axis: sosfilt(sos, x, axis), 2 * x.nbytes)
+        if bench.checks(correctness.compared(bench.lib, [(f"two sections, {kind}", 1e-5, results)])):
+            calls = filter_calls(bench.lib.put, x, axis)
+            for what, moved, call in zip(("", " gradient"), (2, 0.4), calls, strict=True):
+                name = f"two sections, {kind}{what}"
+                label = f"{name} {shape}{', a tenth of it' * bool(what)}"
+                bench.row(label, predictions.words(name), call, moved * x.nbytes)
+    bench.report.write("note", note=predictions.REFUTED["two sections"])
 
 
 for _name, _part in (("cupy", 0), ("numba", 1)):

@@ -15,8 +15,10 @@ import mutants
 import numpy as np
 import pytest
 import stub_driver
+import table
 
-from fastrecur._cuda import launch
+from fastrecur._cuda import launch, plan
+from fastrecur._cuda.kernels import selective
 
 GPU = pathlib.Path(__file__).parent
 LARGEST = 3000  # elements that are run here
@@ -113,6 +115,64 @@ def test_filters_and_selective_scans_are_right(load, monkeypatch):
     assert {kernel.name for kernel in known} == {entry[1] for entry in driver.log if entry[0] == "launch"}
     found = needs.of_problems(problems.filter_problems)
     assert {"cascade", "follow", "holt", "holt_vjp"} < {kernel.name for kernel in found}
+
+
+class Predicted:
+    """A report that remembers what is timed and predicted, and measures nothing."""
+
+    def __init__(self):
+        self.rows = {}
+
+    def row(self, what, predicted, measure, unit="us", bytes_moved=None):
+        self.rows[what] = predicted
+
+    def write(self, kind, **fields):
+        """Nothing."""
+
+
+class Unmeasured(Library):
+    """NumPy's arrays."""
+
+    def __init__(self):
+        self.put = self.get = self.copy = lambda array: array
+
+    def random(self, shape, dtype="float32"):
+        return np.ones(shape, np.float32)
+
+
+CARD_ALONE = "order", "torch", "operands", "past 2**31", "sanitizer", "profiler", "peers"  # what times nothing of ours
+
+
+@pytest.mark.exhaustive
+def test_each_timed_row_has_a_prediction(load, monkeypatch):
+    groups = load("groups")
+    monkeypatch.setitem(sys.modules, "groups", groups)
+    load("behavior")
+    monkeypatch.setattr(groups.Bench, "checks", lambda bench, results: True)
+    monkeypatch.setattr(groups.Bench, "compare", lambda *arguments: None)
+    for name in ("forget_mult", "forget_mult_vjp", "linear_recurrence", "linear_recurrence_vjp"):
+        monkeypatch.setattr(groups.fastrecur, name, lambda a, *rest, **options: a)
+    report = Predicted()
+    for name in set(groups.in_turn()) - set(CARD_ALONE):
+        groups.GROUPS[name].function(groups.Bench(Unmeasured(), report, tiny=True))
+    assert len(report.rows) > 40
+    assert [what for what, predicted in report.rows.items() if not any(map(str.isdigit, predicted))] == [
+        "(512,64,1024) float16", "(512,64,1024) float64"  # in words: of float32's
+    ]  # fmt: skip
+
+
+@pytest.mark.exhaustive
+def test_what_is_counted_is_what_runs(load, cupy):
+    """Of kernels that choose threads by how many series there are, those that a card is to time."""
+    predictions, groups, cupy.driver.race = load("predictions"), load("groups"), False
+    for name, found in table.counted(cupy).items():
+        wanted = predictions.COUNTED[name]
+        assert [round(number) for number in found] == list(wanted[:3])
+    for threads, sizes in groups.SCANS.items():
+        counted = predictions.COUNTED[f"selective scan, {threads} threads"]
+        assert (counted.series, counted.steps) == (sizes["batch"] * sizes["channels"], sizes["steps"])
+        assert (counted.threads, counted.waits) == (threads, 1 / min(32, 4 * threads))
+        assert threads == selective.lanes_of(16, counted.series, plan.THREADS_WANTED)
 
 
 @pytest.mark.parametrize("name", [name for name, its in mutants.ALL.items() if its])

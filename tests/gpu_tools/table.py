@@ -8,10 +8,13 @@ before it uses the first and their bytes, how many threads a multiprocessor hold
 way, and, for the cards of which it is known how many they need, from how many threads in all that is reached.
 
 A second table has the PTX instructions that the emulator executes for an element, without ``mov``: on whole tiles, one
-after another, so that nothing is waited for. Machine code has more for a division, and fewer for addresses.
+after another, so that nothing is waited for. Machine code has more for a division, and fewer for addresses. A third has
+those of selective scans and of filters of float32, of a gradient all its kernels', how many compute in float64, and the
+bytes that are loaded and stored.
 """
 
 import argparse
+import functools
 import itertools
 import json
 import pathlib
@@ -24,9 +27,11 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
 sys.path.append(str(HERE.parent / "benchmarks"))
 
+import compare  # noqa: E402
 import devices  # noqa: E402
 import numpy as np  # noqa: E402
 import problems  # noqa: E402
+import ptx_emulator  # noqa: E402
 import report  # noqa: E402
 from machine_code import assembled  # noqa: E402
 from tqdm import tqdm  # noqa: E402
@@ -132,14 +137,22 @@ COUNTED = {
 }
 
 
+def emulated():
+    """Let CuPy's stand-in have a driver that counts; return it."""
+    from fastrecur._cuda import launch
+
+    driver = devices.Driver(seed=0, race=False)
+    launch.driver, sys.modules["cupy"] = lambda: driver, devices.Cupy(driver)
+    return sys.modules["cupy"]
+
+
 def executed(dtypes, recurrences):
     """Yield names of kernels, recurrences, dtypes, and instructions an element forward and backward."""
     import fastrecur
-    from fastrecur._cuda import call, launch, plan
+    from fastrecur._cuda import call, plan
 
-    driver, choose, rng = devices.Driver(seed=0, race=False), plan.choose, np.random.default_rng(0)
-    launch.driver, sys.modules["cupy"] = lambda: driver, devices.Cupy(driver)
-    devices.run_on(sys.modules["cupy"], setattr)
+    cupy, choose, rng = emulated(), plan.choose, np.random.default_rng(0)
+    devices.run_on(cupy, setattr)
     for recurrence, dtype, (kernel, (shape, axis, is_cut)) in itertools.product(recurrences, dtypes, COUNTED.items()):
         uncut = lambda *arguments, **options: choose(*arguments, **options)._replace(tiles=1)  # noqa: E731
         plan.choose = devices.looking_back(choose) if is_cut else uncut
@@ -148,10 +161,62 @@ def executed(dtypes, recurrences):
         gate, value = (rng.random(shape).astype(problems.DTYPES[dtype]) for _ in range(2))
         counts = []
         for function, operands in ((name, (gate, value)), (f"{name}_vjp", (value, gate, value, value))):
-            driver.forget()
+            cupy.driver.forget()
             getattr(fastrecur, function)(*operands, axis=axis)
-            counts.append(sum(driver.executed.values()) / gate.size)
+            counts.append(sum(cupy.driver.executed.values()) / gate.size)
         yield kernel, recurrence, dtype, *counts
+
+
+def calls(place):
+    """Yield names of calls, how many threads a series is to have, its elements, and functions without arguments."""
+    import fastrecur
+    from fastrecur.filters import sosfilt, sosfilt_vjp
+
+    rng = np.random.default_rng(0)
+    for threads in (4, 16):
+        own = list(compare.selective_operands(rng, batch=1, steps=64, channels=512, states=16))
+        size, own = own[0].size, list(map(place, own))
+        scan = functools.partial(fastrecur.selective_scan, *own, delta_softplus=True)
+        back = functools.partial(fastrecur.selective_scan_vjp, own[0], *own, delta_softplus=True)
+        for what, call in (("", scan), (" gradient", back)):
+            yield f"selective scan, {threads} threads{what}", threads, size, call
+    for what, shape, axis in (("parallel series", (512, 64), 0), ("contiguous time", (64, 512), 1)):
+        x, y = (place(rng.random(shape, np.float32)) for _ in range(2))
+        sos = place(np.ones((2, 6)))
+        yield f"two sections, {what}", 1, 1 << 15, functools.partial(sosfilt, sos, x, axis)
+        yield f"two sections, {what} gradient", 1, 1 << 15, functools.partial(sosfilt_vjp, x, sos, x, y, axis=axis)
+
+
+def is_double(name):
+    """Return whether an instruction takes float64's units."""
+    op, *kinds = name.split(".")
+    return "f64" in kinds and op not in ("mov", "ld", "st", "selp", "neg", "abs")
+
+
+def counted(cupy):
+    """Return, by the names of calls, instructions, those in float64, and bytes, of an element."""
+    from fastrecur._cuda import plan, selective
+
+    found, before = {}, (ptx_emulator.is_counted, plan.THREADS_WANTED)
+
+    def forget():
+        devices._programs.clear(), selective.plan.cache_clear(), selective.plan_vjp.cache_clear()
+
+    def count(name, threads, size, call):
+        plan.THREADS_WANTED = 512 * threads  # by which each of 512 channels gets as many
+        forget()
+        cupy.driver.counts, cupy.driver.executed = {}, {}
+        call()
+        found.setdefault(name, []).append(sum(cupy.driver.executed.values()) / size)
+        return sum(cupy.driver.counts.values()) / size
+
+    try:
+        for ptx_emulator.is_counted in (is_double, before[0]):
+            moved = {each[0]: count(*each) for each in calls(cupy.place)}
+    finally:
+        ptx_emulator.is_counted, plan.THREADS_WANTED = before
+        forget()
+    return {name: (instructions, doubles, moved[name]) for name, (doubles, instructions) in found.items()}
 
 
 HEADER = (
@@ -187,6 +252,9 @@ def main():
     recurrences = [name for name in arguments.recurrences if name in COUNTED_OF]
     for kernel, recurrence, dtype, forward, gradient in executed(arguments.dtypes, recurrences):
         print(f"{kernel:<29}{recurrence:<12}{dtype:<10}{forward:>9.0f}{gradient:>10.0f}")
+    print(f"\n{'an element of':<51}{'instructions':>12}{'float64':>10}{'bytes':>7}")
+    for name, (instructions, doubles, moved) in counted(emulated()).items():
+        print(f"{name:<51}{instructions:>12.0f}{doubles:>10.0f}{moved:>7.0f}")
     if arguments.json:
         arguments.json.write_text(json.dumps([each._asdict() for each in found], indent=1))
 
