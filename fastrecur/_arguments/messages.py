@@ -397,6 +397,9 @@ filter_lead = _message("`a` must not begin with 0: its first coefficient divides
 filter_constant = _message("`sos` must not vary in time: what is filtered in both directions has one filter a series")
 filter_padtype = _message("`padtype` must be 'odd', 'even', 'constant' or None, got {came!r}")
 filter_padlen = _message("`padlen` must be less than the number of steps, {0}, and not negative, got {1}")
+filter_padding = _message(
+    "`padlen` must be given beside `sos` on a GPU, which is not read here: SciPy's is {0} where no b2 or a2 is 0"
+)
 filter_order = _message("filters whose coefficients vary in time must be of order {0} at most, got {1}")
 filter_a0 = _message("`sos` must have 1 in its column 3, a0, of all sections: divide each section by it")
 filter_real = _message("`{name}` must be real, got dtype {dtype}: filters have real coefficients here")

@@ -207,24 +207,25 @@ def _turned(view, axis):
     return view._replace(pointer=last, strides=tuple(strides))
 
 
-def sosfiltfilt(x, prepare, axis, padtype):
+def sosfiltfilt(x, sos, axis, padtype, padding):
     """Return what a cascade makes of a signal forward and then in reverse.
 
-    ``prepare`` returns coefficients, by how many steps to continue both ends, and states of a signal of ones, given
-    what has a signal's shape, and its axis of time.
+    ``padding`` returns by how many steps to continue both ends, given coefficients, if they are the host's, what has
+    their shape, and a signal's, and its axis of time.
     """
-    views, ends, work = taken({"x": x})
-    signal = views["x"]
+    views, ends, work = taken({"x": x, "sos": sos})
+    signal, host = views["x"], None if is_on_device(sos) else take("sos", sos)[0]
     axis = shapes.axis_of(axis, signal.shape, ("x",))
-    sos, pad, states = prepare(SimpleNamespace(shape=signal.shape, ndim=len(signal.shape)), axis)
-    check_a0(sos)
+    given, _ = _look(views, "sos", (), axis, FIELDS, False, False, ends)
+    pad = padding(host, given.shape, signal.shape, axis)
+    if host is not None:
+        check_a0(host)
     (y, to, y_at), steps = result(signal, floats(signal.dtype), work, None, None), signal.shape[axis]
     if not steps:
         return y
     known = signature_of(ends.lengths), work.ends(ends, steps)
-    full, wide = _last_of(sos, signal, axis, False)
+    full, wide = _last_of(given, signal, axis, False)
     both = 1 + 1j if signal.dtype.kind == "c" else 1.0  # parts are series of their own
-    given, settled = work.upload("sos", sos), work.upload("sos", states * both)
     shape = *signal.shape[:axis], steps + 2 * pad, *signal.shape[axis + 1 :]
     forms = Form(wide, shape, shapes.like(shape, wide, (shape, signal.strides))), fresh(full, wide)
     with work.lent(forms) as lent:
@@ -243,12 +244,12 @@ def sosfiltfilt(x, prepare, axis, padtype):
             first = work.upload("sos", first)
             run(_at(signal, axis, 0, pad + 1), _turned(part(0, pad + 1), axis), row, first)
             run(_turned(_at(signal, axis, steps - pad - 1, pad + 1), axis), part(pad + steps - 1, pad + 1), row, first)
-            run(head, head, given, settled)
-        run(signal, middle, given, last if pad else settled)
+            run(head, head, given, None)
+        run(signal, middle, given, last if pad else None)
         if pad:
             run(tail, tail, given, last)
-            run(tail, tail, given, settled, reverse=True)
-        run(middle, view_of(y_at, to), given, last if pad else settled, reverse=True)
+            run(tail, tail, given, None, reverse=True)
+        run(middle, view_of(y_at, to), given, last if pad else None, reverse=True)
     return y
 
 

@@ -309,11 +309,13 @@ def sosfiltfilt(sos: Any, x: Any, axis: int = -1, padtype: str | None = "odd", p
     sos : array_like
         As for `sosfilt`; coefficients must not vary in time.
     x, axis
-        As for `sosfilt`, but no Dask array. Beside an array on a GPU, ``sos`` is in CPU memory.
+        As for `sosfilt`, but no Dask array.
     padtype : {"odd", "even", "constant", None}, default "odd"
         How the ends are continued before filtering, as in SciPy: mirrored and turned, mirrored, repeated, not at all.
     padlen : int, optional
-        By how many steps, less than the signal has; by default SciPy's number, about six a section.
+        By how many steps, less than the signal has; by default SciPy's number, about six a section. It must be given
+        for an array ``sos`` on a GPU, unless `padtype` is None: SciPy's depends on zeros among the coefficients, at
+        which nobody looks there, as at ``a0``.
 
     Returns
     -------

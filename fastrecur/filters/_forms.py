@@ -1,5 +1,6 @@
 """Filters that are made of cascades: of polynomials, of poles alone, and in both directions."""
 
+import functools
 import sys
 
 import numpy as np
@@ -163,40 +164,44 @@ def _cast(xp, x, dtype):
     return x.astype(dtype) if xp is np else x.to(dtype)
 
 
-def _prepared(xp, sos, x, axis, padtype, padlen):
-    """Return coefficients, by how many steps a signal's ends are continued, and first states of a signal of ones."""
-    sos = _floats(xp, "sos", sos, x)
-    check_sections(tuple(sos.shape), tuple(x.shape), axis)
-    if sos.ndim == x.ndim + 2:
+def _padding(sos, form, shape, axis, padtype, padlen):
+    """Return by how many steps a signal's ends are continued; raise unless coefficients of a form are for all steps.
+
+    ``sos`` are their numbers, None where nobody may look at them.
+    """
+    check_sections(form, shape, axis)
+    if len(form) == len(shape) + 2:
         raise ValueError(say.filter_constant())
     if padtype not in ("odd", "even", "constant", None):
         raise ValueError(say.filter_padtype(padtype))
-    if padlen is None:
-        are_zero = (sos == 0).reshape(-1, sos.shape[-2], FIELDS).all(0)  # in all series
-        padlen = 3 * (2 * sos.shape[-2] + 1 - min(int(are_zero[:, k].sum()) for k in (2, 5)))
+    if padtype is not None and padlen is None:
+        padlen = 3 * (2 * form[-2] + 1)
+        if sos is None:
+            raise ValueError(say.filter_padding(padlen))
+        are_zero = (sos == 0).reshape(-1, *form[-2:]).all(0)  # in all series
+        padlen -= 3 * min(int(are_zero[:, k].sum()) for k in (2, 5))
     padlen = 0 if padtype is None else checks.axis(padlen, "padlen")
-    if not 0 <= padlen < max(x.shape[axis], 1):
-        raise ValueError(say.filter_padlen(x.shape[axis], padlen))
-    zi = _settled(xp, sos)
-    if zi.ndim == 2:  # one filter for all series
-        zi = zi.reshape(len(zi), *(1,) * (x.ndim - 1), 2)
-    return sos, padlen, xp.moveaxis(zi, -1, axis + 1)
+    if not 0 <= padlen < max(shape[axis], 1):
+        raise ValueError(say.filter_padlen(shape[axis], padlen))
+    return padlen
 
 
 def sosfiltfilt(sos, x, axis, padtype, padlen):
     """Return what a cascade makes of a signal forward and then in reverse."""
     xp = _namespace(sos, x)
-    if xp is np and _arrays.any_on_device(x):
-        prepare = lambda x, axis: _prepared(np, sos, x, axis, padtype, padlen)  # noqa: E731
-        return _dispatch.gpu_filters().sosfiltfilt(x, prepare, axis, padtype)
+    if xp is np and _arrays.any_on_device(sos, x):
+        padding = functools.partial(_padding, padtype=padtype, padlen=padlen)
+        return _dispatch.gpu_filters().sosfiltfilt(x, sos, axis, padtype, padding)
     x, give = _in_memory(xp, x)
     x = x if xp is np else _dispatch.tensor_filters().tensor_of("x", x, None)
     dtype, is_half = x.dtype, x.itemsize == 2
     if is_half:  # its range is too small to continue the ends in
         x = _cast(xp, x, xp.float32)
     axis = shapes.axis_of(axis, tuple(x.shape), ("x",))
-    sos, padlen, zi = _prepared(xp, sos, x, axis, padtype, padlen)
-    steps = x.shape[axis]
+    sos, steps = _floats(xp, "sos", sos, x), x.shape[axis]
+    padlen = _padding(sos, tuple(sos.shape), tuple(x.shape), axis, padtype, padlen)
+    zi = _settled(xp, sos)
+    zi = xp.moveaxis(zi.reshape(len(zi), *(1,) * (x.ndim - 1), 2) if zi.ndim == 2 else zi, -1, axis + 1)
     if padlen:
         head, tail = at(x, axis, slice(1, padlen + 1)), at(x, axis, slice(-padlen - 1, -1))
         first, last = at(x, axis, slice(0, 1)), at(x, axis, slice(-1, None))

@@ -122,16 +122,32 @@ def test_gradients(cupy, rng, order, case, is_cut):
     ],
 )
 def test_sosfiltfilt(cupy, rng, case):
-    """Ends are continued in the card's memory; one filter for all, one for each series; no steps."""
+    """Ends are continued in the card's memory; one filter for all, one for each series, of the host or the card."""
     padtype, dtype, axis, padlen = case
     x = np.ascontiguousarray((rng.standard_normal((70, 40) if axis == 0 else (40, 70)) * 8).astype(dtype))
     x = x * np.array(1 + 0.5j, dtype) if x.dtype.kind == "c" else x
     sos = SOS if axis else np.stack([SOS, *[scipy.signal.butter(4, 0.3, output="sos")] * 39])
-    found, wanted = sosfiltfilt(sos, cupy.place(x), axis, padtype, padlen), sosfiltfilt(sos, x, axis, padtype, padlen)
-    assert (found.host.dtype, found.host.shape) == (wanted.dtype, wanted.shape)
+    wanted = sosfiltfilt(sos, x, axis, padtype, padlen)
     half = 1e-3 if dtype == np.float16 else 1e-6 if dtype in (np.float32, np.complex64) else 1e-13
-    np.testing.assert_allclose(found.host, wanted, rtol=0, atol=half * abs(wanted).max())
+    known = 15 if padlen is None else padlen  # what is found in the host's coefficients
+    for given, steps in ((sos, padlen), (cupy.place(sos.copy()), known)):
+        found = sosfiltfilt(given, cupy.place(x), axis, padtype, steps)
+        assert (found.host.dtype, found.host.shape) == (wanted.dtype, wanted.shape)
+        np.testing.assert_allclose(found.host, wanted, rtol=0, atol=half * abs(wanted).max())
     assert sosfiltfilt(SOS, cupy.place(np.ones((3, 0))), padlen=0).shape == (3, 0)
+
+
+@pytest.mark.exhaustive
+def test_sosfiltfilt_of_coefficients_on_a_card(cupy, rng):
+    """Nobody looks at them, and nothing is copied; a pole at 1 leads to no steady state."""
+    x = rng.standard_normal((3, 40))
+    sos = np.stack([SOS, SOS, SOS])
+    sos[1, 0, 4:] = -1.5, 0.5
+    found = sosfiltfilt(cupy.place(sos), cupy.place(x), padtype=None).host
+    assert not [entry for entry in cupy.driver.log if entry[0] == "upload"]
+    wanted = sosfiltfilt(SOS, x[::2], padtype=None)
+    np.testing.assert_allclose(found[::2], wanted, rtol=0, atol=1e-13 * abs(wanted).max())
+    assert not np.isfinite(found[1]).any()
 
 
 @pytest.mark.exhaustive
@@ -196,7 +212,9 @@ def test_errors(cupy):
         (TypeError, "`grad_y` must be complex", lambda: sosfilt_vjp(cupy.place(np.ones((4, 9), complex)), SOS, x, x)),
         (ValueError, "`grad_zf` must have the shape", lambda: allpole_vjp(x, a, x, x, grad_zf=wide)),
         (TypeError, "`grad_y`", lambda: allpole_vjp(x.host, a, x, x)),
-        (TypeError, "`sos` must be in CPU memory or a tensor", lambda: sosfiltfilt(cupy.place(SOS), x)),
+        (ValueError, "`padlen` must be given.* is 15 where no b2", lambda: sosfiltfilt(cupy.place(SOS), x)),
+        (TypeError, "`x` must be on the device that `sos` is on", lambda: sosfiltfilt(cupy.place(SOS), x.host)),
+        (ValueError, "`sos` must not vary in time", lambda: sosfiltfilt(cupy.place(np.ones((4, 9, 1, 6))), x)),
         (ValueError, "`padlen` must be less", lambda: sosfiltfilt(SOS, x)),
         (ValueError, "`sos` must have 1", lambda: sosfiltfilt(2 * SOS, x, padlen=2)),
         (ValueError, "`attack` must have the shape", lambda: follow(x, a, 0.1)),

@@ -184,13 +184,46 @@ def any_order(cuda, zero, order, poles, varies, direct):
     return advance
 
 
+def starter(zero, order, poles, scaled):
+    """Return the device function that writes a series' first states where the last ones will stand."""
+    b_of, a_of = fields(zero, order, poles)
+
+    @gpu.helper
+    def settled(sos, at, cascade):
+        """Return the output of a section of second order, and its states, after 1 for ever."""
+        b1, b2, one = b_of(sos, at, 1, cascade), b_of(sos, at, 2, cascade), constant(1.0, zero)
+        a1, a2 = a_of(sos, at, 1, cascade), a_of(sos, at, 2, cascade)
+        gain = (b_of(sos, at, 0, cascade) + b1 + b2) / (one + a1 + a2)
+        second = b2 - a2 * gain
+        return gain, b1 - a1 * gain + second, second
+
+    @gpu.helper
+    def start(level, sos, own, h0, given, last, state, cascade):
+        for s in range(cascade.count):
+            to = state + s * cascade.last
+            if scaled and gpu.is_null(h0.at):
+                gain, first, second = settled(sos, own + s * cascade.section, cascade)
+                gpu.store(last.at, to, level * first)
+                gpu.store(last.at, to + cascade.last_number, level * second)
+                level = level * gain
+            else:
+                for k in range(order):
+                    value = zero
+                    if not gpu.is_null(h0.at):
+                        value = gpu.load(h0.at, given + s * cascade.h0 + k * cascade.h0_number, zero)
+                    gpu.store(last.at, to + k * cascade.last_number, level * value if scaled else value)
+
+    return start
+
+
 def cascade(cuda, zero, order, poles, varies, direct, scaled, by_time, raws):
     """Return the kernel of sections of an order, or of poles alone; ``varies`` says whether coefficients do in time.
 
     States are SciPy's or, if ``direct``, the last outputs. Poles with SciPy's states are the adjoint of direct ones.
-    If ``scaled``, first states are those of a signal that begins with 1.
+    If ``scaled``, first states are those of a signal that begins with 1; without any, of one that was its first value
+    for ever.
     """
-    kind = type(zero)
+    kind, start = type(zero), starter(zero, order, poles, scaled)
     fill, drain = copiers(cuda, zero, by_time, raws["x"])
     kinds = zero, order, poles, varies, direct
     advance = pairs(*kinds) if order <= 2 else any_order(cuda, *kinds)
@@ -203,16 +236,11 @@ def cascade(cuda, zero, order, poles, varies, direct, scaled, by_time, raws):
         places[me], targets[me], stops[me], ends[me] = offset(x.series, index), offset(y.series, index), stop, end
         own, state = offset(sos.series, index), offset(last.series, index)
         if is_there:
-            for s in range(cascade.count):
-                for k in range(order):
-                    value = zero
-                    if not gpu.is_null(h0.at):
-                        at = offset(h0.series, index) + s * cascade.h0 + k * cascade.h0_number
-                        value = gpu.load(h0.at, at, zero)
-                    if scaled and stop > 0:
-                        at = places[me] + step_at(gpu.narrow(0), stop, geometry.reverse) * x.time
-                        value = value * gpu.load(x.at, at, zero)
-                    gpu.store(last.at, state + s * cascade.last + k * cascade.last_number, value)
+            level = zero
+            if scaled and stop > 0:
+                at = places[me] + step_at(gpu.narrow(0), stop, geometry.reverse) * x.time
+                level = gpu.load(x.at, at, zero)
+            start(level, sos, own, h0, offset(h0.series, index), last, state, cascade)
         gpu.barrier()
         chunks = chunks_of(geometry)
         for n in range(chunks):
