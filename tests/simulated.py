@@ -16,7 +16,7 @@ import fastrecur
 from fastrecur import reference
 from fastrecur._cuda import call, launch, plan
 from fastrecur._cuda.kernels import catalog, descriptors
-from fastrecur.filters import allpole, allpole_vjp, follow, sosfilt, sosfilt_vjp, sosfiltfilt
+from fastrecur.filters import allpole, allpole_vjp, follow, lfilter, sosfilt, sosfilt_vjp, sosfiltfilt
 from fastrecur.smoothing import holt
 from fastrecur.torch._operator import levels
 from fastrecur.torch._rnn import pooling as _pooling
@@ -106,6 +106,7 @@ def signals(rng):
     calls += [(sosfilt_vjp, x[::-1].copy(), sos, more)]
     calls += [(allpole_vjp, x.T.copy(), a, {"x": x.T.copy(), "y": x.T.copy(), "zi": np.ones((3, 3)), "axis": 0})]
     calls += [(follow, x, rng.random((3, 35)), {"release": 0.1, "zi": rng.standard_normal((3, 1))})]
+    calls += [(lfilter, np.array([0.2, 0.1]), np.array([2.0, -1.4, 0.6]), {"x": x, "return_state": True})]
     calls += [(holt, x, rng.random((3, 1)), {"beta": 0.2, "axis": 1})]
     calls += [(lambda *given, **options: [sosfiltfilt(*given, **options)], sos, x, {"padlen": 5})]
     return [(*call, call[0](*call[1:3], **call[3])) for call in calls]

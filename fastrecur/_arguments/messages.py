@@ -410,7 +410,6 @@ filter_lazy = _message("gradients of filters are for arrays in memory and tensor
 filter_device = _message("`{name}` must be in CPU memory or on a CUDA GPU: filters have no kernels for {device}")
 follow_real = _message("`{name}` must be real, got dtype {dtype}: take the magnitude first")
 filter_states = _message("`{name}` must be complex on a GPU if `x` is, and else real: it holds {state} beside {signal}")
-filter_gpu = _message("`{name}` must be in CPU memory or a tensor here, got {kind} on a GPU")
 
 
 def values_steps(came, steps, has_next):

@@ -6,7 +6,6 @@ series, of which the kernel knows nothing.
 
 import functools
 import math
-from types import SimpleNamespace
 
 import numpy as np
 
@@ -59,20 +58,52 @@ def check_out(view, x, dtype, others, ends):
 
 
 def sosfilt(x, sos, zi, axis, reverse, lengths, out, fields, poles):
-    """Return the output of a cascade and its last states.
-
-    ``sos`` may be a function that returns coefficients of one section, given what has a signal's shape, and its axis of
-    time. States beside it, and both of ``poles``, have no axis of sections.
-    """
-    label, is_one = "a" if poles else "sos", poles or callable(sos)
-    views, ends, work = taken({"x": x} | ({} if callable(sos) else {label: sos}) | {"zi": zi, "out": out}, lengths)
-    signal, state = views["x"], views["zi"]
-    axis = shapes.axis_of(axis, signal.shape, ("x",))
-    if callable(sos):
-        rows = sos(SimpleNamespace(shape=signal.shape, ndim=len(signal.shape)), axis)
-        views[label], fields = work.upload(label, rows), rows.shape[-1]
-    elif not poles and not is_on_device(sos):
+    """Return the output of a cascade and its last states; of poles alone, these have no axis of sections."""
+    label = "a" if poles else "sos"
+    views, ends, work = taken({"x": x, label: sos, "zi": zi, "out": out}, lengths)
+    axis = shapes.axis_of(axis, views["x"].shape, ("x",))
+    if not poles and not is_on_device(sos):
         check_a0(take("sos", sos)[0])
+    return _filter(views, label, axis, reverse, poles, out, ends, work)
+
+
+def lfilter(b, a, x, zi, axis, reverse, lengths, out):
+    """Return the output of a filter of any order and its last states."""
+    b, a = (v if is_on_device(v) else np.atleast_1d(take(name, v)[0]) for name, v in (("b", b), ("a", a)))
+    views, ends, work = taken({"x": x, "b": b, "a": a, "zi": zi, "out": out}, lengths)
+    shape = views["x"].shape
+    axis = shapes.axis_of(axis, shape, ("x",))
+    given = {name: _polynomial(name, views.pop(name), shape, axis) for name in ("b", "a")}
+    if not is_on_device(a) and not a[..., 0].all():
+        raise ValueError(say.filter_lead())
+    ranks = {len(own.shape) for own in given.values()}
+    if ranks == {len(shape), len(shape) + 1} and len(shape) > 1:  # one for each series beside one for each step
+        given |= {k: _with_axis(own, axis) for k, own in given.items() if len(own.shape) == len(shape)}
+    lead, counts = zip(*((own.shape[:-1], own.shape[-1]) for own in given.values()), strict=True)
+    dtype = np.result_type(*(own.dtype if own.dtype == np.float32 else _WIDE for own in given.values()))
+    form = fresh((*shapes.broadcast_shape(("b", "a"), lead), 2 * max(counts)), dtype)
+    with work.lent([form]) as (at,):
+        views["sos"], made = _with_axis(view_of(at, form), -1), (form, at)
+        quotient = given, {"x": made, "y": made}, len(form.shape) - 1
+        return _filter(views, "sos", axis, reverse, False, out, ends, work, quotient)
+
+
+def _polynomial(name, view, shape, axis):
+    """Return a view of a polynomial, with an axis; raise unless it fits a signal of a shape."""
+    view = view if view.shape else _with_axis(view, 0)
+    check_polynomial(name, view.shape, shape, axis)
+    if view.dtype.kind == "c":
+        raise TypeError(say.filter_real(name, view.dtype))
+    return view
+
+
+def _filter(views, label, axis, reverse, poles, out, ends, work, quotient=None):
+    """Return a filter's output and last states.
+
+    ``quotient`` are arguments of `_run_levels` that make the coefficients of a filter of any order.
+    """
+    signal, is_one = views["x"], poles or quotient is not None
+    fields = FIELDS if quotient is None else views[label].shape[-1]
     given, (state,) = _look(views, label, ("zi",), axis, fields, poles, is_one, ends)
     dtype = floats(signal.dtype)
     if views["out"] is not None:
@@ -80,6 +111,8 @@ def sosfilt(x, sos, zi, axis, reverse, lengths, out, fields, poles):
     y, to, y_at = result(signal, dtype, work, out, views["out"])
     last, last_at = work.empty(*_last_of(given, signal, axis, poles, is_one))
     known = signature_of(ends.lengths), work.ends(ends, signal.shape[axis])
+    if quotient is not None:
+        _run_levels("quotient", *quotient, work)
     operands = {"x": signal, "sos": given, "h0": state, "y": view_of(y_at, to)}
     _run(operands, last_at, axis, reverse, known, work, poles)
     return y, last
@@ -435,6 +468,7 @@ def level_plan(kernel, forms, axis):
     strides = {name: shapes.spread(form.shape, form.strides, shape) for name, form in known.items()}
     values, elements, offsets = lay_out(shape, axis, False, strides, known)
     elements |= {name: "number" for name, form in forms.items() if form is True} | {"lengths": "i8"}
+    values |= {f"{k}_count": known[k].shape[-1] for k in ("b", "a") if kernel == "quotient"}
     gates = (known[k].shape for k in ("attack", "release") if kernel == "follow")
     varies = any(len(gate) >= len(shape) - axis and gate[axis - len(shape)] != 1 for gate in gates)
     options = {"varies": varies} if kernel == "follow" else {}

@@ -168,7 +168,8 @@ def lfilter(
 
     Notes
     -----
-    Beside an array on a GPU, ``b`` and ``a`` are in CPU memory.
+    An ``a[..., 0]`` of 0 is an error of arrays in CPU memory. In tensors and on a GPU nobody looks at it, which would
+    stall the host: 0 and NaN there make results that are not finite.
 
     Of an order above 2, polynomials lose digits as in SciPy, however exact the arithmetic is: small changes of ``a``
     move poles far. ``scipy.signal.tf2sos`` does not bring them back; design sections, and use `sosfilt`.

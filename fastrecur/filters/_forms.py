@@ -22,8 +22,6 @@ def _namespace(*values):
 def _floats(xp, name, value, like, halves=()):
     """Return coefficients or states as an array of numbers of the signal's library; ``halves`` as for `take`."""
     if xp is np:
-        if _arrays.any_on_device(value):
-            raise TypeError(say.filter_gpu(name, type(value)))
         return take(name, value, halves)[0]
     if not isinstance(value, xp.Tensor):
         value = xp.as_tensor(value, device=like.device)
@@ -74,8 +72,8 @@ def _rows(xp, polynomials, order, x):
     return join(xp, aligned, len(full))[..., None, :]
 
 
-def _quotient(xp, b, a, x, axis, least=0):
-    """Return a filter as a cascade of one, divided by its first pole and of an order of at least so much; its order."""
+def _quotient(xp, b, a, x, axis):
+    """Return a filter as a cascade of one, divided by its first pole and of a section's order at least; its order."""
     b, a = (_polynomial(xp, name, v, x, axis) for name, v in (("b", b), ("a", a)))
     if {b.ndim, a.ndim} == {x.ndim, x.ndim + 1} and x.ndim > 1:  # one for each series beside one for each step
         b, a = (p if p.ndim > x.ndim else p[(*(slice(None),) * axis, None)] for p in (b, a))
@@ -83,20 +81,21 @@ def _quotient(xp, b, a, x, axis, least=0):
         raise ValueError(say.filter_lead())
     order, first = max(b.shape[-1], a.shape[-1]) - 1, a[..., :1]
     quotient = b / first, join(xp, [xp.ones_like(first), a[..., 1:] / first], a.ndim - 1)
-    return _rows(xp, quotient, max(order, least), x), order
+    return _rows(xp, quotient, max(order, _LEAST), x), order
 
 
 def lfilter(b, a, x, axis, zi, reverse, lengths, return_state, out):
     """Return the output of a filter of any order, and the states after it where they are wanted."""
     xp, wants_state = _namespace(b, a, x, zi), checks.flag("return_state", return_state) or zi is not None
-    rest = reverse, lengths, wants_state, out
-    if xp is np and _arrays.any_on_device(x, zi, out):
-        return _call.sosfilt(x, lambda x, axis: _quotient(np, b, a, x, axis)[0], zi, axis, *rest)
+    if xp is np and _arrays.any_on_device(b, a, x, zi, out):
+        given = b, a, x, zi, axis, checks.flag("reverse", reverse)
+        y, zf = _dispatch.gpu_filters().lfilter(*given, lengths, out)
+        return (y, zf) if wants_state else y
     x = _signal(xp, x)
     axis = shapes.axis_of(axis, tuple(x.shape), ("x",))
-    rows, order = _quotient(xp, b, a, x, axis, _LEAST)
+    rows, order = _quotient(xp, b, a, x, axis)
     state = None if zi is None else _state(xp, "zi", zi, x, axis, order, rows.shape[-1] // 2 - 1)
-    found = _call.sosfilt(x, rows, state, axis, *rest, rows.shape[-1])
+    found = _call.sosfilt(x, rows, state, axis, reverse, lengths, wants_state, out, rows.shape[-1])
     return (found[0], at(found[1][0], axis, slice(order))) if wants_state else found
 
 

@@ -15,7 +15,7 @@ import fastrecur  # noqa: E402
 from fastrecur import reference  # noqa: E402
 from fastrecur._arguments import checks  # noqa: E402
 from fastrecur._cuda import launch, plan as _plan  # noqa: E402
-from fastrecur.filters import allpole, follow, sosfilt  # noqa: E402
+from fastrecur.filters import allpole, follow, lfilter, sosfilt  # noqa: E402
 from fastrecur.smoothing import holt  # noqa: E402
 
 try:
@@ -363,6 +363,7 @@ def _filters(rng, steps, count):
         "poles of steps": (allpole, {"a": poles, "zi": rng.standard_normal((3, count))}),
         "gates of series": (follow, {"attack": rng.random((1, count)), "release": 0.1}),
         "gates of steps": (follow, {"attack": 0.3, "release": rng.random((steps, count))}),
+        "polynomials": (lfilter, {"b": np.array([0.2, 0.3]), "a": np.array([2.0, -1.4, 0.6]), **cut}),
     }
 
 

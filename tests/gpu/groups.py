@@ -329,7 +329,7 @@ def filter_calls(put, x, axis):
 
 
 @group(
-    "filters", 40, ("torch", "cupy"), host=[(needs.use_filters, slice(k, k + 1)) for k in range(18)],
+    "filters", 40, ("torch", "cupy"), host=[(needs.use_filters, slice(k, k + 1)) for k in range(20)],
     kernels=lambda: needs.of_problems(correctness.filter_problems),
 )  # fmt: skip
 def filters(bench):

@@ -18,11 +18,12 @@ LENGTHS = np.arange(40) * 2 - 9
 
 def check(cupy, function, *arguments, on_host=(), tolerance=1e-13, kernel="cascade", **options):
     """Compare a call of arrays on a card, but some of them, with one in memory: one launch, results alike."""
+    quotient = ["quotient"] if function is lfilter else []
     place = lambda k, v: cupy.place(v) if isinstance(v, np.ndarray) and k not in on_host else v  # noqa: E731
     given = [place(k, v) for k, v in enumerate(arguments)]
     options |= {"return_state": True} if function is not holt else {}
     found = function(*given, **{name: place(name, v) for name, v in options.items()})
-    assert [entry[1] for entry in cupy.driver.log if entry[0] == "launch"] == [kernel]
+    assert [entry[1] for entry in cupy.driver.log if entry[0] == "launch"] == [*quotient, kernel]
     cupy.driver.forget()
     for actual, wanted in zip(found, function(*arguments, **options), strict=True):
         assert (actual.host.dtype, actual.host.shape) == (wanted.dtype, wanted.shape)
@@ -62,11 +63,45 @@ def test_poles_alone(cupy, rng, order, kind):
 
 
 @pytest.mark.exhaustive
+@pytest.mark.parametrize("on_host", [(0, 1), (0,), (1,), ()])
 @pytest.mark.parametrize("order", [0, 1, 2, 4])
-def test_polynomials(cupy, rng, order):
+def test_polynomials(cupy, rng, order, on_host):
     (b, a), shape = scipy.signal.butter(order, 0.3) if order else ([3.0], 2.0), (3, 40, 2)
     x, zi = rng.standard_normal(shape), rng.standard_normal((3, order, 2))
-    check(cupy, lfilter, b, a, x, axis=1, zi=zi, on_host=(0, 1))
+    check(cupy, lfilter, np.array(b), np.array(a) * -2, x, axis=1, zi=zi, on_host=on_host)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("case", ["series", "steps", "steps beside series", "series beside steps", "one beside steps"])
+def test_polynomials_of_series_and_steps(cupy, rng, case):
+    """Of two lengths, in the other layout; each is divided by its own first coefficient."""
+    leads, (own, other) = {"series": (3, 2), "steps": (3, 40, 2), "one": ()}, (case.split(" beside ") * 2)[:2]
+    b, a = (
+        np.asfortranarray(polynomial * (1 + 0.02 * rng.standard_normal((*leads[kind], len(polynomial)))))
+        for polynomial, kind in (([0.2, 0.3, 0.1, 0.05], own), ([2.0, -1.4, 0.6], other))
+    )
+    x, options = rng.standard_normal((3, 40, 2)), {"axis": 1, "zi": rng.standard_normal((3, 3, 2)), "reverse": True}
+    check(cupy, lfilter, b, a, x, lengths=np.array([[40, 0], [9, 30], [1, 40]]), **options)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("dtypes", [(np.float32, np.float32), (np.float64, np.int32), (np.float16, np.float16)])
+def test_dtypes_of_polynomials(cupy, rng, dtypes):
+    """Quotients are those in memory, to the bit, so outputs are the same within the last digits."""
+    b, a = (np.array(v).astype(dtype) for v, dtype in zip(([0.25, 0.5], [3.0, -1.0, 1.0]), dtypes, strict=True))
+    x = rng.standard_normal((33, 70)).astype(np.complex64)
+    check(cupy, lfilter, b, a, x, tolerance=1e-6)
+    check(cupy, lfilter, b, a, x.real.astype(float))
+
+
+@pytest.mark.exhaustive
+def test_a_first_coefficient_of_zero_on_a_card(cupy):
+    """Nobody looks at it: its series is not finite, others are as ever; nothing is copied."""
+    a, x = np.array([[0.0, 1.0], [np.nan, 1.0], [2.0, 1.0]]), np.ones((3, 40))
+    y = lfilter(cupy.place(np.array([1.0, 0.5])), cupy.place(a), cupy.place(x)).host
+    assert not [entry for entry in cupy.driver.log if entry[0] == "upload"]
+    assert not np.isfinite(y[:2]).any()
+    np.testing.assert_allclose(y[2], scipy.signal.lfilter([1.0, 0.5], a[2], x[2]), rtol=1e-13)
 
 
 @pytest.mark.exhaustive
@@ -207,7 +242,12 @@ def test_errors(cupy):
         (TypeError, "`x`", lambda: sosfilt(cupy.place(SOS), x.host)),
         (TypeError, "`a` must be an array", lambda: allpole(None, x)),
         (TypeError, "`attack` must be an array", lambda: follow(x, None, 0.1)),
-        (TypeError, "`b` must be in CPU memory", lambda: lfilter(a, [1.0], x)),
+        (ValueError, "`a` must not begin with 0", lambda: lfilter(x, [0.0, 1.0], x)),
+        (ValueError, "`b` must have the shape", lambda: lfilter(cupy.place(np.ones((3, 2))), a, x)),
+        (TypeError, "`a` must be real", lambda: lfilter(a, cupy.place(np.ones(2, complex)), x)),
+        (TypeError, "`b` must be an array", lambda: lfilter(None, a, x)),
+        (TypeError, "`x` must be on the device that `a` is on", lambda: lfilter([1.0], a, x.host)),
+        (ValueError, "`zi` must have the shape", lambda: lfilter(a, a, x, zi=a)),
         (ValueError, "`y` must have the shape", lambda: sosfilt_vjp(x, SOS, x, a)),
         (TypeError, "`grad_y` must be complex", lambda: sosfilt_vjp(cupy.place(np.ones((4, 9), complex)), SOS, x, x)),
         (ValueError, "`grad_zf` must have the shape", lambda: allpole_vjp(x, a, x, x, grad_zf=wide)),

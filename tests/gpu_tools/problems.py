@@ -91,6 +91,12 @@ def filtering(dtype, axes=(0, 1)):
         ):
             made = filters.level_plan(name, tuple(({"x": x} | forms).items()), axis).launches[0]
             yield launch.Kernel(*made[:6])
+    b, a, rows = (
+        filters.Form(own, (512, n), c_strides((512, n), own.itemsize))
+        for own, n in zip((dtype, wide, wide), (4, 3, 8), strict=True)
+    )
+    made = filters.level_plan("quotient", (("x", rows), ("b", b), ("a", a), ("y", rows)), 1).launches[0]
+    yield launch.Kernel(*made[:6])
 
 
 def scanning(dtype, states=16, layout="bdl", maps="steps", cuts=(), batch=2):

@@ -61,6 +61,7 @@ REGISTERS = 1 << 16  # of a multiprocessor
 PACKAGES = "numba", "numba-cuda", "cuda-core", "nvidia-nvjitlink", "nvidia-cuda-nvdisasm"
 # As docs/explanation/gpu.rst has them.
 COMPUTE = "selective", "selective_vjp", "cascade", "follow", "holt", "holt_vjp"  # for longer than they load
+COMPUTE += ("quotient",)  # which is small
 NAMES = {"lanes": "parallel series", "series": "contiguous time", "selective": "selective scan"}
 
 

@@ -23,7 +23,7 @@ RULES = {
 }
 
 # Plain parameters that are int32; times are int32 or int64; whatever ends in _lane holds three int64 strides.
-_INT32 = frozenset((*operands.Geometry._fields, *operands.Sizes._fields, "outers", "sections"))
+_INT32 = {*operands.Geometry._fields, *operands.Sizes._fields, "outers", "sections", "b_count", "a_count"}
 
 MAKERS = {
     "lanes": lanes.forward,
@@ -38,13 +38,14 @@ MAKERS = {
     "selective": selective.forward,
     "cascade": filters.cascade,
     "lags": filters.lags,
+    "quotient": filters.quotient,
     "follow": filters.follow,
     "holt": filters.holt,
     "holt_vjp": filters.holt_vjp,
     "selective_vjp": selective_back.vjp,
 }
 THREADS = {"sums": sums.THREADS, "scan": look_back.THREADS, "scan_vjp": look_back.THREADS}
-THREADS |= dict.fromkeys(("cascade", "lags", "follow", "holt", "holt_vjp"), filters.THREADS)
+THREADS |= dict.fromkeys(("cascade", "lags", "quotient", "follow", "holt", "holt_vjp"), filters.THREADS)
 MOST_THREADS = 128
 
 

@@ -307,6 +307,27 @@ def lags(cuda, zero, size, order, poles, varies):
     return kernel
 
 
+def quotient(cuda, zero):
+    """Return the kernel that divides polynomials by ``a[0]`` and puts b and a side by side, filled up with zeros."""
+
+    @gpu.helper
+    def divide(y, to, x, own, count, most, first):
+        for k in range(most):
+            value = gpu.load(x.at, own + k * x.time, zero) / first if k < count else zero
+            gpu.store(y.at, to + k * y.time, value)
+
+    def kernel(b, a, y, lengths, geometry, counts):
+        is_there, index, _, _ = begin(lengths, geometry)
+        most = max(counts.b, counts.a)
+        if is_there:
+            own, to = offset(a.series, index), offset(y.series, index)
+            first = gpu.load(a.at, own, zero)
+            divide(y, to, b, offset(b.series, index), counts.b, most, first)
+            divide(y, to + most * y.time, a, own, counts.a, most, first)
+
+    return kernel
+
+
 # ---- Levels that follow a signal ------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ Valid = namedtuple("Valid", "start stop")
 Cuts = namedtuple("Cuts", "at next outers h0 last first resets time series")
 # Of filters: how many sections, and the bytes to a section's coefficients, to the next of these, and of states alike.
 Cascade = namedtuple("Cascade", "count section field h0 h0_number last last_number")
+Counts = namedtuple("Counts", "b a")  # of polynomials' coefficients
 
 # Of sums: what is added up and to where, and strides of results, of summands and of slices of these.
 Source = namedtuple("Source", "at kept summed")
@@ -43,6 +44,7 @@ _GROUPS = {
     "geometry": (Geometry, Geometry._fields),
     "cuts": (Cuts, tuple(_CUTS.split())),
     "cascade": (Cascade, tuple(_CASCADE.split())),
+    "counts": (Counts, ("b_count", "a_count")),
     "sizes": (Sizes, Sizes._fields),
     "source": (Source, ("source", "source_kept", "source_summed")),
     "target": (Target, ("target", "target_kept", "target_slice")),
