@@ -12,7 +12,7 @@ from numpy.lib.stride_tricks import as_strided
 from . import messages as say
 
 SCALARS = (bool, int, float, complex)
-_HEADER = object.__basicsize__
+HEADER = object.__basicsize__  # bytes of what every object begins with
 _read_pointer = ctypes.c_void_p.from_address
 
 # NumPy dtype -> the element's name in kernels. bfloat16 is found by its name: it comes from ml_dtypes.
@@ -45,7 +45,7 @@ def _address_by_interface(array):
 
 def _address_by_header(array):
     # An array object begins with Python's header and then its data pointer, in every NumPy since 1.0.
-    return _read_pointer(id(array) + _HEADER).value
+    return _read_pointer(id(array) + HEADER).value
 
 
 def _choose_address():

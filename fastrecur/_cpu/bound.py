@@ -147,7 +147,7 @@ def is_short(plan):
 
 
 def short_call(plan, direction, given):
-    """Return what calls a short plan's kernel, of nothing but the addresses of ``given``.
+    """Return what calls a short plan's kernel, of nothing but what is ``given``: arrays, floats of float64, addresses.
 
     A state that is not given is zeros. What the kernel reads beside what is given lives as long as what is returned.
     """
@@ -168,8 +168,7 @@ def short_call(plan, direction, given):
         return call
     shape, wide, fresh = plan.lane_shape, plan.wide, np.zeros
 
-    def with_states(*addresses):
-        states = fresh(shape, wide)
-        call(*addresses, address(states))
+    def with_states(*operands):
+        call(*operands, fresh(shape, wide))
 
     return with_states

@@ -193,19 +193,25 @@ def known_forward(plan):
     """
     if not is_short(plan) or not plan.c_order or not plan.carry_c_order:
         return lambda a, b, h0, out, return_state, cuts: forward(plan, a, b, h0, None, out, return_state, cuts)
-    call = short_call(plan, "forward", (A, B, H, CARRY, *_marks_given(plan)))
-    shape, dtype, lane_shape, wide = plan.shape, plan.dtype, plan.lane_shape, plan.wide
+    call = short_call(plan, "forward", (A, B, H, *_marks_given(plan)))
+    call_with_states = short_call(plan, "forward", (A, B, H, CARRY, *_marks_given(plan)))
+    shape, dtype, lane_shape, wide, empty = plan.shape, plan.dtype, plan.lane_shape, plan.wide, np.empty
+    converts = wide != np.float64  # a number; of float64 it is read where Python has it
 
     def run(a, b, h0, out, return_state, cuts):
-        if (return_state or h0 is not None) and cuts is not None and cuts.kind == OFFSETS:
+        wants_states = return_state or h0 is not None
+        if wants_states and cuts is not None and cuts.kind == OFFSETS:
             return forward(plan, a, b, h0, None, out, return_state, cuts)
-        carry = np.zeros(lane_shape, wide) if h0 is None else states_of(plan, h0)
         if out is None:
-            out = np.empty(shape, dtype)
-        if type(a) is float:
+            out = empty(shape, dtype)
+        if converts and type(a) is float:
             a = as_array(a, wide)
-        marks = () if cuts is None else cuts.marks()  # which live as long as the call
-        call(*map(address, (a, b, out, carry, *marks)))
+        marks = () if cuts is None else cuts.marks()
+        if not wants_states:
+            call(a, b, out, *marks)
+            return out, None
+        carry = np.zeros(lane_shape, wide) if h0 is None else states_of(plan, h0)
+        call_with_states(a, b, out, carry, *marks)
         if return_state and cuts is not None:
             cuts.clear_ends(carry)
         return out, carry
@@ -229,18 +235,18 @@ def known_vjp(plan):
     make_a, a_made, to_a = (np.zeros, wide, SUMS_A) if a_strides is None else (np.empty, a_dtype, TO_A)
     make_b, b_made, to_b = (np.zeros, wide, SUMS_B) if b_strides is None else (np.empty, b_dtype, TO_B)
     call = short_call(plan, "vjp", (G, A, B, H, to_a, to_b, *_marks_given(plan)))
+    converts, narrows_a, narrows_b = wide != np.float64, a_made != a_dtype, b_made != b_dtype
 
     def run(g, a, b, h, h0, cuts):
         if h0 is not None:
             return run_any(g, a, b, h, h0, cuts)
-        if type(a) is float:
+        if converts and type(a) is float:
             a = as_array(a, wide)
         grad_a, grad_b = make_a(a_shape, a_made), make_b(b_shape, b_made)
-        marks = () if cuts is None else cuts.marks()
-        call(*map(address, (g, a, b, h, grad_a, grad_b, *marks)))
-        if a_made != a_dtype:
+        call(g, a, b, h, grad_a, grad_b, *(() if cuts is None else cuts.marks()))
+        if narrows_a:
             grad_a = narrowed(grad_a, a_dtype)
-        if b_made != b_dtype:
+        if narrows_b:
             grad_b = narrowed(grad_b, b_dtype)
         return grad_a, grad_b, None
 

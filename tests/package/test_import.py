@@ -12,6 +12,7 @@ import sys
 import time
 import zipfile
 
+import numpy as np
 import pytest
 
 import fastrecur
@@ -320,11 +321,12 @@ def test_what_machine_code_is_kept_for(run_python, tmp_path):
 def test_wrong_arguments_of_native_code():
     """What Python cannot take for a number ends in its own error, and nothing runs."""
     call = _compile.kernel(rows.forward, "forget_same", "f8", a="f8", b="f8", h="f8", flags="b1")
-    with pytest.raises(TypeError, match="float"):
-        call(None, 1.5, *[0] * 14)
     prepared = native.prepared(call, [0] * 16, (1, 2), 4, 1, releases=False, owners=())
-    with pytest.raises(TypeError, match="float"):
-        prepared(0, 1.5)
+    for value in ("1.5", np.float64(1.5), [0], np.ma.zeros(3), np.zeros(3).view(np.recarray)):
+        with pytest.raises(TypeError, match="int"):
+            call(None, value, *[0] * 14)
+        with pytest.raises(TypeError, match="int"):
+            prepared(0, value)
 
 
 def test_who_may_read_what_is_kept(tmp_path):

@@ -18,7 +18,7 @@ import numpy as np
 from llvmlite import binding, ir
 
 from ..._arguments import messages as say
-from ..._arguments.arrays import address
+from ..._arguments.arrays import HEADER, address
 from ..vectors.conversions import call_llvm
 from . import cache, python
 
@@ -38,6 +38,11 @@ HEAD = 24  # Then a row for each call: the kernel, how many arguments it takes, 
 ROW = 2 + MOST_ARGUMENTS
 
 _I32, _I64, _VOID = ir.IntType(32), ir.IntType(64), ir.VoidType()
+# What trampolines know of Python, by the names that it has there.
+_THINGS = {
+    "_Py_NoneStruct": None, "fastrecur_type_error": TypeError, "fastrecur_ndarray": np.ndarray,
+    "fastrecur_float": float,
+}  # fmt: skip
 _known = {}  # of a kernel that is called by a trampoline: its address and how many arguments it takes
 
 
@@ -153,10 +158,10 @@ class Trampolines:
     def __init__(self, symbols):
         for name, place in symbols.items():
             binding.add_symbol(name, place)
-        for name, thing in (("_Py_NoneStruct", None), ("fastrecur_type_error", TypeError)):
+        for name, thing in _THINGS.items():
             binding.add_symbol(name, id(thing))
         triple = binding.get_process_triple()
-        name = cache.name_of("native", cache.digest("cpu", "llvmlite"), triple, sys.version)
+        name = cache.name_of("native", cache.digest("cpu", "llvmlite"), triple, sys.version, HEADER)
         code, _ = cache.find_or_make(name, lambda: (_compiled(triple), ""))
         self.run, self.enter, prepared = _loaded(code, "run", "enter", "prepared")
         self.enter_row = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self.enter)
@@ -263,6 +268,26 @@ def _write_enter(module, run):
     builder.ret_void()
 
 
+def _address_of(builder, thing):
+    """Return what stands for an argument: an array's first number, a float's own; another number is an address."""
+    # Each object begins with a header, which ends with its type; then an array has its pointer, a float its number.
+    kind = _read(builder, thing, HEADER // 8 - 1)
+    is_array, is_float = (
+        builder.icmp_signed("==", kind, _thing(builder, name)) for name in ("fastrecur_ndarray", "fastrecur_float")
+    )
+    with builder.goto_entry_block():
+        found = builder.alloca(_I64)
+    with builder.if_else(is_array) as (array, other):
+        with array:
+            builder.store(_read(builder, thing, HEADER // 8), found)
+        with other, builder.if_else(is_float) as (own, number):
+            with own:
+                builder.store(builder.add(thing, ir.Constant(_I64, HEADER)), found)
+            with number:
+                builder.store(call_llvm(builder, "PyLong_AsLongLong", _I64, thing), found)
+    return builder.load(found, typ=_I64)
+
+
 def _write_prepared(module, run):
     """``prepared(self, given, count)``: what Python calls; ``self`` is the address of a record."""
     function, builder = _function(module, "prepared", _I64, 3)
@@ -285,7 +310,7 @@ def _write_prepared(module, run):
         argument = _read(builder, given, k)
         # A rule is None; nothing is left of it in compiled code.
         with builder.if_then(builder.icmp_signed("!=", argument, none)):
-            number = call_llvm(builder, "PyLong_AsLongLong", _I64, argument)
+            number = _address_of(builder, argument)
             _write(builder, words, place, builder.add(_read(builder, words, place), number))
     failed = builder.icmp_signed("!=", call_llvm(builder, "PyErr_Occurred", _I64), nothing)
     with builder.if_then(failed, likely=False):  # an argument is no number

@@ -268,16 +268,17 @@ def short_forward(family, a, b, axis, reverse, dtype):
     if not _run.is_short(plan) or not plan.carry_c_order:
         return None
     call, number = _run.short_call(plan, "forward", (_layout.A, _layout.B, _layout.H)), is_number(a)
-    wide, allocate = plan.wide, _allocator(b, plan.shape, strides, dtype)
+    allocate, wide = _allocator(b, plan.shape, strides, dtype), plan.wide
+    converts = wide != np.float64  # a number; of float64 it is read where Python has it
 
     def run(a, b):
-        h = allocate(b)
-        if number:
-            a = _run.as_array(a, wide)
-            at_a = address(a)
-        else:
+        at_b, at_a = b.data_ptr(), a
+        if not number:
             at_a = a.data_ptr()
-        call(at_a, b.data_ptr(), h.data_ptr())
+        elif converts:
+            at_a = _run.as_array(a, wide)
+        h = allocate(b)
+        call(at_a, at_b, h.data_ptr())
         return h
 
     return run
@@ -308,11 +309,7 @@ def short_vjp(family, g, a, b, h, axis, reverse, dtype, wanted):
     def run(g, a, b, h):
         at_g = g.data_ptr()  # also in place of what is not there, which would not be read for a result
         at_b, at_h = b.data_ptr() if reads_b else at_g, h.data_ptr() if reads_h else at_g
-        if number:
-            a = _run.as_array(a, wide)
-            at_a = address(a)
-        else:
-            at_a = a.data_ptr()
+        at_a = _run.as_array(a, wide) if number else a.data_ptr()
         grad_a = make_a(a) if want_a else None
         grad_b = make_b(b) if want_b else None
         if want_a and want_b:
