@@ -39,22 +39,10 @@ def element(dtype):
     return name
 
 
-def _address_by_interface(array):
-    return array.__array_interface__["data"][0]
-
-
-def _address_by_header(array):
-    # An array object begins with Python's header and then its data pointer, in every NumPy since 1.0.
+def address(array):
+    """Return where an array's first number is, at an eighth of the time that its interface takes."""
+    # An array begins with what every object begins with and then this pointer: NumPy's C interface says so.
     return _read_pointer(id(array) + HEADER).value
-
-
-def _choose_address():
-    probe = np.empty(3)
-    ok = sys.implementation.name == "cpython" and _address_by_header(probe) == _address_by_interface(probe)
-    return _address_by_header if ok else _address_by_interface
-
-
-address = _choose_address()  # the first is 8 times as quick, and a call on 16 elements needs three
 
 
 def array_at(place, shape, dtype):
