@@ -1,12 +1,15 @@
 """Devices that have no kernels here: a scan of torch's own operators, with the same rules and derivatives."""
 
+import functools
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import oracle
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastrecur._arguments.checks import Segments
 from fastrecur.torch._operator import composed, ops, tensors
@@ -59,6 +62,28 @@ def test_the_operators_of_any_device_are_the_cpu_s(family, reverse, steps):
         operands = g, a, b, expected[0], h0, g_last
         expected = ops._vjp(family, *operands, *options, True, True, True)
         torch.testing.assert_close(ops._vjp_composed(family, *operands, *options, True, True, True), expected)
+
+
+class Elsewhere(TorchDispatchMode):
+    """A mode, as a profiler's, in which operators are run as on a device without kernels."""
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        keys = torch._C.DispatchKeySet(torch._C.DispatchKey.PrivateUse1)
+        run = functools.partial(function.redispatch, keys) if function.namespace == "fastrecur" else function
+        return run(*arguments, **(options or {}))
+
+
+@pytest.mark.sample(reverse=[True])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_complex_gradients_under_a_mode(reverse):
+    """Within one torch does not conjugate what a lazy view only marks."""
+    a, b, g = torch.randn(3, 5, 2, dtype=torch.complex128)
+    a, b = (v.requires_grad_() for v in (0.5 * a, b))
+    h = oracle.linear_recurrence(a, b, reverse=reverse)
+    options = None, None, None, 0, reverse, torch.complex128, True, True, False
+    with Elsewhere():
+        found = ops.VJP["linear"](g, *(v.detach() for v in (a, b, h)), None, None, *options)
+    torch.testing.assert_close(found[:2], torch.autograd.grad(h, (a, b), g))
 
 
 @pytest.mark.sample(family=["forget"])

@@ -77,13 +77,13 @@ def adjoint(steps, run, g, wanted):
     family, axis, reverse, dtype, *operands, h0, lengths = steps
     valid = valid_steps(operands[-1], lengths, axis)
     a, b, h = (masked(v, valid) for v in operands)  # or its NaN would reach gradients of the gradients
-    g, q = masked(g.expand(h.shape), valid), decay(family, a, dtype).conj()
+    g, q = masked(g.expand(h.shape), valid), decay(family, a, dtype).conj_physical()
     e, last, first = run(q, q * g)
     d = g + state_before(e, first, lengths, axis, not reverse)
     grad_a = grad_b = None
     if wanted[0]:
         before = state_before(h, h0, lengths, axis, reverse)
-        grad_a = d * (before if family == LINEAR else b - before).conj()
+        grad_a = d * (before if family == LINEAR else b - before).conj_physical()
         if family == LINEAR and type(lengths) is Segments:  # where the factor is not used, whatever flows on
             is_first, begins = borders(h, lengths, axis, reverse)
             grad_a = torch.where(begins & ~is_first, 0, grad_a)
