@@ -80,8 +80,7 @@ def lfilter(b, a, x, zi, axis, reverse, lengths, out):
     if ranks == {len(shape), len(shape) + 1} and len(shape) > 1:  # one for each series beside one for each step
         given |= {k: _with_axis(own, axis) for k, own in given.items() if len(own.shape) == len(shape)}
     lead, counts = zip(*((own.shape[:-1], own.shape[-1]) for own in given.values()), strict=True)
-    dtype = np.result_type(*(own.dtype if own.dtype == np.float32 else _WIDE for own in given.values()))
-    form = fresh((*shapes.broadcast_shape(("b", "a"), lead), 2 * max(counts)), dtype)
+    form = fresh((*shapes.broadcast_shape(("b", "a"), lead), 2 * max(counts)), _WIDE)
     with work.lent([form]) as (at,):
         views["sos"], made = _with_axis(view_of(at, form), -1), (form, at)
         quotient = given, {"x": made, "y": made}, len(form.shape) - 1

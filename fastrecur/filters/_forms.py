@@ -44,6 +44,10 @@ def _in_memory(xp, x):
     return array, owner.give
 
 
+def _cast(xp, x, dtype):
+    return x.astype(dtype, copy=False) if xp is np else x.to(dtype)
+
+
 def _polynomial(xp, name, value, x, axis, halves=()):
     """Return a filter's polynomial, (coefficients,), or with the shape of x, or of its series, in front."""
     value = _floats(xp, name, value, x, halves)
@@ -74,7 +78,7 @@ def _rows(xp, polynomials, order, x):
 
 def _quotient(xp, b, a, x, axis):
     """Return a filter as a cascade of one, divided by its first pole and of a section's order at least; its order."""
-    b, a = (_polynomial(xp, name, v, x, axis) for name, v in (("b", b), ("a", a)))
+    b, a = (_cast(xp, _polynomial(xp, name, v, x, axis), xp.float64) for name, v in (("b", b), ("a", a)))
     if {b.ndim, a.ndim} == {x.ndim, x.ndim + 1} and x.ndim > 1:  # one for each series beside one for each step
         b, a = (p if p.ndim > x.ndim else p[(*(slice(None),) * axis, None)] for p in (b, a))
     if xp is np and not a[..., 0].all():
@@ -148,7 +152,7 @@ def allpole_vjp(g, a, x, y, zi, axis, reverse, lengths, grad_zf):
 
 def _settled(xp, sos):
     """Return SciPy's ``sosfilt_zi`` for each series: (sections, ..., 2), the states that 1 for ever leads to."""
-    states, scale = [], 1.0
+    states, scale, sos = [], 1.0, _cast(xp, sos, xp.float64)
     with _arrays.quiet(xp):
         for s in range(sos.shape[-2]):
             b0, b1, b2, _, a1, a2 = (sos[..., s, k] for k in range(FIELDS))
@@ -157,10 +161,6 @@ def _settled(xp, sos):
             states.append(xp.stack([scale * (b1 - a1 * gain + second), scale * second], -1))
             scale = scale * gain
     return xp.stack(states)
-
-
-def _cast(xp, x, dtype):
-    return x.astype(dtype) if xp is np else x.to(dtype)
 
 
 def _padding(sos, form, shape, axis, padtype, padlen):

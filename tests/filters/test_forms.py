@@ -80,6 +80,18 @@ def test_sosfiltfilt_as_scipy(padtype):
     assert_close(sosfiltfilt(sos, x, 0, "even", 5), scipy.signal.sosfiltfilt(sos, x, 0, "even", 5))
 
 
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("library", [np.asarray, torch.from_numpy])
+def test_coefficients_in_float32_lose_no_digits(rng, library):
+    """What is made of them, a quotient or a steady state, is in float64."""
+    x, place = rng.standard_normal(3000).cumsum(), lambda v: library(np.asarray(v, np.float32))
+    b, a = place([0.1, 0.2]), place([3.0, -2.9])
+    wide = (np.asarray(v, float) for v in (b, a))
+    assert_close(np.asarray(lfilter(b, a, library(x))), scipy.signal.lfilter(*wide, x))
+    sos = place(scipy.signal.butter(4, 0.05, output="sos"))
+    assert_close(np.asarray(sosfiltfilt(sos, library(x))), scipy.signal.sosfiltfilt(np.asarray(sos, float), x))
+
+
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.bool, torch.float16])
 def test_the_ends_of_small_numbers_are_continued_in_wide_ones(dtype):
     sos, x = scipy.signal.butter(2, 0.2, output="sos"), torch.arange(40).reshape(40, 1) * 37 % 256
