@@ -115,8 +115,8 @@ def vjp(g, x, sos, zi, grad_zf, axis, reverse, lengths, grad_x, poles=False):
 
     Of ``poles`` alone, ``x`` is the output.
     """
-    if x.dtype.kind == "c" or g.dtype.kind == "c":
-        dtype = np.result_type(x, g)
+    if any(v is not None and v.dtype.kind == "c" for v in (x, g, zi, grad_zf)):
+        dtype = np.result_type(x, g, np.complex64)
         wide = sos if sos.ndim == 2 else np.expand_dims(sos, x.ndim - (sos.ndim == x.ndim + 1))
         g, x = (pairs(v.astype(dtype), dtype) for v in (g, x))
         given = *(pairs(v, np.complex128) for v in (zi, grad_zf)), axis, reverse, _of_pairs(lengths)

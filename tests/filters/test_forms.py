@@ -6,7 +6,7 @@ import pytest
 import scipy.signal
 import torch
 
-from fastrecur.filters import allpole, allpole_vjp, lfilter, sosfilt, sosfiltfilt
+from fastrecur.filters import allpole, allpole_vjp, lfilter, sosfilt, sosfilt_vjp, sosfiltfilt
 
 
 def noise(*shape, seed=0):
@@ -54,6 +54,22 @@ def test_states_of_any_dtype(dtype):
     given = allpole_vjp(x, a[1:], x, y, zi, grad_zf=zi), allpole_vjp(x, a[1:], x, y, zi * 1.0, grad_zf=zi * 1.0)
     for ours, theirs in zip(*given, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3 if dtype == "float16" else 1e-6)
+
+
+def test_float32_coefficients_are_divided_in_float64():
+    (b, a), x = scipy.signal.butter(5, 0.3), noise(3, 40)
+    b, a = (1.7 * b).astype(np.float32), (1.7 * a).astype(np.float32)
+    for own in (b, a, x), map(torch.from_numpy, (b, a, x)):
+        assert_close(np.asarray(lfilter(*own)), scipy.signal.lfilter(b, a, x))
+
+
+def test_complex_states_beside_real_cotangents():
+    sos, x = scipy.signal.butter(2, 0.3, output="sos"), noise(20)
+    zi, grad_zf = (noise(1, 2, seed=k) + 1j * noise(1, 2, seed=k + 1) for k in (1, 3))
+    given = (sosfilt_vjp(g, sos, x, x, zi, grad_zf=grad_zf) for g in (x, x + 0j))
+    for one, other in zip(*given, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert abs(sosfilt_vjp(x, sos, x, x, zi, grad_zf=grad_zf)[2].imag).all()
 
 
 @pytest.mark.parametrize("take", [np.array, torch.from_numpy])
