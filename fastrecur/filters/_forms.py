@@ -24,7 +24,7 @@ def _floats(xp, name, value, like, halves=()):
     if xp is np:
         return take(name, value, halves)[0]
     if not isinstance(value, xp.Tensor):
-        value = xp.as_tensor(value, device=like.device)
+        value = _dispatch.tensor_filters().tensor_of(name, value, like)
     kept = value.is_complex() or (value.is_floating_point() and (value.itemsize > 2 or name in halves))
     return value if kept else value.double()
 
@@ -62,7 +62,8 @@ def _filled(xp, array, count, axis):
     if missing <= 0:
         return array
     axis = axis % array.ndim
-    zeros = xp.zeros((*array.shape[:axis], missing, *array.shape[axis + 1 :]), dtype=array.dtype)
+    where = {} if xp is np else {"device": array.device}
+    zeros = xp.zeros((*array.shape[:axis], missing, *array.shape[axis + 1 :]), dtype=array.dtype, **where)
     return join(xp, [array, zeros], axis)
 
 

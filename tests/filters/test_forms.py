@@ -86,6 +86,35 @@ def test_no_steps_hand_the_states_on_as_a_copy(take):
     assert kept[0].shape == (2, 3)
 
 
+LISTS = {
+    "lfilter": lambda x: lfilter([0.1, 0.2, 0.3], [1.0, -0.3, 0.1], x, zi=[0.1, 0.7])[0],
+    "allpole": lambda x: allpole([-0.3, 0.1], x, zi=[0.1, 0.7])[0],
+    "sosfiltfilt": lambda x: sosfiltfilt([[0.1, 0.2, 0.3, 1.0, -0.3, 0.1]], x),
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_lists_beside_tensors_have_all_digits(name):
+    """They were rounded to torch's default dtype."""
+    x = noise(50)
+    assert_close(LISTS[name](torch.from_numpy(x)).numpy(), LISTS[name](x))
+
+
+def test_what_is_filled_up_is_where_the_signal_is():
+    """Zeros were in CPU memory, and a filter of a signal on a GPU failed."""
+    x = torch.empty(20, device="meta")
+    for b, a, zi in ((2.0, [1.0, 0.5], [0.1]), ([1.0, 0.2, 0.1, 0.3], [1.0, 0.5], [0.1, 0.2, 0.3])):
+        assert all(v.is_meta for v in lfilter(b, a, x, zi=zi))
+
+
+@pytest.mark.exhaustive
+def test_lists_compiled():
+    x = torch.from_numpy(noise(30))
+    for call in (LISTS["lfilter"], LISTS["allpole"], lambda x: sosfilt([[0.1, 0.2, 0.3, 1.0, -0.3, 0.1]], x)):
+        compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(x), call(x), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("padtype", ["odd", "even", "constant", None])
 def test_sosfiltfilt_as_scipy(padtype):
     sos, x = scipy.signal.butter(3, 0.2, output="sos"), noise(50, 3)

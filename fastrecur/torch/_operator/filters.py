@@ -59,7 +59,7 @@ def tensor_of(name, value, like):
         digits = torch.float64 if isinstance(value, float) and name != "x" else None  # torch's default has fewer
         device = None if like is None else like.device
         value = np.asarray(value) if isinstance(value, (list, tuple)) else value
-        if isinstance(value, np.ndarray) and not value.flags.writeable:
+        if isinstance(value, np.ndarray) and not torch.compiler.is_compiling() and not value.flags.writeable:
             value = value.copy()  # torch warns of what it must not write to
         value = torch.as_tensor(value, dtype=digits, device=device)
     if value.layout is not torch.strided:
