@@ -60,7 +60,7 @@ def _of_dask(x, given, axis, out):
 def _of_tensors(x, given, axis, out):
     torch, adapter = sys.modules["torch"], _dispatch.tensor_levels()
     x = adapter.tensor_of("x", x, None)
-    given = {name: adapter.tensor_of(name, value, None).to(x.device) for name, value in given.items()}
+    given = {name: adapter.tensor_of(name, value, x).to(x.device) for name, value in given.items()}
     axis, one, series = _checked(x, given, axis)
     if out is not None:
         _dispatch.tensor_filters().check_out(out, x, (x, *given.values()))

@@ -100,7 +100,7 @@ def _of_series(state: Any, x: Any, axis: Any) -> Any:
 def _of_tensors(x: Any, given: dict[str, Any], axis: Any) -> tuple[Any, Any]:
     torch, adapter = sys.modules["torch"], _dispatch.tensor_levels()
     x = adapter.tensor_of("x", x, None)
-    given = {name: adapter.tensor_of(name, v, None).to(x.device) for name, v in given.items()}
+    given = {name: adapter.tensor_of(name, v, x).to(x.device) for name, v in given.items()}
     k, waits, axis = _states(torch, x, given, axis)
     found, slopes = adapter.holt(x, k, waits, axis)
     return found, slopes

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import fastrecur
+from fastrecur.filters import follow, lfilter
 from fastrecur.smoothing import (
     Ewm,
     EwmState,
@@ -18,6 +19,7 @@ from fastrecur.smoothing import (
     ewm_std,
     ewm_sum,
     ewm_var,
+    holt,
     kama,
     pcen,
 )
@@ -124,6 +126,21 @@ def test_recurrences_under_a_default_device():
             finally:
                 torch.set_default_device(None)
         torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: follow(x, [0.5, 0.3, 0.2], 0.1, axis=0),
+        lambda x: holt(x, 0.3, [0.2, 0.1, 0.5])[0],
+        lambda x: lfilter([1.0, 0.5], [1.0], x, 0),
+    ],
+)
+def test_numbers_of_filters_under_a_default_device(call):
+    x = torch.rand(12, 3)
+    with torch.device("meta"):
+        result = call(x)
+    torch.testing.assert_close(result, call(x), rtol=0, atol=0)
 
 
 @pytest.mark.exhaustive
