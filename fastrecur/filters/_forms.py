@@ -25,6 +25,8 @@ def _floats(xp, name, value, like, halves=()):
         return take(name, value, halves)[0]
     if not isinstance(value, xp.Tensor):
         value = _dispatch.tensor_filters().tensor_of(name, value, like)
+    if name in ("sos", "a", "b") and value.is_complex():
+        raise TypeError(say.filter_real(name, value.dtype))
     kept = value.is_complex() or (value.is_floating_point() and (value.itemsize > 2 or name in halves))
     return value if kept else value.double()
 

@@ -231,6 +231,8 @@ def test_gradients_of_tensors(kind):
         (lambda x: lfilter([1.0], [1.0, 0.5, 0.1], x, zi=[1.0, 2.0, 3.0]), ValueError, "`zi` must have the shape"),
         (lambda x: allpole([], x), ValueError, "`a` must have the shape"),
         (lambda x: allpole([0.5j], x), TypeError, "`a` must be real"),
+        (lambda x: lfilter([1.0, 2.0j], [1.0], torch.from_numpy(x)), TypeError, "`b` must be real"),
+        (lambda x: sosfiltfilt(torch.ones(1, 6) * 1j, torch.from_numpy(x)), TypeError, "`sos` must be real"),
         (lambda x: allpole([0.5], x, zi=[1.0], out=np.empty(4)), ValueError, "`out` must have"),
         (lambda x: sosfiltfilt([[1, 0, 0, 1, 0.5, 0]], da.from_array(x)), TypeError, "`x` must be in memory"),
         (lambda x: allpole(np.ones((9, 99)), x), ValueError, "order 94"),
