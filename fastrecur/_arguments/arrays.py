@@ -89,10 +89,15 @@ def take(name, value):
     return _take_foreign(name, value)
 
 
-def _take_subclass(name, value):
+def refuse_masked(name, value):
+    """Raise TypeError for a masked array, whose mask nobody would read."""
     masked = sys.modules.get("numpy.ma")
     if masked is not None and isinstance(value, masked.MaskedArray):
         raise TypeError(say.masked(name))
+
+
+def _take_subclass(name, value):
+    refuse_masked(name, value)
     overrides = type(value).__array_ufunc__ is not np.ndarray.__array_ufunc__
     if overrides or type(value).__array_function__ is not np.ndarray.__array_function__:
         raise TypeError(say.subclass(name, type(value)))

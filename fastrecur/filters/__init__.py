@@ -154,7 +154,8 @@ def lfilter(
     ----------
     b, a : array_like
         Real coefficients, ``(K,)``, ``(*series, K)`` for one filter a series, or the shape of ``x`` and ``(K,)`` for
-        coefficients that vary in time; an axis of ``x`` may be 1 there. All are divided by ``a[..., 0]``.
+        coefficients that vary in time, of order 94 at most in CPU memory; an axis of ``x`` may be 1 there. All are
+        divided by ``a[..., 0]``.
     x, axis, reverse, lengths, return_state, out
         As for `sosfilt`.
     zi : array_like, optional

@@ -102,6 +102,7 @@ def _flags(data, name, flags, shape):
     """Return flags of the data's library, where the data are."""
     if getattr(flags, "requires_grad", False):
         raise TypeError(say.flags_gradient(name))
+    _arrays.refuse_masked(name, flags)
     if data.by_kernel or not hasattr(flags, "shape"):
         flags = np.asarray(flags.detach().cpu() if hasattr(flags, "detach") else flags)
     is_numpy = isinstance(flags, np.ndarray)

@@ -40,8 +40,7 @@ class Data:
             self.values = [_plain(*pair) for pair in zip(names, values, strict=True)]
         if self.xp.__name__ != "torch":
             for name, value in zip(names, self.values, strict=True):
-                if (value.dtype if self.xp is np else str(value.dtype).rpartition(".")[2]) not in _REAL:
-                    raise TypeError(say.real_dtype(name, value.dtype))
+                check_real(name, value)
 
     def _take_tensors(self, names, values, before):
         import torch
@@ -148,6 +147,13 @@ def _is_foreign(value):
     return not isinstance(value, (np.ndarray, np.generic)) and (
         hasattr(value, "__array_namespace__") or _arrays.is_on_device(value)
     )
+
+
+def check_real(name, array):
+    """Raise for an array, of any library, that does not hold real numbers."""
+    dtype = array.dtype
+    if (dtype if isinstance(array, np.ndarray) else str(dtype).rpartition(".")[2]) not in _REAL:
+        raise TypeError(say.real_dtype(name, dtype))
 
 
 def _plain(name, value):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .._arguments import checks, messages as say
-from .._arguments.arrays import at, join, quiet
+from .._arguments.arrays import at, join, quiet, refuse_masked
 from .._arguments.checks import is_array, number
 from .._arguments.names import suggesting
 from .._arguments.shapes import axis_of, broadcast_shape
@@ -15,7 +15,7 @@ from .._plan.problem import fits
 from ..recurrence import forget_mult
 from . import _kaufman
 from ._arguments import ALPHA, Constant, arrays_of
-from ._arrays import Data, check_constant
+from ._arrays import Data, check_constant, check_real
 from ._frames import aligned, unwrap
 
 
@@ -299,6 +299,8 @@ def _first_mean(data: Any, zi: Any, gate: Any, heard: Any, axis: int) -> Any:
     came = tuple(getattr(zi, "shape", ()))
     if len(came) != len(shape) or not fits(came, tuple(shape)):
         raise ValueError(say.filter_state(came, tuple(shape)))
+    refuse_masked("zi", zi)
+    check_real("zi", zi)
     rest, xp = 1 - gate, data.xp
     rest = xp.where(rest == 0, xp.ones_like(rest), rest) if is_array(gate) else rest or 1.0
     return at(data.narrow(data.beside(zi, "zi") / rest, data.dtype(heard)), len(shape) + axis, 0)

@@ -20,6 +20,7 @@ CASES = [
     (ValueError, "`bootstrap` must be a number", lambda: discounted_returns(X, 0.9, bootstrap=[1.0, 2.0])),
     (ValueError, "`bootstrap` must have the shape", lambda: discounted_returns([X, X], 0.9, bootstrap=[1.0, 2.0])),
     (TypeError, "`mask` must hold bools", lambda: discounted_returns(X, 0.9, mask=[1, 0, 1])),
+    (TypeError, "`mask` must not be a masked array", lambda: discounted_returns(X, 0.9, mask=np.ma.array([True] * 3))),
     (ValueError, "`mask` must have the shape", lambda: discounted_returns(X, 0.9, mask=[True, False])),
     (TypeError, "`rewards`", lambda: discounted_returns(np.array(X, np.float16), 0.9)),
     (TypeError, "`rewards`", lambda: discounted_returns(np.array(X, complex), 0.9)),

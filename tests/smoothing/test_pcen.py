@@ -120,6 +120,8 @@ X = np.ones((3, 4))
         (ValueError, "`axis`", X, {"max_size": 2, "max_axis": 2}),
         (ValueError, r"`zi` must have the shape \(3, 1\)", X, {"zi": np.ones((1, 4))}),
         (ValueError, "`zi` must have the shape", X, {"zi": 0.5}),
+        (TypeError, "`zi` must hold float32", X, {"zi": np.ones((3, 1), complex)}),
+        (TypeError, "`zi` must not be a masked array", X, {"zi": np.ma.ones((3, 1))}),
         (ValueError, "`zi` must have the shape", X, {"zi": np.ones(3)}),
         (ValueError, "`b` of a stream must be constant in time", X, {"b": np.full(4, 0.5), "return_zf": True}),
         (ValueError, "`time_constant` of a stream", X, {"time_constant": np.full(4, 0.5), "zi": np.ones((3, 1))}),

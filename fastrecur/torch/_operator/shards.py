@@ -275,7 +275,8 @@ def _borders(offsets, first, steps, group):
     for theirs, n in zip(flags[rank + 1 :].flip(0), counts[rank + 1 :].flip(0), strict=True):
         kept = torch.where(n > 0, (~theirs).float(), kept)
     if offsets is None:
-        return torch.empty(0, dtype=torch.int64), kept if agree is None else torch.where(agree, kept, torch.nan)
+        kept = kept if agree is None else torch.where(agree, kept, torch.nan)
+        return torch.empty(0, dtype=torch.int64, device="cpu"), kept
     counts = counts.tolist()
     offsets = torch.from_numpy(checks.offsets_in_range(offsets.numpy(), sum(counts))) - sum(counts[:rank])
     crosses = Part(None, offsets, None, steps, group).crosses(True)
@@ -294,7 +295,7 @@ def _vjp_fake(family, g, a, b, h, h_in, grad_last, grad_in, *options):
 
 
 def _borders_fake(offsets, first, steps, group):
-    return torch.empty(0 if offsets is None else offsets.shape, dtype=torch.int64), first.float()
+    return torch.empty(0 if offsets is None else offsets.shape, dtype=torch.int64, device="cpu"), first.float()
 
 
 _OPTIONS = f"{ops.OPTIONS}, bool return_state, bool wants, str group"
