@@ -95,7 +95,7 @@ OF_FILTERS = {
     "filter_reverse": ("filters.py", "stop - 1 - t if reverse != 0 and t < stop else t", "t"),
     "filter_form": ("filters.py", "if t == 0 or order < 2:", "if t >= 0:"),
     "filter_last": ("filters.py", "first, n == chunks - 1, t, high", "first, n == 0, t, high"),
-    "level_wait": ("filters.py", "level, left = first, missing", "level, left = first, zero"),
+    "level_wait": ("levels.py", "level, left = first, missing", "level, left = first, zero"),
 }
 # Which tests run, and what they find.
 GROUPS = [

@@ -25,6 +25,7 @@ from fastrecur._cuda.kernels import (
     device,
     filters,
     lanes,
+    levels,
     look_back,
     operands,
     pool,
@@ -34,7 +35,7 @@ from fastrecur._cuda.kernels import (
     series,
     summaries,
 )  # fmt: skip
-from fastrecur._steps import levels, pooling, recurrence, sections, selective as selective_steps
+from fastrecur._steps import levels as level_steps, pooling, recurrence, sections, selective as selective_steps
 
 CARRIES = {"f4": np.float32, "f8": np.float64, "c8": np.complex64, "c16": np.complex128}
 RESIDENT = 3  # blocks that run at a time
@@ -90,8 +91,8 @@ def like_compiled_code(setattr):
     for name, meaning in MEANINGS.items():
         setattr(device, name, meaning)
     stubs = {"fma": fma, "select": lambda condition, yes, no: yes if condition else no, "all_finite": lambda _: False}
-    stepping = levels, recurrence, pooling, sections, selective_steps
-    kernels = chunks, filters, lanes, look_back, pool, scan, selective, selective_back, series, summaries
+    stepping = level_steps, recurrence, pooling, sections, selective_steps
+    kernels = chunks, filters, lanes, levels, look_back, pool, scan, selective, selective_back, series, summaries
     for module in (*stepping, *kernels):
         for name in stubs.keys() & vars(module).keys():
             setattr(module, name, stubs[name])

@@ -6,7 +6,7 @@ from collections import namedtuple
 import numpy as np
 
 from ..._steps import recurrence
-from . import filters, lanes, look_back, operands, pool, scan, selective, selective_back, series, sums
+from . import filters, lanes, levels, look_back, operands, pool, scan, selective, selective_back, series, sums
 
 # A recurrence: its step; that of deviations from an origin, and of weights, of which small ones need no care with
 # 1 - f; its adjoint; what a step multiplies the state by; the first operand's value that leaves the state as it is,
@@ -39,9 +39,9 @@ MAKERS = {
     "cascade": filters.cascade,
     "lags": filters.lags,
     "quotient": filters.quotient,
-    "follow": filters.follow,
-    "holt": filters.holt,
-    "holt_vjp": filters.holt_vjp,
+    "follow": levels.follow,
+    "holt": levels.holt,
+    "holt_vjp": levels.holt_vjp,
     "selective_vjp": selective_back.vjp,
 }
 THREADS = {"sums": sums.THREADS, "scan": look_back.THREADS, "scan_vjp": look_back.THREADS}
