@@ -110,6 +110,15 @@ def gpu_filters() -> ModuleType:
 
 
 @functools.cache
+def gpu_levels() -> ModuleType:
+    """Return the adapter for levels that follow arrays on a GPU."""
+    with cache.making:
+        from ._cuda import levels
+
+    return levels
+
+
+@functools.cache
 def _selective_host() -> ModuleType:
     with cache.making:
         from ._cpu import selective as _selective

@@ -99,7 +99,7 @@ def _polynomial(name, view, shape, axis):
 def _filter(views, label, axis, reverse, poles, out, ends, work, quotient=None):
     """Return a filter's output and last states.
 
-    ``quotient`` are arguments of `_run_levels` that make the coefficients of a filter of any order.
+    ``quotient`` are arguments of `run_levels` that make the coefficients of a filter of any order.
     """
     signal, is_one = views["x"], poles or quotient is not None
     fields = FIELDS if quotient is None else views[label].shape[-1]
@@ -111,7 +111,7 @@ def _filter(views, label, axis, reverse, poles, out, ends, work, quotient=None):
     last, last_at = work.empty(*_last_of(given, signal, axis, poles, is_one))
     known = signature_of(ends.lengths), work.ends(ends, signal.shape[axis])
     if quotient is not None:
-        _run_levels("quotient", *quotient, work)
+        run_levels("quotient", *quotient, work)
     operands = {"x": signal, "sos": given, "h0": state, "y": view_of(y_at, to)}
     _run(operands, last_at, axis, reverse, known, work, poles)
     return y, last
@@ -305,48 +305,7 @@ def _run(operands, last, axis, reverse, known, work, poles=False, direct=None, s
         work.run(made, places | {"last": last})
 
 
-def follow(x, given, axis, out, check):
-    """Return an envelope and the last of it; ``check`` returns the axis and the shape of states, with 1 there."""
-    views, ends, work = taken({"x": x, **given, "out": out}, numbers=("attack", "release"))
-    signal, to, first = views.pop("x"), views.pop("out"), views.get("zi")
-    axis, one, _ = check(signal, _with_shapes(views), axis)
-    if to is not None:
-        check_out(to, signal, floats(signal.dtype), {k: v for k, v in views.items() if is_view(v)}, ends)
-    y, form, y_at = result(signal, floats(signal.dtype), work, out, to)
-    last, last_at = work.empty(one, _WIDE)
-    operands = {"x": signal, "attack": views["attack"], "release": views["release"], "h0": first}
-    made = {"y": (form, y_at), "last": (fresh(one, _WIDE), last_at)}
-    _run_levels("follow", operands, made, axis, work)
-    return y, last
-
-
-def holt(x, given, axis, check):
-    """Return levels and trends; ``check`` returns the axis, the shape of states with 1 there, and without it."""
-    views, _, work = taken({"x": x, **given}, numbers=tuple(given))
-    signal = views.pop("x")
-    axis, one, series = check(signal, _with_shapes(views), axis)
-    for name in views.keys() & {"level", "trend"}:
-        if is_view(own := views[name]):
-            strides = shapes.spread(own.shape, own.strides, series)
-            views[name] = own._replace(shape=one, strides=(*strides[:axis], 0, *strides[axis:]))
-    made = (result(signal, floats(signal.dtype), work, None, None) for _ in range(2))
-    (level, form, y_at), (trend, _, trend_at) = made
-    operands = {"x": signal, **{f"{name}0": views.pop(name, None) for name in ("level", "trend")}, **views}
-    _run_levels("holt", operands | {"waits": None}, {"y": (form, y_at), "slope": (form, trend_at)}, axis, work)
-    return level, trend
-
-
-def _with_shapes(views):
-    return {name: np.array(v) if type(v) is float else v for name, v in views.items()}
-
-
-def run_tensors(kernel, axis, **tensors):
-    """Run a kernel of `level_plan` on an operator's tensors, results included; states have 1 in place of time."""
-    views, _, work = take_views(None, tuple(tensors), tuple(tensors.values()), None)
-    _run_levels(kernel, dict(zip(tensors, views, strict=True)), {}, axis, work)
-
-
-def _run_levels(kernel, operands, made, axis, work):
+def run_levels(kernel, operands, made, axis, work):
     """Run a kernel of views, and of what is made: forms and addresses."""
     places = {name: v.pointer if is_view(v) else v for name, v in operands.items() if v is not None}
     forms = {name: Form(*signature_of(v)) if is_view(v) else v is not None for name, v in operands.items()}

@@ -21,7 +21,7 @@ def follow(x, attack, release, axis, zi, return_state, out):
     if arrays.any_tensor(*values):
         y, zf = _of_tensors(x, given, axis, out)
     elif arrays.any_on_device(*values):
-        y, zf = _dispatch.gpu_filters().follow(x, given, axis, out, _checked)
+        y, zf = _dispatch.gpu_levels().follow(x, given, axis, out, _checked)
     else:
         y, zf = (_of_dask if arrays.any_lazy(*values) else _of_arrays)(x, given, axis, out)
     return (y, zf) if wants_state else y

@@ -82,7 +82,7 @@ def holt(
             raise TypeError(say.not_a_tensor("x", type(x)))
         found, slopes = _of_tensors(numbers, given, axis)
     elif arrays.any_on_device(*values):
-        found, slopes = _dispatch.gpu_filters().holt(numbers, given, axis, _checked)
+        found, slopes = _dispatch.gpu_levels().holt(numbers, given, axis, _checked)
     else:
         found, slopes = (_of_dask if arrays.any_lazy(*values) else _of_arrays)(numbers, given, axis)
     return wrap(found), wrap(slopes)

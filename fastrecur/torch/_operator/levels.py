@@ -66,7 +66,7 @@ def _run_follow_backward(g, g_last, x, attack, release, first, y, axis):
 
 
 def _run_on_gpu(kernel, axis, **tensors):
-    from ..._cuda import filters as device
+    from ..._cuda import levels as device
 
     tensors = {name: v if v is None else v.detach().resolve_neg() for name, v in tensors.items()}
     device.run_tensors(kernel, axis, **tensors)
