@@ -60,8 +60,7 @@ CARDS = {
 REGISTERS = 1 << 16  # of a multiprocessor
 PACKAGES = "numba", "numba-cuda", "cuda-core", "nvidia-nvjitlink", "nvidia-cuda-nvdisasm"
 # As docs/explanation/gpu.rst has them.
-COMPUTE = "selective", "selective_vjp", "cascade", "follow", "holt", "holt_vjp"  # for longer than they load
-COMPUTE += ("quotient",)  # which is small
+COMPUTE = "selective", "selective_vjp", "cascade", "follow", "holt", "holt_vjp", "quotient"  # or have little to load
 NAMES = {"lanes": "parallel series", "series": "contiguous time", "selective": "selective scan"}
 
 

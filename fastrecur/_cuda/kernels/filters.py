@@ -35,6 +35,14 @@ def begin(lengths, geometry):
 
 
 @gpu.helper
+def begin_in(x, y, places, targets, stops, lengths, geometry):
+    """Begin, and tell the block where this thread's series and its results are, and how many steps are valid."""
+    found, me = begin(lengths, geometry), gpu.thread()
+    places[me], targets[me], stops[me] = offset(x.series, found[1]), offset(y.series, found[1]), found[2]
+    return found
+
+
+@gpu.helper
 def chunks_of(geometry):
     """Return how many chunks there are."""
     return gpu.divide(gpu.narrow(geometry.steps + CHUNK - 1), CHUNK)
@@ -229,8 +237,8 @@ def cascade(cuda, zero, order, poles, varies, direct, scaled, by_time, raws):
         tile, places = cuda.shared.array(TILE, kind), cuda.shared.array(THREADS, np.int64)
         targets, stops = cuda.shared.array(THREADS, np.int64), cuda.shared.array(THREADS, np.int32)
         ends, me = cuda.shared.array(THREADS, np.int32), gpu.thread()
-        is_there, index, stop, end = begin(lengths, geometry)
-        places[me], targets[me], stops[me], ends[me] = offset(x.series, index), offset(y.series, index), stop, end
+        is_there, index, stop, end = begin_in(x, y, places, targets, stops, lengths, geometry)
+        ends[me] = end
         own, state = offset(sos.series, index), offset(last.series, index)
         if is_there:
             level = zero

@@ -7,7 +7,7 @@ import numpy as np
 from ..._steps import levels
 from ..._steps.recurrence import constant, is_finite, select
 from . import device as gpu
-from .filters import CHUNK, THREADS, TILE, WIDTH, begin, chunks_of, copiers, valid_in
+from .filters import CHUNK, THREADS, TILE, WIDTH, begin_in, chunks_of, copiers, valid_in
 from .operands import offset
 
 
@@ -33,8 +33,7 @@ def follow(cuda, zero, varies, by_time, raws):
         tile, places = cuda.shared.array(TILE, kind), cuda.shared.array(THREADS, np.int64)
         targets, stops = cuda.shared.array(THREADS, np.int64), cuda.shared.array(THREADS, np.int32)
         me = gpu.thread()
-        is_there, index, stop, _ = begin(lengths, geometry)
-        places[me], targets[me], stops[me] = offset(x.series, index), offset(y.series, index), stop
+        is_there, index, stop, _ = begin_in(x, y, places, targets, stops, lengths, geometry)
         rises, falls = offset(attack.series, index), offset(release.series, index)
         state = state_of(h0, index, zero, zero)
         rise, fall = zero, zero
@@ -88,8 +87,7 @@ def holt(cuda, zero, by_time, raws):
         tile, slopes = cuda.shared.array(TILE, kind), cuda.shared.array(TILE, kind)
         places, targets = cuda.shared.array(THREADS, np.int64), cuda.shared.array(THREADS, np.int64)
         stops, me = cuda.shared.array(THREADS, np.int32), gpu.thread()
-        _, index, stop, _ = begin(lengths, geometry)
-        places[me], targets[me], stops[me] = offset(x.series, index), offset(y.series, index), stop
+        _, index, stop, _ = begin_in(x, y, places, targets, stops, lengths, geometry)
         level, trend = state_of(level0, index, zero, zero), state_of(trend0, index, zero, zero)
         left, one, nothing = state_of(waits, index, zero, zero), constant(1.0, zero), constant(math.nan, zero)
         if gpu.is_null(level0.at) or gpu.is_null(trend0.at):
@@ -133,8 +131,7 @@ def holt_vjp(cuda, zero, by_time, raws):
         tile, places = cuda.shared.array(TILE, kind), cuda.shared.array(THREADS, np.int64)
         targets, stops = cuda.shared.array(THREADS, np.int64), cuda.shared.array(THREADS, np.int32)
         me = gpu.thread()
-        is_there, index, stop, _ = begin(lengths, geometry)
-        places[me], targets[me], stops[me] = offset(x.series, index), offset(to_x.series, index), stop
+        is_there, index, stop, _ = begin_in(x, to_x, places, targets, stops, lengths, geometry)
         first_level, first_trend = state_of(level0, index, zero, zero), state_of(trend0, index, zero, zero)
         left, ys, trends = state_of(waits, index, zero, zero), offset(y.series, index), offset(slope.series, index)
         of_level, of_trend = offset(g.series, index), offset(g_slope.series, index)
