@@ -243,10 +243,11 @@ def check_out(name):
     out = np.full_like(expected[0], np.nan)
     assert call(name, given | {"out": out})[0] is out
     close(name, [out], expected[:1], exact=True)
-    signal = next(a for a, form in record(name).arguments.items() if form.kind == "signal")
-    given[signal] = given[signal].copy()
-    assert call(name, given | {"out": given[signal]})[0] is given[signal]
-    close(name, [given[signal]], expected[:1], exact=True)
+    for argument, array in operands(name, given).items():
+        if record(name).arguments[argument].kind == "signal":
+            own = array.copy()
+            assert call(name, given | {argument: own, "out": own})[0] is own
+            close(name, [own], expected[:1], exact=True)
 
 
 def check_split(name):
