@@ -218,6 +218,28 @@ def test_figures_are_those_of_the_reports(monkeypatch):
         assert figures.written(path, made(), mark) == path.read_text(), "run `python docs/figures.py`"
 
 
+def test_a_model_of_mamba_is_shown_with_its_width(monkeypatch, tmp_path):
+    """README has the widest one that was measured, as narrow ones flatter; the page about Mamba has each."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    figures = importlib.import_module("figures")
+    for path in DOCS.glob("*.txt"):
+        (tmp_path / path.name).write_text(path.read_text())
+    report = tmp_path / "benchmarks_mamba.txt"
+    head = "".join(report.read_text().splitlines(keepends=True)[:3])
+    models = ((256, (8.2, 24.3, 0.9)), (768, (4.6, 13.1, 1.0)))
+    rows = [(f"model, {width} features, {what}", times) for width, own in models
+            for what, times in zip(figures.MODEL, own, strict=True)]  # fmt: skip
+    lines = (f"  {what}   20.71 ms   {times} times as fast as  transformers' own   169.65 ms\n" for what, times in rows)
+    report.write_text(head + "".join(lines))
+    monkeypatch.setattr(figures, "DOCS", tmp_path)
+    before, *_, times = list(figures.pairs())[-1]
+    assert "768 features" in before
+    assert times == "4.6; training 13"
+    shown = " ".join(figures.mamba_page())
+    assert "of 256 features, 8.2 forward, 24 in training, 0.9 in decoding" in shown
+    assert "of 768 features, 4.6 forward, 13 in training, 1 in decoding" in shown
+
+
 def test_reports_are_shown_without_targets(monkeypatch):
     monkeypatch.syspath_prepend(str(DOCS))
     reports = importlib.import_module("reports")
