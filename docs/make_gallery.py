@@ -167,7 +167,7 @@ def page(name, example):
         path = report_of(name).relative_to(DOCS).as_posix()
         parts += ["It printed:", "", f".. literalinclude:: /{path}", "   :language: none", ""]
     first = ast.parse(source).body[0].end_lineno + 2
-    parts += [f"``examples/{name}.py``:", "", f".. literalinclude:: /../examples/{name}.py", f"   :lines: {first}-", ""]
+    parts += [f"``examples/{name}.py``:", "", f".. literalinclude:: /../examples/{name}.py", f"   :lines: {first}-", "   :class: example", ""]
     return "\n".join(parts)
 
 

@@ -110,7 +110,8 @@ def selective_scan(
     >>> one = np.ones((1, 1, 3))
     >>> selective_scan(u, one, A=[[0.0]], B=one, C=one)  # what does not decay is a sum
     array([[[1., 3., 6.]]])
-    >>> y, state = selective_scan(u, one, A=[[-np.log(2)]], B=one, C=one, D=[0.5], return_state=True)
+    >>> A, D = [[-np.log(2)]], [0.5]
+    >>> y, state = selective_scan(u, one, A, B=one, C=one, D=D, return_state=True)
     >>> y
     array([[[1.5 , 3.5 , 5.75]]])
     >>> state

@@ -327,7 +327,8 @@ def sosfiltfilt(sos: Any, x: Any, axis: int = -1, padtype: str | None = "odd", p
     Examples
     --------
     >>> from fastrecur.filters import sosfiltfilt
-    >>> sosfiltfilt([[0.5, 0.0, 0.0, 1.0, -0.5, 0.0]], [0.0, 0.0, 9.0, 0.0, 0.0], padtype=None)
+    >>> sos = [[0.5, 0.0, 0.0, 1.0, -0.5, 0.0]]
+    >>> sosfiltfilt(sos, [0.0, 0.0, 9.0, 0.0, 0.0], padtype=None)
     array([0.7734375, 1.546875 , 3.09375  , 1.6875   , 1.125    ])
     """
     return _forms.sosfiltfilt(sos, x, axis, padtype, padlen)

@@ -111,7 +111,8 @@ def gae(
     --------
     >>> import numpy as np
     >>> from fastrecur.returns import gae
-    >>> gae(np.ones(3), np.full(4, 2.0), 0.5, 1.0, [False, True, False], [False, False, True])
+    >>> terminated, truncated = [False, True, False], [False, False, True]
+    >>> gae(np.ones(3), np.full(4, 2.0), 0.5, 1.0, terminated, truncated)
     array([-0.5, -1. ,  0. ])
     >>> gae(np.ones(4), np.zeros(5), 0.5, 1.0, False, mask=[True, False, True, True])
     array([1.75, 0.  , 1.5 , 1.  ])

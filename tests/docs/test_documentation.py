@@ -167,6 +167,23 @@ def test_every_block_of_code_is_run(path):
         assert language == "" and all(COMMAND.match(line) for line in lines), f"not run: {lines[0]}"
 
 
+# Characters of code that the site shows beside both sidebars in a window of 1280 pixels: docs/formulas.py measures it.
+COLUMNS = 88
+EXAMPLE = re.compile(r"^ *((?:>>>|\.\.\.) .*)$", re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_code_of_pages_is_not_cut(path):
+    shown = [line for language, lines in blocks(path) if language not in PLAIN for line in lines]
+    shown += EXAMPLE.findall(path.read_text())
+    assert not [line for line in shown if len(line) > COLUMNS]
+
+
+def test_examples_of_docstrings_are_not_cut():
+    shown = {path: EXAMPLE.findall(path.read_text()) for path in (ROOT / "fastrecur").rglob("*.py")}
+    assert not [(path.name, line) for path, lines in shown.items() for line in lines if len(line) > COLUMNS]
+
+
 def test_what_is_stored(tmp_path, monkeypatch):
     """The block that reads and writes files, on a series of ours."""
     monkeypatch.chdir(tmp_path)

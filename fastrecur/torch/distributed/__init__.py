@@ -105,9 +105,10 @@ def forget_mult(
     >>> import torch, torch.distributed as dist
     >>> from fastrecur.torch.distributed import forget_mult
     >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    >>> forget_mult(0.5, torch.tensor([2.0, 4.0, 8.0]))
+    >>> x = torch.tensor([2.0, 4.0, 8.0])
+    >>> forget_mult(0.5, x)
     tensor([1.0000, 2.5000, 5.2500])
-    >>> forget_mult(0.5, torch.tensor([2.0, 4.0, 8.0]), offsets=[0, 2, 3], return_state=True)
+    >>> forget_mult(0.5, x, offsets=[0, 2, 3], return_state=True)
     (tensor([1.0000, 2.5000, 4.0000]), tensor([2.5000, 4.0000]))
     >>> dist.destroy_process_group()
     """
