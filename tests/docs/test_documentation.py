@@ -281,6 +281,24 @@ def test_what_a_person_must_fill_in_is_listed():
     assert not {name for name in marked if f"`{name}`" not in listed}
 
 
+def test_links_that_need_an_address_wait_for_it(monkeypatch, tmp_path):
+    """The site has a link to edit a page, and a menu of versions, as soon as a person fills the addresses in."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    addresses = importlib.import_module("addresses")
+    assert addresses.options({}, "0.1.0") == ("", {}, {})
+    setup, versions = tmp_path / "setup.cfg", tmp_path / "versions.json"
+    setup.write_text("[metadata]\nproject_urls =\n  Source = https://a.example/b/\n  Documentation = https://c.example\n")
+    base, context, theme = addresses.options(addresses.read(setup), "0.1.0", versions)
+    assert base == "https://c.example"
+    assert context["edit_page_url_template"] == "https://a.example/b/edit/main/docs/{{ file_name }}"
+    assert theme["use_edit_page_button"]
+    assert "switcher" not in theme
+    versions.write_text("[]")
+    theme = addresses.options(addresses.read(setup), "0.1.0", versions)[-1]
+    assert theme["switcher"] == {"json_url": "https://c.example/_static/versions.json", "version_match": "0.1.0"}
+    assert set(addresses.read()) <= {"Source", "Documentation", "Changelog", "Issues"}
+
+
 # ---- The gallery -----------------------------------------------------------------------------------------------------
 
 
@@ -298,6 +316,16 @@ def test_every_example_is_in_the_gallery_and_needs_no_other(monkeypatch):
         # Each says where and when it was measured: its report, or else its page.
         dated = re.compile(r"^20\d\d-\d\d-\d\d", re.MULTILINE)
         assert gallery.ALL[name].measured or dated.search(gallery.report_of(name).read_text()), name
+
+
+def test_the_gallery_shows_one_panel_of_a_picture(monkeypatch):
+    """Whole pictures of several panels were too small to read. No cut goes through a panel: its edges are white."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    gallery = importlib.import_module("make_gallery")
+    for name, example in gallery.ALL.items():
+        pixels = gallery.panel_of(name, example.panel)[..., :3]
+        for cut, edge in zip(example.panel, (pixels[:, 0], pixels[0], pixels[:, -1], pixels[-1]), strict=True):
+            assert cut in (0, 1) or edge.min() > 0.99, f"{name}: a cut at {cut}"
 
 
 def test_a_missing_picture_fails_the_build(monkeypatch, tmp_path):
