@@ -8,7 +8,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 VERSIONS = HERE / "_static" / "versions.json"  # the theme's list of versions, which a person writes with the addresses
-MADE = "gallery/*", "reference/generated/*"  # pages without a file in the repository
+MADE = "gallery/", "reference/generated/"  # pages without a file in the repository
 
 
 def read(path=HERE.parent / "setup.cfg"):
@@ -25,12 +25,9 @@ def options(urls, version, versions=VERSIONS):
     if "Source" in urls:
         context["edit_page_url_template"] = f"{urls['Source']}/edit/main/docs/{{{{ file_name }}}}"
         theme["use_edit_page_button"] = True
-        theme["secondary_sidebar_items"] = {
-            "**": ["page-toc", "edit-this-page"],
-            **dict.fromkeys(MADE, ["page-toc"]),
-        }
     if base and versions.exists():
         theme["switcher"] = {"json_url": f"{base}/_static/{versions.name}", "version_match": version}
         theme["check_switcher"] = False  # a build needs no network
         theme["navbar_end"] = ["version-switcher", "theme-switcher", "navbar-icon-links"]
+        theme["header_links_before_dropdown"] = 4  # which leaves room for the menu
     return base, context, theme

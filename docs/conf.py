@@ -73,13 +73,13 @@ html_show_sourcelink = False
 html_sidebars = {"*": ["whole-site"]}  # pages of a section show that section
 html_baseurl, html_context, at_addresses = addresses.options(addresses.read(), version)
 html_theme_options = {
-    **at_addresses,
     "logo": {"text": "fastrecur"},
     "show_toc_level": 2,
     "header_links_before_dropdown": 6,
     "navigation_with_keys": False,
     "footer_start": ["copyright"],
     "footer_end": [],
+    **at_addresses,
 }
 
 
@@ -104,14 +104,16 @@ def leave_listings_out(app, doctree):
             block["classes"].append("no-search")
 
 
-def suggest(app, page, template, context, doctree):
-    """Give the page of the search what suggests a word for a misspelt one."""
+def finish(app, page, template, context, doctree):
+    """Give the page of the search what suggests a word for a misspelt one; link no file of a page that has none."""
     if page == "search":
         app.add_js_file("suggest.js", loading_method="defer")
+    if page.startswith(addresses.MADE):
+        context["theme_use_edit_page_button"] = False
 
 
 def setup(app):
     app.connect("doctree-read", leave_targets_out)
     app.connect("doctree-read", leave_listings_out)
-    app.connect("html-page-context", suggest)
+    app.connect("html-page-context", finish, priority=400)  # before the theme leaves out what is empty
     app.connect("source-read", add_search_terms)

@@ -22,8 +22,8 @@ CODE = "index.html"  # a page with both sidebars
 FOUND = re.compile(r'<pre id="found">(.*?)</pre>', re.DOTALL)
 BELOW = re.compile(r'<mo stretchy="false">\S</mo>\s*</munderover>')
 
-# All pages stand in frames of one, whose load event waits for them. Of each box: by how much its formula begins left; by
-# how much a line of code is wider than its box.
+# All pages stand in frames of one, whose load event waits for them. Of each box: by how much its formula begins left;
+# of a line of code: by how much it is wider than its box.
 MEASURE = """
 window.onload = () => {
   const found = [], code = [];
@@ -47,8 +47,9 @@ window.onload = () => {
 
 
 def measured(browser, site, pages):
-    """Return ``(page, width, text, pixels)`` of every formula: how far it begins left of its box; ``(width, pixels)`` of
-    code: how far a line of it goes past its box.
+    """Return ``(page, width, text, pixels)`` of every formula: how far it begins left of its box.
+
+    Return ``(width, pixels)`` of a line of code, too: how far it goes past its box.
     """
     frames = [
         f'<iframe data-page="{page}" width="{width}" height="900" src="{(site / page).as_uri()}"></iframe>'

@@ -4,8 +4,8 @@
     python docs/search.py docs/_build/html
 
 The terms and their pages are in `search_terms.csv`; conf.py makes an index entry of each. This program reads the built
-`searchindex.js` and ranks results as Sphinx's `searchtools.js` does for a query of one or more words. Listings of code are
-not searched, which it checks, too.
+`searchindex.js` and ranks results as Sphinx's `searchtools.js` does for a query of one or more words. It checks that
+listings of code are not searched, too.
 """
 
 import csv
@@ -88,7 +88,8 @@ def search(index, query):
 
 def main():
     index, wrong = read(Path(sys.argv[1])), []
-    wrong += [f"{word!r}, a word of listings, is in the index" for word in OF_LISTINGS if index["terms"].get(word, []) != []]
+    listed = [word for word in OF_LISTINGS if index["terms"].get(word, []) != []]
+    wrong += [f"{word!r}, a word of listings, is in the index" for word in listed]
     for term, page in terms().items():
         found = search(index, term)
         if found[:1] != [page]:

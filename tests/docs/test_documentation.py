@@ -287,7 +287,7 @@ def test_links_that_need_an_address_wait_for_it(monkeypatch, tmp_path):
     addresses = importlib.import_module("addresses")
     assert addresses.options({}, "0.1.0") == ("", {}, {})
     setup, versions = tmp_path / "setup.cfg", tmp_path / "versions.json"
-    setup.write_text("[metadata]\nproject_urls =\n  Source = https://a.example/b/\n  Documentation = https://c.example\n")
+    setup.write_text("[metadata]\nproject_urls =\n Source = https://a.example/b/\n Documentation = https://c.example\n")
     base, context, theme = addresses.options(addresses.read(setup), "0.1.0", versions)
     assert base == "https://c.example"
     assert context["edit_page_url_template"] == "https://a.example/b/edit/main/docs/{{ file_name }}"
