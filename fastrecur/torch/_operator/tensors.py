@@ -88,8 +88,10 @@ def _signature(value):
 
 def _state_signature(state, borders):
     """Return the same for states: without a shape where it has been checked, as there are some for each segment."""
-    signature = _signature(state)
-    return (signature[0], () if borders[0] else signature[1]) if type(signature) is tuple else signature
+    if state is None or is_number(state):
+        return problem.state_number(state)
+    dtype, shape, _ = _signature(state)
+    return dtype, () if borders[0] else shape
 
 
 def layout(shape, *prototypes):
