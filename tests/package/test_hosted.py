@@ -124,3 +124,10 @@ def test_recipe_has_our_version_and_bounds():
     assert RECIPE["context"]["version"] == fastrecur.__version__
     (built_by,) = (line for line in RECIPE["requirements"]["host"] if line.startswith("setuptools"))
     assert f'requires = ["{built_by.replace(" ", "")}"]' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_classifiers_are_the_pythons_that_are_tested():
+    """Also the oldest one is that which may be installed."""
+    stated = re.findall(r"Python :: (3\.\d+)$", SETUP["metadata"]["classifiers"], re.MULTILINE)
+    assert {*stated} == {version for version in pythons() if not version.endswith("t")}
+    assert SETUP["options"]["python_requires"] == f">={stated[0]}"
