@@ -17,11 +17,12 @@ def hush() -> None:
 
 
 def compiled(what: str, seconds: float, place: object) -> None:
-    """Say that a kernel was compiled. One thread at a time does."""
+    """Say that a kernel was compiled."""
     LOG.info("compiled %s in %.1f s, kept in %s", what, seconds, place)
-    if _is_person_there() and _left:
-        _left.pop()
-        with contextlib.suppress(OSError, ValueError):  # of a terminal that went away, and of a closed file
+    if _is_person_there():
+        # IndexError: it was shown, maybe by another thread; others: a terminal that went away, a closed file.
+        with contextlib.suppress(IndexError, OSError, ValueError):
+            _left.pop()
             print(say.compiled(what, f"{seconds:.1f}", place), file=sys.stderr, flush=True)
 
 
