@@ -52,6 +52,10 @@ out_gradient = _message(
     "automatic differentiation, but one of the arguments requires grad."
 )
 gpu = _message("`{name}` must be in CPU memory, as the other arrays are, got {kind} on a GPU or another device")
+compiled = _message(
+    "fastrecur: compiled {what} in {seconds} s, kept in {place}: the first call of each dtype, layout and size waits. "
+    "FASTRECUR_NOTICES=0 hides this line."
+)
 no_kernel = _message("the compiled kernel holds no function {symbol}")
 kernel_type = _message("numba {version} compiles kernels to functions of a type that cannot be called here: {kind}")
 kernel_parameters = _message("{kernel} has more than {most} parameters")

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from .._arguments import checks, messages as say
-from ..smoothing._filters import pcen
+from ..smoothing._averages import pcen
 from ..smoothing._statistics import ewm_mean
 
 # What holds of a constant that has a half-life, and that of it.

@@ -1,4 +1,4 @@
-"""Filters made of weighted averages: without a lag, with gates that follow the data, and of sounds."""
+"""Averages beside the statistics: without a lag, with gates that follow the data, and what sounds are divided by."""
 
 import functools
 import math
