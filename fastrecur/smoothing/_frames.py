@@ -42,10 +42,10 @@ def names_of(value):
     return list(value.index) if (library, name) == ("pandas", "Series") else None
 
 
-def in_columns(frame, columns, axis):
-    """Return the next frame of a stream with its columns in the order of ``columns``, None before the first, and these.
+def in_columns(frame, columns, axis, is_first):
+    """Return the next frame of a stream with its columns in the stream's order, that of its first frame, and this.
 
-    What is no frame is returned as it is.
+    ``columns`` are None before the first frame if no constant has any. What is no frame is returned as it is.
     """
     if _kind(frame)[1] != "DataFrame":
         return frame, columns
@@ -54,7 +54,8 @@ def in_columns(frame, columns, axis):
     own = names_of(frame)
     if columns is None or own == columns:
         return frame, own
-    return _with_columns(frame, own, columns, "chunk", "the stream"), columns
+    wanted = in_order("chunk", own, columns, "the stream")
+    return (frame, own) if is_first else (frame[wanted], columns)
 
 
 def unwrap(value, axis, called="x"):
@@ -162,14 +163,14 @@ def _in_order(x, value, name, axis=0, called="x"):
         raise ValueError(say.indexes(called, name, "index, along this axis its columns" if is_turned else "index"))
     if wanted == came or not (wanted and came) or name == "groups":
         return value
-    return _with_columns(value, came, wanted, name, "`x`")
+    return value[in_order(name, came, wanted, "`x`")]
 
 
-def _with_columns(frame, came, wanted, name, of):
-    """Return a frame with its columns in the order of those ``of`` another."""
+def in_order(name, came, wanted, of):
+    """Return the columns ``of`` another if they are those that came, in some order; raise if they are not."""
     if len(set(wanted)) < len(wanted) or len(wanted) != len(came) or set(wanted) != set(came):
         raise ValueError(say.columns(name, came, wanted, of))
-    return frame[wanted]
+    return wanted
 
 
 def _aligned_array(x, value, name):
