@@ -7,7 +7,7 @@ import numpy as np
 from .._arguments import messages as say
 from .._arguments.checks import flag
 from .._arguments.names import suggesting
-from ._arguments import Constant, least_count
+from ._arguments import Constant, least_count, remembered
 from ._frames import aligned, along, is_labelled, is_series, unwrap
 from ._run import Request, compute, is_plain
 from ._segments import NOWHERE, Borders
@@ -19,7 +19,8 @@ def _compute(
 ) -> Any:  # fmt: skip
     """Return a statistic of one or two series (of one with itself), with the labels of the data."""
     flags = flag("adjust", adjust), flag("ignore_na", ignore_na)
-    constant, least, bias = Constant(times is not None, *constants), least_count(min_periods), flag("bias", bias)
+    make = remembered if type(x) is np.ndarray or is_labelled(x) else Constant  # torch's compiler knows no memory
+    constant, least, bias = make(times is not None, *constants), least_count(min_periods), flag("bias", bias)
     if statistic == "sum" and not flags[0]:
         raise NotImplementedError(say.sum_adjust())
     if x is None or (y is None and statistic in ("covary", "corr")):
@@ -39,6 +40,9 @@ def _compute(
 def _unwrapped(request: Any, x: Any, y: Any, axis: Any) -> tuple[Any, ...]:
     """Return a request, data and the axis of time without labels, and what puts these on a result."""
     constant, borders = request.constant, request.borders
+    if (y is None or y is x) and request.times is None and borders is NOWHERE and not constant.arrays:
+        numbers, axis, wrap = unwrap(x, axis)
+        return request, numbers, None if y is None else numbers, axis, wrap
     if is_series(x) and is_labelled(y) and not is_series(y):  # the frame first: what is asked of pairs is symmetric
         x, y = y, x
     if any(map(is_labelled, constant.arrays.values())):  # what belongs to a series stands where that does

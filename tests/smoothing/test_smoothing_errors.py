@@ -99,6 +99,26 @@ CASES = [
 ]  # fmt: skip
 
 
+def test_constants_that_are_remembered_are_looked_at_again():
+    """Numbers that are equal may be refused all the same."""
+    x = np.array(X)
+    for data in (x, pd.Series(X)):
+        for name in ("com", "span", "halflife", "alpha"):
+            same = [np.asarray(ewm_mean(data, **{name: value})) for value in (1, 1.0, np.int8(1), np.float32(1), 1)]
+            np.testing.assert_array_equal(same, same[:1] * 5)
+            for value in (True, np.True_, 1j, "1", {1})[2 * (name == "alpha") :]:  # an alpha may be an array of bools
+                with pytest.raises((TypeError, ValueError), match=f"`{name}`"):
+                    ewm_mean(data, **{name: value})
+        for options in ({"adjust": 1}, {"ignore_na": 0}, {"min_periods": True}, {"axis": False}):
+            with pytest.raises(TypeError, match=f"`{next(iter(options))}` must be"):
+                ewm_mean(data, alpha=1, **options)
+        for _ in range(2):
+            with pytest.raises(ValueError, match="0 < alpha <= 1, got 2"):
+                ewm_mean(data, alpha=2)
+    np.testing.assert_array_equal(ewm_mean(x, com=1), ewm_mean(x, alpha=0.5))
+    np.testing.assert_array_equal(ewm_mean(x, span=1), ewm_mean(x, alpha=1.0))
+
+
 @pytest.mark.parametrize(("kind", "match", "call"), CASES, ids=range(len(CASES)))
 def test_message(kind, match, call):
     with pytest.raises(kind, match=match):
