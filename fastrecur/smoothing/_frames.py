@@ -86,7 +86,7 @@ def unwrap(value, axis, called="x"):
     return numbers, axis, wrap
 
 
-def _numbers(value, library, called):
+def _numbers(value, library, called, hint=""):
     """Return numbers of pandas or polars; as float64 what is none to NumPy, a missing value as NaN."""
     try:
         if library == "pandas" and (numbers := np.asarray(value.to_numpy())).dtype.kind != "O":
@@ -105,9 +105,10 @@ def _numbers(value, library, called):
     except (TypeError, ValueError):
         kinds = _dtypes(value)
         for k, column in enumerate(value.columns if len(kinds) > 1 else ()):  # the first that has other values raises
-            _numbers(getattr(value, "iloc", value)[:, k], library, f"{called}[{column!r}]")
+            column_called = f"{called}[{column!r}]"
+            _numbers(getattr(value, "iloc", value)[:, k], library, column_called, say.NUMBERS_OF[library])
         wrong = [kind for kind in kinds if getattr(kind, "kind", "?") in "Mm"] or kinds  # dates are numbers if alone
-        raise TypeError(say.frame_values(called, type(value), wrong[0])) from None
+        raise TypeError(say.frame_values(called, type(value), wrong[0], hint=hint)) from None
 
 
 def _dtypes(value):

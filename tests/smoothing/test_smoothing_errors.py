@@ -71,6 +71,12 @@ CASES = [
     (TypeError, r"^ewm_mean\(\) got an .* 'half_life': did you mean `halflife`", lambda: ewm_mean(X, half_life=2)),
     (TypeError, r"^Ewm\(\) got an .* 'dim': did you mean `axis`", lambda: Ewm(alpha=0.5, dim=0)),
     (TypeError, "'lengths': did you mean `offsets`", lambda: ewm_mean(X, alpha=0.5, lengths=[1])),
+    (TypeError, r"^ewm_mean\(\) takes 1 .* got 2: name the others, as in `com=`, `span=`, `half", lambda:
+        ewm_mean(X, 0.5)),
+    (TypeError, r"^Ewm\(\) takes 0 .* by position, got 1: name the others, as in `com=`,", lambda: Ewm(0.5)),
+    (TypeError, r"^kama\(\) takes 4 arguments by position, got 5: .* `axis=`$", lambda: kama(X, 1, 2, 3, 0)),
+    (TypeError, r"^kama\(\) missing 1 required positional argument: 'x'$", lambda: kama()),
+    (TypeError, r"str: pass the column itself, `times=frame\['t'\]`$", lambda: ewm_mean(X, halflife=1.0, times="t")),
     (TypeError, "`x`", lambda: ewm_mean(np.array(X, np.complex128), span=3)),
     (TypeError, "`x`", lambda: ewm_mean(np.array(X, np.float16), span=3)),
     (TypeError, "`x`", lambda: ewm_mean(["a", "b"], span=3)),
