@@ -18,6 +18,9 @@ def selective_scan(
 ) -> Any:  # fmt: skip
     r"""Run the selective scan of Mamba: for each channel d, N states with steps and maps that depend on the input.
 
+    ``h[t,d,n] = exp(delta[t,d]*A[d,n])*h[t-1,d,n] + delta[t,d]*B[t,n]*u[t,d]``,
+    ``y[t,d] = (sum(C[t,n]*h[t,d,n] for n in range(N)) + D[d]*u[t,d])*silu(z[t,d])``
+
     .. math::
 
        h_{t,d,n} = e^{\Delta_{t,d} A_{d,n}} h_{t-1,d,n} + \Delta_{t,d} B_{t,n} u_{t,d}, \qquad

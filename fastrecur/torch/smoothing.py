@@ -26,6 +26,8 @@ class Ewm(nn.Module):
 
     The parameter is the logarithm of the half-life :math:`\tau`, one number or one for each series,
 
+    ``d = 2**(-1/tau)``, ``tau = exp(theta)``, ``y[t] = (x[t] + d*x[t-1] + d**2*x[t-2] + ...) / (1 + d + d**2 + ...)``
+
     .. math:: d = 2^{-1/\tau}, \quad \tau = e^{\theta}, \qquad
               y_t = \frac{\sum_{k \ge 0} d^k x_{t-k}}{\sum_{k \ge 0} d^k}.
 

@@ -409,3 +409,50 @@ def test_vocabulary(name, text):
     prose = re.sub(r"\{\w+\}|``[^`]*``|`[^`\n]*`|https?://\S+|^ *(?:>>>|\.\.\.) .*$", " ", text, flags=re.MULTILINE)
     found = {match[0].lower() for match in OLD_WORD.finditer(prose)}
     assert not {word for word in found if (name, word) not in ALLOWED}
+
+
+# ---- What help() shows -----------------------------------------------------------------------------------------------
+
+FUNCTIONS = [
+    getattr(importlib.import_module(module), name)
+    for module in ("fastrecur", "fastrecur.smoothing", "fastrecur.filters", "fastrecur.returns")
+    for name in importlib.import_module(module).__all__
+]
+FUNCTIONS = [function for function in FUNCTIONS if inspect.isfunction(function)]
+SECTION = r"^{}\n-+\n(.*?)(?=^\w[\w ]*\n-+$|\Z)"
+
+
+def entries(function):
+    """Return a function's documented parameters, each with its text: several may share one."""
+    found = re.search(SECTION.format("Parameters"), inspect.getdoc(function), re.M | re.S)
+    parts = re.split(r"^(?=\S)", found[1], flags=re.M)[1:] if found else []
+    heads = [part.partition("\n")[0].partition(" : ")[0].split(", ") for part in parts]
+    return {name: part for part, names in zip(parts, heads, strict=True) for name in names}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
+def test_every_parameter_and_what_is_returned_is_documented(function):
+    signature, text = inspect.signature(function), inspect.getdoc(function)
+    assert entries(function).keys() == signature.parameters.keys()
+    assert re.search(r"^Returns\n-|\breturn", text, re.M | re.I) or signature.return_annotation in (None, "None")
+
+
+def test_statistics_say_the_same_of_a_parameter():
+    """In most words for the mean, in the same words for all others."""
+    texts = {}
+    for name in ("ewm_var", "ewm_std", "ewm_cov", "ewm_corr", "ewm_sum"):
+        for parameter, text in entries(getattr(importlib.import_module("fastrecur.smoothing"), name)).items():
+            if parameter not in ("x", "y", *(("adjust", "ignore_na") if name == "ewm_sum" else ())):
+                assert texts.setdefault(parameter, text.strip()) == text.strip()
+
+
+@pytest.mark.parametrize("module", ["fastrecur", "fastrecur.torch", "fastrecur.torch.distributed", *(
+    f"fastrecur.{name}" for name in ("smoothing", "filters", "returns"))])  # fmt: skip
+def test_a_formula_stands_in_plain_text_before_it_stands_in_latex(module):
+    """Whom `help` shows a formula is not to read LaTeX."""
+    module = importlib.import_module(module)
+    for name in module.__all__:
+        paragraphs = (getattr(module, name).__doc__ or "").split("\n\n")
+        for before, after in zip(paragraphs, paragraphs[1:], strict=False):
+            if after.lstrip().startswith(".. math::"):
+                assert re.match(r"\s*``[^`]+ = ", before), (name, before)

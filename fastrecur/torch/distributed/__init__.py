@@ -38,6 +38,8 @@ def forget_mult(
 ) -> Any:
     r"""Average along a time axis that is held in shards, one by each rank of a group.
 
+    ``h[t] = f[t]*x[t] + (1 - f[t])*h[t-1]``
+
     .. math:: h_t = f_t x_t + (1 - f_t) h_{t-1}
 
     Put together along `axis` in the order of the ranks, the results are what `fastrecur.forget_mult` makes of the
@@ -129,6 +131,8 @@ def linear_recurrence(
     group: Any = None,
 ) -> Any:
     r"""Compute a linear recurrence along a time axis that is held in shards, one by each rank of a group.
+
+    ``h[t] = a[t]*h[t-1] + b[t]``
 
     .. math:: h_t = a_t h_{t-1} + b_t
 
