@@ -93,7 +93,7 @@ def allpole_vjp(
     (array([-8.]), array([0.25, 0.5 , 1.  ]))
     """
     grad_a, grad_x, grad_zi = _forms.allpole_vjp(grad_y, a, x, y, zi, axis, reverse, lengths, grad_zf)
-    return grad_a, grad_x, grad_zi
+    return _call.in_dtype_of(a, grad_a), grad_x, _call.in_dtype_of(zi, grad_zi)
 
 
 @suggesting
@@ -307,7 +307,7 @@ def sosfilt_vjp(
     array([0.125, 0.25 , 0.5  ])
     """
     grad_sos, grad_x, grad_zi = _call.sosfilt_vjp(grad_y, sos, x, y, zi, axis, reverse, lengths, grad_zf)
-    return grad_sos, grad_x, grad_zi
+    return _call.in_dtype_of(sos, grad_sos), grad_x, _call.in_dtype_of(zi, grad_zi)
 
 
 @suggesting

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .._arguments import checks, messages as say
-from .._arguments.arrays import at, join, quiet, refuse_masked
+from .._arguments.arrays import at, join, numbers, quiet, refuse_masked
 from .._arguments.checks import is_array, number
 from .._arguments.names import suggesting
 from .._arguments.shapes import axis_of, broadcast_shape
@@ -325,6 +325,7 @@ def _first_mean(data: Any, zi: Any, gate: Any, heard: Any, axis: int) -> Any:
     if len(came) != len(shape) or not fits(came, tuple(shape)):
         raise ValueError(say.filter_state(came, tuple(shape)))
     refuse_masked("zi", zi)
+    zi = numbers("zi", zi) if isinstance(zi, np.ndarray) else zi
     check_real("zi", zi)
     rest, xp = 1 - gate, data.xp
     rest = xp.where(rest == 0, xp.ones_like(rest), rest) if is_array(gate) else rest or 1.0
