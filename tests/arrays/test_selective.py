@@ -52,6 +52,20 @@ def test_options(rng, dtype, layout, reverse, maps, cut):
     check_call(rng, given, **SOFT, layout=layout, reverse=reverse, **{name: cuts[name] for name in cut.split()})
 
 
+@pytest.mark.sample(layout=["bld"], dtype=[np.float32])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("layout", ["bdl", "bld"])
+@pytest.mark.parametrize("others", ["one axis less", "one group", "constant"])
+@pytest.mark.parametrize("name", ["B", "C"])
+def test_maps_of_different_kinds(rng, dtype, layout, others, name):
+    """B has a map for each group and C one for all of them, or the reverse."""
+    given = operands(rng, 3, layout=layout, maps="groups", dtype=dtype)
+    axis, whole = 1 if layout == "bdl" else 2, getattr(given, name)
+    one = whole.take([0], axis) if others == "one group" else whole.take(0, axis)
+    one = rng.standard_normal(given.A.shape).astype(dtype) if others == "constant" else one
+    check_call(rng, given._replace(**{name: one}), **SOFT, layout=layout)
+
+
 @pytest.mark.parametrize(
     ("length", "channels", "states"), [(1, 1, 1), (33, 17, 4), (2, 129, 9), pytest.param(40, 16, 256, id="most states")]
 )
