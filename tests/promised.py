@@ -16,13 +16,27 @@ SEQUENCES, CHANNELS, STATES = 2, 3, 2
 FUNCTIONS = [name for name in NAMES if not inspect.isclass(function(name)) and name.count(".") < 2]
 SCANS = "selective_scan", "selective_scan_vjp"
 # Operands that may be left out, and are drawn all the same.
-DRAWN = {"h0", "zi", "D", "z", "delta_bias", "grad_state", "grad_zf", "alpha", "b", "truncated", "done", "bootstrap"}
+DRAWN = {
+    "h0",
+    "zi",
+    "D",
+    "z",
+    "delta_bias",
+    "grad_state",
+    "grad_zf",
+    "alpha",
+    "b",
+    "ref",
+    "truncated",
+    "done",
+    "bootstrap",
+}
 RANGES = {
     "signal": (-1, 1), "gate": (0.1, 0.9), "coefficients": (-0.5, 0.5), "polynomial": (-0.4, 0.4),
     "constant": (0.2, 0.8), "state": (0.1, 1), "result": (-1, 1), "cotangent": (-1, 1),
     "cotangent of the state": (-1, 1),
 }  # fmt: skip
-OWN_RANGES = {"S": (0.5, 2), "delta": (0.1, 1), "A": (-1.5, -0.5)}
+OWN_RANGES = {"S": (0.5, 2), "ref": (0.5, 2), "delta": (0.1, 1), "A": (-1.5, -0.5)}
 # Where time is in an operand of a shape, of time on an axis of `full`; others have no time.
 TIME = {
     **dict.fromkeys(("together", "full", "to full", "one step", "a step more", "leading", "states"), 0),

@@ -158,7 +158,8 @@ FAMILIES = {
     ),
     "kama": (_all("x", "signal", "full"), {"smoothing.kama": "y=full"}),
     "pcen": (
-        _all("S ref", "signal", "together") | _all("zi", "state", "one step", host=True)
+        _all("S", "signal", "together") | _all("ref", "signal", "together", number=True)
+        | _all("zi", "state", "one step", host=True)
         | _all("gain bias power time_constant eps b", "constant", "together", number=True),
         {"smoothing.pcen": "P=full zf=zi"},
     ),

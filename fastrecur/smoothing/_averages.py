@@ -265,8 +265,9 @@ def pcen(
         values = data.narrow(values, dtype)
     found = dict(zip(arrays, found, strict=True))
     heard = found.pop("ref", None)
-    if heard is not None and not data.by_kernel:
-        heard = data.narrow(heard, dtype)
+    if heard is not None:
+        heard = heard if data.by_kernel else data.narrow(heard, dtype)
+        heard = _at_each_step(data.xp, heard, shape[axis], axis)
     for name, value in found.items():
         check_constant(data, name, value, _RULES | _RULES_OF_ARRAYS)
         parameters[name] = value
@@ -315,6 +316,13 @@ def _greatest(xp: Any, values: Any, size: Any, axis: int, max_axis: Any) -> Any:
         found = xp.maximum(at(found, bands, slice(step, None)), at(found, bands, slice(-step)))
         width += step
     return found.rechunk(values.chunks) if hasattr(values, "rechunk") else found
+
+
+def _at_each_step(xp: Any, heard: Any, steps: int, axis: int) -> Any:
+    """Return a reference that has all steps, also of one that broadcasts along time."""
+    shape = [1] * (-axis - len(heard.shape)) + list(heard.shape)
+    shape[axis] = steps
+    return xp.broadcast_to(heard, tuple(shape))
 
 
 def _first_mean(data: Any, zi: Any, gate: Any, heard: Any, axis: int) -> Any:
