@@ -261,7 +261,7 @@ def main():
         mark = "WRONG" if not r["right"] else "*" if r["reaches"] else "+" if r["holds"] else "-"
         ratio = "" if r["ratio"] is None else f"{r['ratio']:.2f}"
         print(
-            f"{mark:2} {r['what']:<30} {str(r['shape']):<13} {r['dtype']:<8} {r['ms']:9.3f} ms {ratio:>8}  "
+            f"{mark:2} {r['what']:<37} {str(r['shape']):<13} {r['dtype']:<8} {r['ms']:9.3f} ms {ratio:>8}  "
             f"{r['against']:<23} limit {r['must']:g}, goal {r['aim']:g}"
         )
     print(f"{sum(r['holds'] for r in rows)} of {len(rows)} are within their limit (+), "
