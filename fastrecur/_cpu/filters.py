@@ -51,14 +51,16 @@ class _Short:
             carry = self.zeros.copy()
         else:
             carry = zi.transpose(self.order).reshape(-1, self.n).take(self.fill, 1).astype(_WIDE, copy=False)
-            carry[1::2] += self.signs * carry[::2]
+            with np.errstate(all="ignore"):
+                carry[1::2] += self.signs * carry[::2]
         head = None, address(x), address(y), *self.tables, address(carry), self.geometry
         if self.threads == 1:
             self.call(*head, 0, len(self.fill))
         else:
             _threads.team().run([(self.call, *head, *part) for part in self.parts], self.threads)
         if wants_state:
-            carry[1::2] -= self.signs * carry[::2]
+            with np.errstate(all="ignore"):
+                carry[1::2] -= self.signs * carry[::2]
             return np.ascontiguousarray(carry[:, : self.n].reshape(self.state).transpose(self.back))
         return None
 
@@ -145,6 +147,7 @@ def _clear_padding(y, axis, lengths):
         y[steps >= np.expand_dims(lengths, axis)] = 0
 
 
+@np.errstate(all="ignore")  # of a filter that has diverged
 def _turned(states, signs, adjoint=False):
     """Return SciPy's states, or their cotangents, in the difference form, (sections, 2, ...); by ``-signs``, back."""
     if states.shape[1] != 2:  # sections of other orders have SciPy's form
@@ -200,6 +203,7 @@ def _warmed_up(x, c, axis, reverse, chunks, carry, given):
     return states
 
 
+@np.errstate(all="ignore")
 def _by_fields(sums, signs):
     """Return gradients (sections, 6, ...) of SciPy's fields, of sums of those of a section's; a0 is 1 and has none."""
     b0, e, d, f, c = np.moveaxis(sums, 1, 0)

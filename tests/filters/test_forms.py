@@ -153,6 +153,15 @@ def test_sosfiltfilt_as_scipy(padtype):
     assert_close(sosfiltfilt(sos, x, 0, "even", 5), scipy.signal.sosfiltfilt(sos, x, 0, "even", 5))
 
 
+@pytest.mark.parametrize("lengths", [None, 2000])
+def test_a_filter_that_has_diverged_does_not_warn(lengths):
+    sos, x = [[1, 0, 0, 1, -3, 0]], np.ones(2000)
+    y, zf = sosfilt(sos, x, return_state=True, lengths=lengths)
+    again = sosfilt(sos, x, zi=zf, lengths=lengths)[0]
+    grads = allpole_vjp(x, [-3.0, 0.0], x, x)
+    assert not any(np.isfinite(v).all() for v in (y, zf, again, *grads[:2]))
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("library", [np.asarray, torch.from_numpy])
 def test_coefficients_in_float32_lose_no_digits(rng, library):
