@@ -21,7 +21,7 @@ from .._plan.filters import (
     check_settles,
     state_shape,
     take,
-)  # fmt: skip
+)
 from . import plan as _plan
 from .arrays import View
 from .call import Form, floats, ghost_of, ghost_of_out, is_view, result, signature_of, take_views
