@@ -68,7 +68,7 @@ def check_reverse(name):
     given = draw(name)
     flip = steps_of(name, FLIP)
     found = call(name, mapped(name, given, flip) | {"reverse": True})
-    close(name, found, changed(name, call(name, given), flip))
+    close(name, found, changed(name, call(name, given), flip), exact=not name.endswith("_vjp"))
 
 
 def check_no_steps(name):
