@@ -134,11 +134,10 @@ def _series(batch_sizes, offsets, resets, batch, device):
     return lambda v: v, lambda v: v, lambda c0: c0 if c0 is None or offsets is None else c0.unsqueeze(1), options
 
 
-def _adjoint(
-    grad_h, grad_last, product, states, c0, mask, scale, batch_sizes, offsets, resets, batch, output_gate, reverse
-):  # fmt: skip
+def _adjoint(grad_h, grad_last, product, states, c0, mask, scale, *options):
     """Do what the adjoint's operator does, of what has derivatives: the states are made anew, as they have some."""
-    pad, unpad, first, options = _series(batch_sizes, offsets, resets, batch, product.device)
+    *cuts, batch, output_gate, reverse = options
+    pad, unpad, first, options = _series(*cuts, batch, product.device)
     dtype, keep = (product if c0 is None else c0).dtype, pad(scale if mask is None else mask)
     z, f, o = gates(pad(product.to(dtype)), output_gate)
     c0 = first(product.new_zeros(batch, states.shape[-1]) if c0 is None else c0)
@@ -148,7 +147,7 @@ def _adjoint(
     to_c = g if o is None else g * o
     to_f, to_z, to_c0 = forget_mult_vjp(to_c, f * keep, z, c, c0, reverse=reverse, grad_state=grad_last, **options)
     to_product = [to_z * (1 - z * z), to_f * keep * f * (1 - f)] + ([] if o is None else [g * c * o * (1 - o)])
-    return unpad(torch.cat(to_product, -1).to(product.dtype)), to_c0 if offsets is None else to_c0.squeeze(1)
+    return unpad(torch.cat(to_product, -1).to(product.dtype)), to_c0 if cuts[1] is None else to_c0.squeeze(1)
 
 
 def _layer_composed(source, weight, bias, *options):
