@@ -1,4 +1,4 @@
-"""Write the figures of README, the paper and two pages from the reports of the benchmarks: none is copied by hand.
+"""Write the figures of README, the paper and four pages from the reports of the benchmarks: none is copied by hand.
 
     python docs/figures.py
 
@@ -14,6 +14,8 @@ DOCS = Path(__file__).parent
 README = DOCS.parent / "README.md"
 PAPER = DOCS / "paper" / "paper.md"
 HOW_TO = DOCS / "howto" / "language_model.rst"
+MAMBA_PAGE = DOCS / "howto" / "mamba.rst"
+INDEX = DOCS / "index.rst"
 PAGE = DOCS / "benchmarks.rst"
 MARKS = {".md": ("<!-- {}:begin -->\n", "<!-- {}:end -->"), ".rst": (".. {}:begin\n\n", "\n.. {}:end")}
 LARGE, SMALLER, ONE = "(20000, 640)", "(2048, 1024)", ["(1000000,)"]
@@ -103,20 +105,38 @@ def listed(figures):
 
 
 def pairs():
-    """Return what is written before and after, and how many times as fast that is."""
+    """Yield what is written before and after, the page about it, and how many times as fast that is."""
     gru = [qrnn(mode, column=-1)[0] for mode in ("inference", "training")]
     frames = [smoothing("ewm_mean, a frame", [shape], "float64", "pandas") for shape in ("(1000, 10)", "(100000, 10)")]
-    models = [mamba(f"model, {what}", "transformers' own") for what in ("forward", "training step")]
-    rows = (
-        ("`df.ewm(halflife=5).mean()`", "[`ewm_mean(df, halflife=5)`](docs/howto/coming_from_pandas.rst)",
-         f"{frames[0]} (1,000 rows); {frames[1]} (100,000)"),
-        ("`torch.nn.GRU(320, 320)`", "[`QRNN(320, 320)`](docs/howto/coming_from_rnn.rst)",
-         f"{gru[0]}; training {gru[1]}"),
-        ("transformers' Mamba, on a CPU", "[`patch_transformers()`](docs/howto/mamba.rst) first",
-         f"{models[0]}; training {models[1]}"),
+    width = widths()[-1]
+    models = model(width)
+    yield (
+        "`df.ewm(halflife=5).mean()`", "`ewm_mean(df, halflife=5)`", "howto/coming_from_pandas",
+        f"{frames[0]} (1,000 rows); {frames[1]} (100,000)",
     )  # fmt: skip
-    lines = ["| before | now | times as fast |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
+    yield "`torch.nn.GRU(320, 320)`", "`QRNN(320, 320)`", "howto/coming_from_rnn", f"{gru[0]}; training {gru[1]}"
+    yield (
+        f"transformers' Mamba, {width} features, on a CPU", "`patch_transformers()` first", "howto/mamba",
+        f"{models[0]}; training {models[1]}",
+    )  # fmt: skip
+
+
+def pairs_of_readme():
+    """Return the pairs as README shows them."""
+    lines = ["| before | now | times as fast |", "|---|---|---|"]
+    for before, now, path, times in pairs():
+        _, code, rest = now.split("`")
+        lines.append(f"| {before} | [`{code}`](docs/{path}.rst){rest} | {times} |")
     return "\n".join([*lines, "", "Machines and dates: [Speed](#speed)."])
+
+
+def pairs_of_site():
+    """Return the pairs as the site's first page shows them."""
+    rows = [["before", "now", "times as fast"]]
+    for before, now, path, times in pairs():
+        _, code, rest = now.split("`")
+        rows.append([before.replace("`", "``"), f":doc:`{code} <{path}>`{rest}", times])
+    return "\n".join([*listed_table(*rows[:1], rows[1:]), "", "Machines and dates: :doc:`benchmarks`."])
 
 
 def table():
@@ -200,6 +220,24 @@ def mamba(what, other):
     return span([found[what, other]])
 
 
+def widths():
+    """Return the numbers of features of the models that were measured."""
+    found = re.findall(r"^  model, (\d+) features, forward ", (DOCS / "benchmarks_mamba.txt").read_text(), re.MULTILINE)
+    return sorted(map(int, found))
+
+
+def model(width):
+    """Return how many times as fast transformers' Mamba is with the scan, in each way to use it."""
+    return [mamba(f"model, {width} features, {what}", "transformers' own") for what in MODEL]
+
+
+def mamba_page():
+    """Yield the how-to's sentences about transformers' model."""
+    yield "On 2 x 256 tokens a model of four layers is so many times as fast:"
+    figures = "of {} features, {} forward, {} in training, {} in decoding".format
+    yield f"{'; '.join(figures(width, *model(width)) for width in widths())} ({about('benchmarks_mamba.txt')})."
+
+
 def ways():
     """Return what users do without borders and groups, and how many times as fast the calls are."""
     found: list[list[str]] = []
@@ -272,13 +310,13 @@ def page():
         [[shape, *(of_returns(shape, other) for other in ("compiled", "torch"))] for shape in shapes],
     )
     yield from titled("Mamba", "benchmarks_mamba.txt")
-    compared = [
-        *(("transformers' loop", what, f"selective scan, {what}") for what in MAMBA),
-        *(("transformers' own", f"model, {what}", f"transformers' model, {what}") for what in MODEL),
-    ]
-    yield from listed_table(
-        ["float32", "than", "times as fast"], [[label, other, mamba(what, other)] for other, what, label in compared]
-    )
+    compared = [[f"selective scan, {what}", "transformers' loop", mamba(what, "transformers' loop")] for what in MAMBA]
+    for width in widths():
+        compared += [
+            [f"transformers' model, {width} features, {what}", "transformers' own", times]
+            for what, times in zip(MODEL, model(width), strict=True)
+        ]
+    yield from listed_table(["float32", "than", "times as fast"], compared)
     yield from titled("Borders and groups", "benchmarks_segment_ways.txt")
     yield from listed_table(["", "than", "times as fast"], ways())
 
@@ -308,10 +346,12 @@ def written(path, figures, mark="figures"):
 
 
 TEXTS = {
-    (README, "pairs"): pairs,
+    (README, "pairs"): pairs_of_readme,
+    (INDEX, "pairs"): pairs_of_site,
     (README, "figures"): table,
     (PAPER, "figures"): lambda: prose(paper()),
     (HOW_TO, "figures"): lambda: prose(how_to()),
+    (MAMBA_PAGE, "figures"): lambda: prose(mamba_page()),
     (PAGE, "figures"): lambda: "\n".join(page()).strip("\n"),
 }
 

@@ -215,6 +215,6 @@ def sosfiltfilt(sos, x, axis, padtype, padlen):
         x = join(xp, [head, x, tail], axis)
     for reverse in (False, True):
         start = at(x, axis, slice(-1, None) if reverse else slice(0, 1))
-        x, _ = _call.sosfilt(x, sos, zi * start, axis, reverse, None, True, None)
+        x, _ = _call.sosfilt(x, sos, zi * start if steps else None, axis, reverse, None, True, None)
     x = at(x, axis, slice(padlen, padlen + steps)) if padlen else x
     return give(_cast(xp, x, dtype) if is_half else x)

@@ -93,6 +93,34 @@ LISTS = {
 }
 
 
+@pytest.mark.parametrize(("shape", "axis"), [((0,), 0), ((3, 0), 1), ((0, 3), 0), ((0, 3), 1), ((2, 0, 3), -1)])
+@pytest.mark.parametrize("take", [np.asarray, torch.from_numpy, da.from_array])
+@pytest.mark.parametrize("kind", ["one", "series", "steps"])
+def test_no_numbers(kind, take, shape, axis):
+    """No steps, or no series, of any kind of coefficients: an empty result, no warning."""
+    lead = {"one": (), "series": np.delete(shape, axis), "steps": shape}[kind]
+    sos = np.broadcast_to(scipy.signal.butter(4, 0.2, output="sos"), (*lead, 2, 6)).copy()
+    x, a, is_lazy = take(np.zeros(shape)), np.full((*lead, 2), 0.25), take is da.from_array
+    zi = np.full((2, *np.insert(np.delete(shape, axis), axis % len(shape), 2)), 0.5)
+    if take is torch.from_numpy:
+        sos, a, zi = map(take, (sos, a, zi))
+        x.requires_grad_()
+    y, zf = sosfilt(sos, x, axis, zi)
+    if not shape[axis]:
+        np.testing.assert_array_equal(zf.detach() if take is torch.from_numpy else zf, zi)
+    results = [y, allpole(a, x, axis), lfilter(a, a, x, axis)]
+    if not is_lazy:
+        grads = sosfilt_vjp(x, sos, x, x, zi, axis=axis)
+        assert [v.shape for v in grads] == [sos.shape, x.shape, zi.shape]
+        assert [v.shape for v in allpole_vjp(x, a, x, x, axis=axis)[:2]] == [a.shape, x.shape]
+        results += [] if kind == "steps" else [sosfiltfilt(sos, x, axis, padlen=0)]
+    for result in results:
+        assert result.shape == x.shape
+        if isinstance(result, torch.Tensor):
+            result.sum().backward()
+            assert x.grad.shape == x.shape
+
+
 @pytest.mark.parametrize("name", LISTS)
 def test_lists_beside_tensors_have_all_digits(name):
     """They were rounded to torch's default dtype."""
