@@ -147,13 +147,12 @@ def _clear_padding(y, axis, lengths):
         y[steps >= np.expand_dims(lengths, axis)] = 0
 
 
-@np.errstate(all="ignore")  # of a filter that has diverged
 def _turned(states, signs, adjoint=False):
     """Return SciPy's states, or their cotangents, in the difference form, (sections, 2, ...); by ``-signs``, back."""
     if states.shape[1] != 2:  # sections of other orders have SciPy's form
         return states
     first, second = states[:, 0], states[:, 1]
-    with quiet(np):
+    with quiet(np):  # of a filter that has diverged
         return np.stack((first - signs * second, second) if adjoint else (first, signs * first + second), 1)
 
 
@@ -204,7 +203,7 @@ def _warmed_up(x, c, axis, reverse, chunks, carry, given):
     return states
 
 
-@np.errstate(all="ignore")
+@quiet(np)
 def _by_fields(sums, signs):
     """Return gradients (sections, 6, ...) of SciPy's fields, of sums of those of a section's; a0 is 1 and has none."""
     b0, e, d, f, c = np.moveaxis(sums, 1, 0)
