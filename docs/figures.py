@@ -22,6 +22,9 @@ LARGE, SMALLER, ONE = "(20000, 640)", "(2048, 1024)", ["(1000000,)"]
 DTYPES = "float32", "float64"
 MAMBA = "forward, (1, 1536, 2048)", "training step, (1, 1536, 256)"
 MODEL = "forward", "training step", "50 tokens, decoding"
+# What the report of smoothing calls small tables, and their shapes for some rows.
+TABLES = {"a Series": ("a Series", "({},)"), "1 column": ("a small frame", "({}, 1)")}
+TABLES |= {f"{count} columns": ("a small frame", f"({{}}, {count})") for count in (2, 3, 10)}
 
 
 def rows(name):
@@ -54,13 +57,14 @@ def triad(layout, dtype):
 
 
 def smoothing(statistic, shapes, dtype, *others):
-    """Return how many times as fast as other libraries a statistic is."""
+    """Return how many times as fast as other libraries a statistic is; nothing of shapes that are not in the report."""
     pattern = re.compile(r"[*+-]  (.*?)\s+(\(.*?\))\s+(float\d+)\s+[\d.]+ ms\s+([\d.]+)  (\S+)")
     found = [pattern.match(line) for line in (DOCS / "benchmarks_smoothing.txt").read_text().splitlines()]
     spans = []
     for other in others:
         wanted = [(statistic, shape, dtype, other) for shape in shapes]
-        spans.append(span([float(row[4]) for row in found if row and (*row.group(1, 2, 3), row[5]) in wanted]))
+        ratios = [float(row[4]) for row in found if row and (*row.group(1, 2, 3), row[5]) in wanted]
+        spans += [span(ratios)] if ratios else []
     return "; ".join(spans)
 
 
@@ -107,12 +111,19 @@ def listed(figures):
 def pairs():
     """Yield what is written before and after, the page about it, and how many times as fast that is."""
     gru = [qrnn(mode, column=-1)[0] for mode in ("inference", "training")]
-    frames = [smoothing("ewm_mean, a frame", [shape], "float64", "pandas") for shape in ("(1000, 10)", "(100000, 10)")]
+    frames = [
+        smoothing(f"ewm_mean, {what}", [shape], "float64", "pandas")
+        for what, shape in (
+            ("a Series", "(1000,)"), ("a frame", "(1000, 10)"),
+            ("a frame", "(100000, 10)"), ("a frame, new process", "(100000, 10)"),
+        )
+    ]  # fmt: skip
     width = widths()[-1]
     models = model(width)
     yield (
         "`df.ewm(halflife=5).mean()`", "`ewm_mean(df, halflife=5)`", "howto/coming_from_pandas",
-        f"{frames[0]} (1,000 rows); {frames[1]} (100,000)",
+        f"{frames[0]} (a Series of 1,000); " * bool(frames[0])
+        + f"{frames[1]} (10 columns of 1,000 rows); {' to '.join(filter(None, frames[2:]))} (of 100,000)",
     )  # fmt: skip
     yield "`torch.nn.GRU(320, 320)`", "`QRNN(320, 320)`", "howto/coming_from_rnn", f"{gru[0]}; training {gru[1]}"
     yield (
@@ -149,7 +160,10 @@ def table():
     ):  # fmt: skip
         cells.append((what, [smoothing(f"ewm_mean, {statistic}", ONE, dtype, *peers) for dtype in DTYPES]))
     small = [smoothing("ewm_mean, complete", [f"({n},)"], "float64", "pandas") for n in (64, 1000, 16_000)]
-    cells.append(("`ewm_mean`, 64; 1,000; 16,000 values, against pandas", ["", "; ".join(small)]))
+    cells.append(("`ewm_mean`, arrays of 64; 1,000; 16,000, against pandas' Series", ["", "; ".join(small)]))
+    for name, what, shape in (("a Series", *TABLES["a Series"]), ("frames of one column", *TABLES["1 column"])):
+        figures = [smoothing(f"ewm_mean, {what}", [shape.format(n)], "float64", "pandas") for n in (64, 1000, 16_000)]
+        cells += [(f"{name}, 64; 1,000; 16,000 rows", ["", "; ".join(figures)])] * all(figures)
     for mode in ("inference", "training"):
         grid, window = qrnn(mode)
         cells.append((f"`QRNN` layer, {mode}, against `nn.LSTM`", [f"{grid} (window 2: {window})", ""]))
@@ -289,13 +303,20 @@ def page():
         ]
         + [
             [
-                f"``{name}``, {what}, {steps:,} values",
+                f"``{name}``, {what}, an array of {steps:,}",
                 "pandas",
                 "",
                 smoothing(f"{name}, {what}", [f"({steps},)"], *small),
             ]
             for name, what in (("ewm_mean", "complete"), ("ewm_mean", "10 % missing"), ("ewm_std", "complete"))
             for steps in (64, 1000, 16_000, 64_000)
+        ]
+        + [
+            [f"``{name}``, {label}, {steps:,} rows", "pandas", "", figure]
+            for name in ("ewm_mean", "ewm_std")
+            for label, (what, shape) in TABLES.items()
+            for steps in (64, 1000, 4000, 16_000)
+            if (figure := smoothing(f"{name}, {what}", [shape.format(steps)], *small))
         ],
     )
     yield from titled("A QRNN layer", "benchmarks_qrnn.txt")

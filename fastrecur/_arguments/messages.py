@@ -403,14 +403,13 @@ filter_constant = _message("`sos` must not vary in time: what is filtered in bot
 filter_padtype = _message("`padtype` must be 'odd', 'even', 'constant' or None, got {came!r}")
 filter_padlen = _message("`padlen` must be less than the number of steps, {0}, and not negative, got {1}")
 filter_padding = _message(
-    "`padlen` must be given beside `sos` on a GPU, which is not read here: SciPy's is {0} where no b2 or a2 is 0"
+    "`padlen` must be given beside `sos` on a GPU or meta, which nobody reads: SciPy's is {0} where no b2 or a2 is 0"
 )
 filter_order = _message("filters whose coefficients vary in time must be of order {0} at most, got {1}")
 filter_a0 = _message("`sos` must have 1 in its column 3, a0, of all sections: divide each section by it")
 filter_real = _message("`{name}` must be real, got dtype {dtype}: filters have real coefficients here")
-filter_in_memory = _message(
-    "`x` must be in memory here, got a Dask array: sosfilt, lfilter, allpole and follow take these"
-)
+filter_settles = _message("`sos` must have no pole at 1 here: where 1 + a1 + a2 is 0, no state is a steady one")
+filter_in_memory = _message("`x` must be in memory, got a Dask array: sosfilt, lfilter, allpole and follow take these")
 filter_lazy = _message("gradients of filters are for arrays in memory and tensors, got a Dask array")
 filter_device = _message("`{name}` must be in CPU memory or on a CUDA GPU: filters have no kernels for {device}")
 follow_real = _message("`{name}` must be real, got dtype {dtype}: take the magnitude first")

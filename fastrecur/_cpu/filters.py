@@ -152,7 +152,7 @@ def _turned(states, signs, adjoint=False):
     if states.shape[1] != 2:  # sections of other orders have SciPy's form
         return states
     first, second = states[:, 0], states[:, 1]
-    with quiet(np):
+    with quiet(np):  # of a filter that has diverged
         return np.stack((first - signs * second, second) if adjoint else (first, signs * first + second), 1)
 
 
@@ -203,6 +203,7 @@ def _warmed_up(x, c, axis, reverse, chunks, carry, given):
     return states
 
 
+@quiet(np)
 def _by_fields(sums, signs):
     """Return gradients (sections, 6, ...) of SciPy's fields, of sums of those of a section's; a0 is 1 and has none."""
     b0, e, d, f, c = np.moveaxis(sums, 1, 0)

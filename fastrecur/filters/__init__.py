@@ -160,8 +160,8 @@ def lfilter(
     ----------
     b, a : array_like
         Real coefficients, ``(K,)``, ``(*series, K)`` for one filter a series, or the shape of ``x`` and ``(K,)`` for
-        coefficients that vary in time, of order 94 at most in CPU memory; an axis of ``x`` may be 1 there. All are
-        divided by ``a[..., 0]``.
+        coefficients that vary in time, of order 94 at most; an axis of ``x`` may be 1 there. All are divided by
+        ``a[..., 0]``.
     x, axis, reverse, lengths, return_state, out
         As for `sosfilt`.
     zi : array_like, optional
@@ -324,13 +324,18 @@ def sosfiltfilt(sos: Any, x: Any, axis: int = -1, padtype: str | None = "odd", p
         How the ends are continued before filtering, as in SciPy: mirrored and turned, mirrored, repeated, not at all.
     padlen : int, optional
         By how many steps, less than the signal has; by default SciPy's number, about six a section. It must be given
-        for an array ``sos`` on a GPU, unless `padtype` is None: SciPy's depends on zeros among the coefficients, at
-        which nobody looks there, as at ``a0``.
+        for an array or a tensor ``sos`` on a GPU (or on torch's device meta), unless `padtype` is None: SciPy's depends
+        on zeros among the coefficients, at which nobody looks there, as at ``a0``: that would stall the host.
 
     Returns
     -------
     array
         Of the shape, dtype and library of ``x``. Tensors are differentiated as in `sosfilt`.
+
+    Notes
+    -----
+    Of a section with a pole at 1, no state is a steady one to begin with: an error of coefficients in CPU memory, as in
+    SciPy. In tensors and on a GPU nobody looks for it; results are not finite.
 
     Examples
     --------

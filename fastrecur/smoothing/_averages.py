@@ -329,6 +329,8 @@ def _first_mean(data: Any, zi: Any, gate: Any, heard: Any, axis: int) -> Any:
     """Return the mean before the first step, of what scipy's filter goes on from."""
     shape = list(broadcast_shape(("ref", "b"), [tuple(v.shape) for v in (heard, gate) if is_array(v)]))
     shape[axis] = 1
+    if hasattr(zi, "columns"):  # of a frame, whose labels may be other than the data's
+        raise TypeError(say.not_an_array("zi", type(zi)))
     came = tuple(getattr(zi, "shape", ()))
     if len(came) != len(shape) or not fits(came, tuple(shape)):
         raise ValueError(say.filter_state(came, tuple(shape)))

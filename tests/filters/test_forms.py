@@ -153,6 +153,36 @@ def test_sosfiltfilt_as_scipy(padtype):
     assert_close(sosfiltfilt(sos, x, 0, "even", 5), scipy.signal.sosfiltfilt(sos, x, 0, "even", 5))
 
 
+def test_sosfiltfilt_without_numbers():
+    """Of a tensor with no numbers that may be read, SciPy's `padlen` is not known; of lists beside one it is."""
+    sos, x = scipy.signal.butter(3, 0.2, output="sos"), torch.empty(50, 3, device="meta")
+    on_meta = torch.from_numpy(sos).to("meta")
+    with pytest.raises(ValueError, match="`padlen` must be given beside `sos` on a GPU or meta.* is 15 where"):
+        sosfiltfilt(on_meta, x, 0)
+    for given in ((sos, {}), (sos.tolist(), {}), (on_meta, {"padlen": 5}), (on_meta, {"padtype": None})):
+        y = sosfiltfilt(given[0], x, 0, **given[1])
+        assert y.is_meta and y.shape == x.shape
+
+
+@pytest.mark.parametrize("others", [[], [[1, 0, 0, 1, -0.5, 0.2]]])
+def test_sosfiltfilt_with_a_pole_at_one(others):
+    """There is no steady state: SciPy's error of arrays, NaN of tensors, which nobody reads."""
+    x = noise(50)
+    for sos in ([[1, 0, 0, 1, -1, 0], *others], [*others, [1, -1, 0, 1, -1.5, 0.5]]):
+        with pytest.raises(ValueError, match="`sos` must have no pole at 1"):
+            sosfiltfilt(sos, x)
+        assert not sosfiltfilt(torch.tensor(sos).double(), torch.from_numpy(x)).isfinite().any()
+
+
+@pytest.mark.parametrize("lengths", [None, 2000])
+def test_a_filter_that_has_diverged_does_not_warn(lengths):
+    sos, x = [[1, 0, 0, 1, -3, 0]], np.ones(2000)
+    y, zf = sosfilt(sos, x, return_state=True, lengths=lengths)
+    again = sosfilt(sos, x, zi=zf, lengths=lengths)[0]
+    grads = allpole_vjp(x, [-3.0, 0.0], x, x)
+    assert not any(np.isfinite(v).all() for v in (y, zf, again, *grads[:2]))
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("library", [np.asarray, torch.from_numpy])
 def test_coefficients_in_float32_lose_no_digits(rng, library):
