@@ -17,20 +17,9 @@ FUNCTIONS = [name for name in NAMES if not inspect.isclass(function(name)) and n
 SCANS = "selective_scan", "selective_scan_vjp"
 # Operands that may be left out, and are drawn all the same.
 DRAWN = {
-    "h0",
-    "zi",
-    "D",
-    "z",
-    "delta_bias",
-    "grad_state",
-    "grad_zf",
-    "alpha",
-    "b",
-    "ref",
-    "truncated",
-    "done",
-    "bootstrap",
-}
+    "h0", "zi", "D", "z", "delta_bias", "grad_state", "grad_zf", "alpha", "b", "ref", "gain", "eps", "phi", "level",
+    "trend", "mask", "truncated", "done", "bootstrap",
+}  # fmt: skip
 RANGES = {
     "signal": (-1, 1), "gate": (0.1, 0.9), "coefficients": (-0.5, 0.5), "polynomial": (-0.4, 0.4),
     "constant": (0.2, 0.8), "state": (0.1, 1), "result": (-1, 1), "cotangent": (-1, 1),
@@ -94,7 +83,7 @@ def draw(name, full=None, dtype=None, changes=()):
             shape = shape_of(word, full, name)
             low, high = OWN_RANGES.get(argument, RANGES.get(kind, (0, 1)))
             drawn = rng.uniform(low, high, shape)
-            given[argument] = drawn < 0.2 if kind == "flags" else drawn.astype(dtype)
+            given[argument] = {"flags": drawn < 0.2, "mask": drawn > 0.2}.get(kind, drawn.astype(dtype))
     if "sos" in given:
         given["sos"][..., 3] = 1
     if name == "filters.lfilter":

@@ -119,9 +119,9 @@ def check_numbers(name):
     if not free:
         raise TypeError("none may be a number")
     for argument in free:
-        for number in NUMBERS:
+        for number in (False, True) if told[argument].kind == "mask" else NUMBERS:
             given = draw(name, dtype="f8")
-            full = np.full(given[argument].shape, float(number))
+            full = np.full(given[argument].shape, number if told[argument].kind == "mask" else float(number))
             if argument in ("b", "a") and told[argument].kind == "polynomial":
                 full = np.full(1, number, float)
                 given.pop("zi", None), given.pop("grad_zf", None), given.pop("y", None)
