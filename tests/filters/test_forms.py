@@ -194,6 +194,24 @@ def test_allpole(kind, reverse, order):
     assert [v.shape for v in again] == [v.shape for v in wanted]
 
 
+@pytest.mark.parametrize("shape", [(2,), (3, 2), (20, 3, 2)])
+def test_coefficients_in_bfloat16(shape):
+    """As bits they would be great numbers."""
+    a, x = torch.from_numpy(0.3 * noise(*shape)).bfloat16(), torch.from_numpy(noise(20, 3)).requires_grad_()
+    for given in (a, a[..., :1]):
+        wanted = allpole(given.double(), x, 0)
+        torch.testing.assert_close(allpole(given, x, 0), wanted, rtol=1e-12, atol=1e-12)
+        grads = (torch.autograd.grad(y.sum(), x)[0] for y in (allpole(given, x, 0), wanted))
+        torch.testing.assert_close(*grads, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", [np.flip, lambda a: a.astype(">f8")], ids=["backwards", "other byte order"])
+def test_arrays_of_any_form_beside_tensors(form):
+    a, zi, x = form(0.3 * noise(2)), form(noise(3, 2)), torch.from_numpy(noise(3, 20))
+    for ours, wanted in zip(allpole(a, x, zi=zi), allpole(a, x.numpy(), zi=zi), strict=True):
+        assert_close(ours.numpy(), wanted)
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 def test_coefficients_that_descend_through_memory(reverse):
     a, x = 0.2 * noise(3, 40, 3), noise(3, 40)
