@@ -4,13 +4,13 @@ import os
 import sys
 from pathlib import Path
 
-import sphinx.search
 from docutils import nodes
 
 import fastrecur
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
+import addresses  # noqa: E402
 import layers  # noqa: E402
 import make_gallery  # noqa: E402
 import reports  # noqa: E402
@@ -71,6 +71,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_sidebars = {"*": ["whole-site"]}  # pages of a section show that section
+html_baseurl, html_context, at_addresses = addresses.options(addresses.read(), version)
 html_theme_options = {
     "logo": {"text": "fastrecur"},
     "show_toc_level": 2,
@@ -78,6 +79,7 @@ html_theme_options = {
     "navigation_with_keys": False,
     "footer_start": ["copyright"],
     "footer_end": [],
+    **at_addresses,
 }
 
 
@@ -95,18 +97,23 @@ def leave_targets_out(app, doctree):
             block.children[:] = [nodes.Text(reports.for_readers(block.astext()))]
 
 
-class _Words(sphinx.search.WordCollector):
-    """What the search finds of a page: its text without listings of code, which have every name of the library."""
-
-    def dispatch_visit(self, node):
-        if isinstance(node, (nodes.literal_block, nodes.doctest_block)):
-            raise nodes.SkipNode
-        super().dispatch_visit(node)
+def leave_listings_out(app, doctree):
+    """Let the search find the text of a page, and not its listings: they have names of every library that they use."""
+    for kind in (nodes.literal_block, nodes.doctest_block):
+        for block in doctree.findall(kind):
+            block["classes"].append("no-search")
 
 
-sphinx.search.WordCollector = _Words
+def finish(app, page, template, context, doctree):
+    """Give the page of the search what suggests a word for a misspelt one; link no file of a page that has none."""
+    if page == "search":
+        app.add_js_file("suggest.js", loading_method="defer")
+    if page.startswith(addresses.MADE):
+        context["theme_use_edit_page_button"] = False
 
 
 def setup(app):
     app.connect("doctree-read", leave_targets_out)
+    app.connect("doctree-read", leave_listings_out)
+    app.connect("html-page-context", finish, priority=400)  # before the theme leaves out what is empty
     app.connect("source-read", add_search_terms)

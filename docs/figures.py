@@ -1,4 +1,4 @@
-"""Write the figures of README, the paper and two pages from the reports of the benchmarks: none is copied by hand.
+"""Write the figures of README, the paper and four pages from the reports of the benchmarks: none is copied by hand.
 
     python docs/figures.py
 
@@ -14,12 +14,17 @@ DOCS = Path(__file__).parent
 README = DOCS.parent / "README.md"
 PAPER = DOCS / "paper" / "paper.md"
 HOW_TO = DOCS / "howto" / "language_model.rst"
+MAMBA_PAGE = DOCS / "howto" / "mamba.rst"
+INDEX = DOCS / "index.rst"
 PAGE = DOCS / "benchmarks.rst"
 MARKS = {".md": ("<!-- {}:begin -->\n", "<!-- {}:end -->"), ".rst": (".. {}:begin\n\n", "\n.. {}:end")}
 LARGE, SMALLER, ONE = "(20000, 640)", "(2048, 1024)", ["(1000000,)"]
 DTYPES = "float32", "float64"
 MAMBA = "forward, (1, 1536, 2048)", "training step, (1, 1536, 256)"
 MODEL = "forward", "training step", "50 tokens, decoding"
+# What the report of smoothing calls small tables, and their shapes for some rows.
+TABLES = {"a Series": ("a Series", "({},)"), "1 column": ("a small frame", "({}, 1)")}
+TABLES |= {f"{count} columns": ("a small frame", f"({{}}, {count})") for count in (2, 3, 10)}
 
 
 def rows(name):
@@ -52,13 +57,14 @@ def triad(layout, dtype):
 
 
 def smoothing(statistic, shapes, dtype, *others):
-    """Return how many times as fast as other libraries a statistic is."""
+    """Return how many times as fast as other libraries a statistic is; nothing of shapes that are not in the report."""
     pattern = re.compile(r"[*+-]  (.*?)\s+(\(.*?\))\s+(float\d+)\s+[\d.]+ ms\s+([\d.]+)  (\S+)")
     found = [pattern.match(line) for line in (DOCS / "benchmarks_smoothing.txt").read_text().splitlines()]
     spans = []
     for other in others:
         wanted = [(statistic, shape, dtype, other) for shape in shapes]
-        spans.append(span([float(row[4]) for row in found if row and (*row.group(1, 2, 3), row[5]) in wanted]))
+        ratios = [float(row[4]) for row in found if row and (*row.group(1, 2, 3), row[5]) in wanted]
+        spans += [span(ratios)] if ratios else []
     return "; ".join(spans)
 
 
@@ -103,20 +109,45 @@ def listed(figures):
 
 
 def pairs():
-    """Return what is written before and after, and how many times as fast that is."""
+    """Yield what is written before and after, the page about it, and how many times as fast that is."""
     gru = [qrnn(mode, column=-1)[0] for mode in ("inference", "training")]
-    frames = [smoothing("ewm_mean, a frame", [shape], "float64", "pandas") for shape in ("(1000, 10)", "(100000, 10)")]
-    models = [mamba(f"model, {what}", "transformers' own") for what in ("forward", "training step")]
-    rows = (
-        ("`df.ewm(halflife=5).mean()`", "[`ewm_mean(df, halflife=5)`](docs/howto/coming_from_pandas.rst)",
-         f"{frames[0]} (1,000 rows); {frames[1]} (100,000)"),
-        ("`torch.nn.GRU(320, 320)`", "[`QRNN(320, 320)`](docs/howto/coming_from_rnn.rst)",
-         f"{gru[0]}; training {gru[1]}"),
-        ("transformers' Mamba, on a CPU", "[`patch_transformers()`](docs/howto/mamba.rst) first",
-         f"{models[0]}; training {models[1]}"),
+    frames = [
+        smoothing(f"ewm_mean, {what}", [shape], "float64", "pandas")
+        for what, shape in (
+            ("a Series", "(1000,)"), ("a frame", "(1000, 10)"),
+            ("a frame", "(100000, 10)"), ("a frame, new process", "(100000, 10)"),
+        )
+    ]  # fmt: skip
+    width = widths()[-1]
+    models = model(width)
+    yield (
+        "`df.ewm(halflife=5).mean()`", "`ewm_mean(df, halflife=5)`", "howto/coming_from_pandas",
+        f"{frames[0]} (a Series of 1,000); " * bool(frames[0])
+        + f"{frames[1]} (10 columns of 1,000 rows); {' to '.join(filter(None, frames[2:]))} (of 100,000)",
     )  # fmt: skip
-    lines = ["| before | now | times as fast |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
+    yield "`torch.nn.GRU(320, 320)`", "`QRNN(320, 320)`", "howto/coming_from_rnn", f"{gru[0]}; training {gru[1]}"
+    yield (
+        f"transformers' Mamba, {width} features, on a CPU", "`patch_transformers()` first", "howto/mamba",
+        f"{models[0]}; training {models[1]}",
+    )  # fmt: skip
+
+
+def pairs_of_readme():
+    """Return the pairs as README shows them."""
+    lines = ["| before | now | times as fast |", "|---|---|---|"]
+    for before, now, path, times in pairs():
+        _, code, rest = now.split("`")
+        lines.append(f"| {before} | [`{code}`](docs/{path}.rst){rest} | {times} |")
     return "\n".join([*lines, "", "Machines and dates: [Speed](#speed)."])
+
+
+def pairs_of_site():
+    """Return the pairs as the site's first page shows them."""
+    rows = [["before", "now", "times as fast"]]
+    for before, now, path, times in pairs():
+        _, code, rest = now.split("`")
+        rows.append([before.replace("`", "``"), f":doc:`{code} <{path}>`{rest}", times])
+    return "\n".join([*listed_table(*rows[:1], rows[1:]), "", "Machines and dates: :doc:`benchmarks`."])
 
 
 def table():
@@ -129,7 +160,10 @@ def table():
     ):  # fmt: skip
         cells.append((what, [smoothing(f"ewm_mean, {statistic}", ONE, dtype, *peers) for dtype in DTYPES]))
     small = [smoothing("ewm_mean, complete", [f"({n},)"], "float64", "pandas") for n in (64, 1000, 16_000)]
-    cells.append(("`ewm_mean`, 64; 1,000; 16,000 values, against pandas", ["", "; ".join(small)]))
+    cells.append(("`ewm_mean`, arrays of 64; 1,000; 16,000, against pandas' Series", ["", "; ".join(small)]))
+    for name, what, shape in (("a Series", *TABLES["a Series"]), ("frames of one column", *TABLES["1 column"])):
+        figures = [smoothing(f"ewm_mean, {what}", [shape.format(n)], "float64", "pandas") for n in (64, 1000, 16_000)]
+        cells += [(f"{name}, 64; 1,000; 16,000 rows", ["", "; ".join(figures)])] * all(figures)
     for mode in ("inference", "training"):
         grid, window = qrnn(mode)
         cells.append((f"`QRNN` layer, {mode}, against `nn.LSTM`", [f"{grid} (window 2: {window})", ""]))
@@ -200,6 +234,24 @@ def mamba(what, other):
     return span([found[what, other]])
 
 
+def widths():
+    """Return the numbers of features of the models that were measured."""
+    found = re.findall(r"^  model, (\d+) features, forward ", (DOCS / "benchmarks_mamba.txt").read_text(), re.MULTILINE)
+    return sorted(map(int, found))
+
+
+def model(width):
+    """Return how many times as fast transformers' Mamba is with the scan, in each way to use it."""
+    return [mamba(f"model, {width} features, {what}", "transformers' own") for what in MODEL]
+
+
+def mamba_page():
+    """Yield the how-to's sentences about transformers' model."""
+    yield "On 2 x 256 tokens a model of four layers is so many times as fast:"
+    figures = "of {} features, {} forward, {} in training, {} in decoding".format
+    yield f"{'; '.join(figures(width, *model(width)) for width in widths())} ({about('benchmarks_mamba.txt')})."
+
+
 def ways():
     """Return what users do without borders and groups, and how many times as fast the calls are."""
     found: list[list[str]] = []
@@ -251,13 +303,20 @@ def page():
         ]
         + [
             [
-                f"``{name}``, {what}, {steps:,} values",
+                f"``{name}``, {what}, an array of {steps:,}",
                 "pandas",
                 "",
                 smoothing(f"{name}, {what}", [f"({steps},)"], *small),
             ]
             for name, what in (("ewm_mean", "complete"), ("ewm_mean", "10 % missing"), ("ewm_std", "complete"))
             for steps in (64, 1000, 16_000, 64_000)
+        ]
+        + [
+            [f"``{name}``, {label}, {steps:,} rows", "pandas", "", figure]
+            for name in ("ewm_mean", "ewm_std")
+            for label, (what, shape) in TABLES.items()
+            for steps in (64, 1000, 4000, 16_000)
+            if (figure := smoothing(f"{name}, {what}", [shape.format(steps)], *small))
         ],
     )
     yield from titled("A QRNN layer", "benchmarks_qrnn.txt")
@@ -272,13 +331,13 @@ def page():
         [[shape, *(of_returns(shape, other) for other in ("compiled", "torch"))] for shape in shapes],
     )
     yield from titled("Mamba", "benchmarks_mamba.txt")
-    compared = [
-        *(("transformers' loop", what, f"selective scan, {what}") for what in MAMBA),
-        *(("transformers' own", f"model, {what}", f"transformers' model, {what}") for what in MODEL),
-    ]
-    yield from listed_table(
-        ["float32", "than", "times as fast"], [[label, other, mamba(what, other)] for other, what, label in compared]
-    )
+    compared = [[f"selective scan, {what}", "transformers' loop", mamba(what, "transformers' loop")] for what in MAMBA]
+    for width in widths():
+        compared += [
+            [f"transformers' model, {width} features, {what}", "transformers' own", times]
+            for what, times in zip(MODEL, model(width), strict=True)
+        ]
+    yield from listed_table(["float32", "than", "times as fast"], compared)
     yield from titled("Borders and groups", "benchmarks_segment_ways.txt")
     yield from listed_table(["", "than", "times as fast"], ways())
 
@@ -308,10 +367,12 @@ def written(path, figures, mark="figures"):
 
 
 TEXTS = {
-    (README, "pairs"): pairs,
+    (README, "pairs"): pairs_of_readme,
+    (INDEX, "pairs"): pairs_of_site,
     (README, "figures"): table,
     (PAPER, "figures"): lambda: prose(paper()),
     (HOW_TO, "figures"): lambda: prose(how_to()),
+    (MAMBA_PAGE, "figures"): lambda: prose(mamba_page()),
     (PAGE, "figures"): lambda: "\n".join(page()).strip("\n"),
 }
 

@@ -8,12 +8,15 @@ conf.py writes a page for each example from its docstring, its picture and its r
 
 import argparse
 import ast
+import io
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
+
+from matplotlib import image
 
 import fastrecur
 
@@ -33,44 +36,49 @@ class Example(NamedTuple):
     short: str = ""  # options of the short form
     more: str = ""  # a page that says more
     measured: str = ""  # where and when, of a picture whose report does not say so
+    panel: tuple = (0, 0, 1, 1)  # what the gallery shows of the picture: left, top, right and bottom, as parts of it
 
 
 SECTIONS = {
     "Signals and tables": {
-        "quickstart": Example("A gate from the data", "Glucose, smoothed by a constant and by a data-dependent gate"),
+        "quickstart": Example("A gate from the data", "Glucose, smoothed by a constant and by a data-dependent gate",
+                              panel=(0, 0, 1, 0.425)),
         "smoothing": Example("Irregular readings with gaps", "A mean in time, its spread, and a mean without a lag",
-                             more="howto/smoothing"),
+                             more="howto/smoothing", panel=(0, 0, 1, 0.497)),
         "pandas_groupby": Example("Groups of a pandas table", "Noisy readings of three sensors and their means",
                                   "--sensors 100", "howto/coming_from_pandas"),
         "learned_smoothing": Example("Learned smoothing factors", "Factors that converge to the Kalman filter's gains",
-                                     "--steps 60", "howto/gradients"),
-        "pcen": Example("Speech in growing noise", "Spectrograms in decibels and normalized by PCEN"),
+                                     "--steps 60", "howto/gradients", panel=(0, 0, 0.555, 1)),
+        "pcen": Example("Speech in growing noise", "Spectrograms in decibels and normalized by PCEN",
+                        panel=(0, 0.362, 1, 0.728)),
         "equalizer": Example("An equalizer and a compressor, learned", "Gain of an unknown equalizer and of the "
                              "learned one, errors, envelopes before and after a compressor", "--steps 20",
-                             "howto/recipes"),
+                             "howto/recipes", panel=(0, 0, 0.339, 1)),
         "out_of_core": Example("A series larger than memory", "A year of readings and a week of it, smoothed",
-                               "--size 40", "howto/beyond_one_machine"),
+                               "--size 40", "howto/beyond_one_machine", panel=(0, 0, 0.665, 1)),
     },
     "Recurrent networks": {
         "mingru": Example("minGRU: a gate that selects", "Accuracy with a data-dependent gate, a constant one, none",
                           more="howto/torch"),
-        "lru": Example("LRU: coefficients that oscillate", "Impulse responses of complex and of real coefficients"),
+        "lru": Example("LRU: coefficients that oscillate", "Impulse responses of complex and of real coefficients",
+                       panel=(0, 0, 1, 0.484)),
         "mamba": Example("Mamba on a laptop", "Loss by seconds of training, by fastrecur's scan and by a Python loop",
                          "--steps 8 --length 64", "howto/mamba"),
         "qrnn_against_lstm": Example("QRNN and LSTM on Shakespeare", "Test loss by steps and by time",
                                      "--steps 2", "howto/qrnn",
-                                     "AMD EPYC, 2 cores, torch 2.13, 2026-11-25, with ``--steps 150``"),
+                                     "AMD EPYC, 2 cores, torch 2.13, 2026-11-25, with ``--steps 150``",
+                                     panel=(0, 0, 0.524, 1)),
         "language_model": Example("A language model", "Perplexity during training",
                                   "--weights 20000 --batch 256 --epochs 1 --every 20", "howto/language_model",
                                   "AMD EPYC, 2 cores, torch 2.13, 2026-11-26"),
         "speakers": Example("Speakers in packed sequences", "Test errors by time of training, and lengths of sequences",
                             "--epochs 2 --seeds 1", "howto/classify_sequences",
-                            "AMD EPYC, 2 cores, torch 2.13, 2026-11-25"),
+                            "AMD EPYC, 2 cores, torch 2.13, 2026-11-25", panel=(0, 0, 0.589, 1)),
         "packed": Example("Packed recordings", "Losses packed and padded; answers with and without borders",
-                          more="howto/segments"),
+                          more="howto/segments", panel=(0.437, 0, 1, 1)),
         "figure4": Example("The QRNN paper's figure 4", "Parts of a training step, and speed by batch and length",
                            "--quick", "benchmarks_details",
-                           "AMD EPYC, 2 cores, torch 2.13, 2026-11-25"),
+                           "AMD EPYC, 2 cores, torch 2.13, 2026-11-25", panel=(0.523, 0.39, 1, 1)),
     },
     "Reinforcement learning": {
         "ppo": Example("PPO on CartPole", "Steps for which the pole stands, with and without later rewards",
@@ -137,7 +145,7 @@ def write_pages():
         index += [section, "-" * len(section), "", ".. container:: gallery", ""]
         for name, example in examples.items():
             index += [
-                f"   .. figure:: {picture_of(name)}", f"      :target: {name}.html",
+                f"   .. figure:: {thumbnail(name, example.panel)}", f"      :target: {name}.html",
                 f"      :alt: {example.shown}.", "",
                 f"      :doc:`{name}`", "",
             ]  # fmt: skip
@@ -154,6 +162,24 @@ def picture_of(name):
     return f"/_static/{stored(name).name}"
 
 
+def panel_of(name, panel):
+    """Return the pixels of a panel of an example's picture."""
+    pixels = image.imread(stored(name))
+    (height, width), (left, top, right, bottom) = pixels.shape[:2], panel
+    return pixels[round(top * height) : round(bottom * height), round(left * width) : round(right * width)]
+
+
+def thumbnail(name, panel):
+    """Write one panel of a picture, which is legible when it is small, and return its name for Sphinx."""
+    picture, path, content = picture_of(name), PAGES / f"{name}.png", io.BytesIO()
+    if panel == (0, 0, 1, 1):
+        return picture
+    image.imsave(content, panel_of(name, panel), format="png")
+    if not path.exists() or path.read_bytes() != content.getvalue():
+        path.write_bytes(content.getvalue())
+    return path.name
+
+
 def page(name, example):
     """Return the page of an example."""
     source = (EXAMPLES / f"{name}.py").read_text()
@@ -167,7 +193,8 @@ def page(name, example):
         path = report_of(name).relative_to(DOCS).as_posix()
         parts += ["It printed:", "", f".. literalinclude:: /{path}", "   :language: none", ""]
     first = ast.parse(source).body[0].end_lineno + 2
-    parts += [f"``examples/{name}.py``:", "", f".. literalinclude:: /../examples/{name}.py", f"   :lines: {first}-", ""]
+    parts += [f"``examples/{name}.py``:", "", f".. literalinclude:: /../examples/{name}.py", f"   :lines: {first}-"]
+    parts += ["   :class: example", ""]
     return "\n".join(parts)
 
 

@@ -4,7 +4,8 @@
     python docs/search.py docs/_build/html
 
 The terms and their pages are in `search_terms.csv`; conf.py makes an index entry of each. This program reads the built
-`searchindex.js` and ranks results as Sphinx's `searchtools.js` does for a query of one or more words.
+`searchindex.js` and ranks results as Sphinx's `searchtools.js` does for a query of one or more words. It checks that
+listings of code are not searched, too.
 """
 
 import csv
@@ -16,6 +17,7 @@ from pathlib import Path
 from sphinx.search.en import SearchEnglish
 
 TERMS = Path(__file__).with_name("search_terms.csv")
+OF_LISTINGS = "loglog", "argpars", "suptitl"  # what examples call of other libraries, as stems
 OBJECT, OBJECT_PART, TITLE, PART_OF_TITLE, WORD, PART_OF_WORD = 11, 6, 15, 7, 5, 2
 
 
@@ -86,6 +88,8 @@ def search(index, query):
 
 def main():
     index, wrong = read(Path(sys.argv[1])), []
+    listed = [word for word in OF_LISTINGS if index["terms"].get(word, []) != []]
+    wrong += [f"{word!r}, a word of listings, is in the index" for word in listed]
     for term, page in terms().items():
         found = search(index, term)
         if found[:1] != [page]:

@@ -21,6 +21,7 @@ matplotlib.use("Agg")  # a picture in a file needs no display
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.ticker import NullLocator
 from tqdm import tqdm
 
 from fastrecur.smoothing import ewm_mean
@@ -81,12 +82,15 @@ def plot(output: Path, history: np.ndarray, best: np.ndarray, errors: list[np.nd
         left.plot(history[:, k], color=color, lw=2, label=f"{RATIOS[k]:g}")
         left.axhline(best[k], color=color, lw=1, ls=":")
     left.set(xlabel="step of the optimizer", ylabel="smoothing factor", ylim=(0, 1))
-    left.set_title("Learned (lines) and Kalman's (dotted), by ratio")
-    left.legend(frameon=False, ncols=4, fontsize=8)
+    left.set_title("Learned (lines) and Kalman's (dotted)")
+    left.legend(frameon=False, title="ratio", loc="center left", bbox_to_anchor=(1, 0.5), reverse=True)
     right.loglog(RATIOS, errors[0] / errors[2], "o-", color="#D55E00", label=f"fixed factor {START}")
     right.loglog(RATIOS, errors[1] / errors[2], "o-", color="#0072B2", label="learned")
     right.set(xlabel="variance of the walk / variance of the noise", title="Squared error, relative to Kalman's")
     right.legend(frameon=False)
+    for axis, ticks in ((right.xaxis, RATIOS), (right.yaxis, np.arange(1, 1.5, 0.1).round(1))):
+        axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.set_minor_locator(NullLocator())
     for ax in (left, right):
         ax.spines[["top", "right"]].set_visible(False)
     figure.savefig(output, dpi=120)

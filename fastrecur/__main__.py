@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import forget_mult, forget_mult_vjp, show_config, smoothing
+from ._arguments import notices
 from ._cpu.compiler import cache
 
 DTYPES = "float16", "float32", "float64"
@@ -39,15 +40,24 @@ def calls(dtype: str) -> Iterator[tuple[str, Callable[[], Any]]]:
 def make_kernels(dtypes: list[str]) -> None:
     """Compile the common kernels of these dtypes, and show how far that is."""
     work, began = [(f"{dtype}: {label}", call) for dtype in dtypes for label, call in calls(dtype)], time.monotonic()
-    width = max(len(label) for label, _ in work)
+    notices.hush()
     for done, (label, call) in enumerate(work):
-        bar = "#" * (30 * done // len(work))
-        print(f"\r{done:>3} of {len(work)} [{bar:<30}] {label:<{width}}", end="", file=sys.stderr, flush=True)
+        _show(f"{done:>3} of {len(work)}", done / len(work), label)
         call()
-    print(f"\r{len(work):>3} of {len(work)} [{'#' * 30}] {'':<{width}}", file=sys.stderr)
+    _show(f"{len(work):>3} of {len(work)}", 1, "done\n")
     place = cache.folder()
     kept = 0 if place is None or not place.is_dir() else sum(1 for path in place.iterdir() if path.name != "lock")
-    print(f"{time.monotonic() - began:.0f} s; {kept} kernels are kept in {place or 'no place: there is no home'}")
+    print(f"{time.monotonic() - began:.0f} s for {len(work)} calls, some of which share a kernel")
+    print(f"{kept} kernels are kept in {place or 'no place: there is no home'}")
+
+
+def _show(count: str, part: float, label: str) -> None:
+    """Show how far the work is: a bar at a terminal, else a line for each call."""
+    if sys.stderr.isatty():
+        bar = f"\r{count} [{'#' * int(30 * part):<30}] {label}\033[K"
+        print(bar, end="", file=sys.stderr, flush=True)
+    else:
+        print(count, label.strip(), file=sys.stderr, flush=True)
 
 
 def main(arguments: list[str] | None = None) -> None:

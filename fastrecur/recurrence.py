@@ -31,9 +31,11 @@ def forget_mult(
 ) -> Any:
     r"""Average a series with a weight that may change at every step.
 
+    ``h[t] = f[t]*x[t] + (1 - f[t])*h[t-1]``
+
     .. math:: h_t = f_t x_t + (1 - f_t) h_{t-1}
 
-    or, with ``reverse=True``, :math:`h_t = f_t x_t + (1 - f_t) h_{t+1}`. The gate comes first, and the third argument
+    or, with ``reverse=True``, ``h[t] = f[t]*x[t] + (1 - f[t])*h[t+1]``. The gate comes first, and the third argument
     is a state; `axis` is keyword-only.
 
     Parameters
@@ -157,6 +159,9 @@ def forget_mult_vjp(
     A bar denotes the gradient of a loss with respect to the symbol below it (its cotangent), and :math:`h_{-1}` is the
     state ``h0`` before step 0. With the total gradient of a state, :math:`G_t = \bar h_t + (1 - f_{t+1}) G_{t+1}`,
 
+    ``G[t] = grad_h[t] + (1 - f[t+1])*G[t+1]``, ``grad_f[t] = G[t]*(x[t] - h[t-1])``, ``grad_x[t] = f[t]*G[t]``,
+    ``grad_h0 = (1 - f[0])*G[0]``
+
     .. math:: \bar f_t = G_t (x_t - h_{t-1}), \quad \bar x_t = f_t G_t, \quad \bar h_{-1} = (1 - f_0) G_0.
 
     In reverse, exchange :math:`t - 1` and :math:`t + 1`.
@@ -229,9 +234,11 @@ def linear_recurrence(
 ) -> Any:
     r"""Solve a first-order linear recurrence with coefficients that may change at every step.
 
+    ``h[t] = a[t]*h[t-1] + b[t]``
+
     .. math:: h_t = a_t h_{t-1} + b_t
 
-    or, with ``reverse=True``, :math:`h_t = a_t h_{t+1} + b_t`. The third argument is a state; `axis` is
+    or, with ``reverse=True``, ``h[t] = a[t]*h[t+1] + b[t]``. The third argument is a state; `axis` is
     keyword-only.
 
     Parameters
@@ -301,6 +308,9 @@ def linear_recurrence_vjp(
 
     A bar over a symbol with a time index denotes a gradient, as in `forget_mult_vjp`; a long bar is the complex
     conjugate. With :math:`G_t = \bar h_t + \overline{a_{t+1}} G_{t+1}`,
+
+    ``G[t] = grad_h[t] + conj(a[t+1])*G[t+1]``, ``grad_a[t] = G[t]*conj(h[t-1])``, ``grad_b[t] = G[t]``,
+    ``grad_h0 = conj(a[0])*G[0]``
 
     .. math:: \bar a_t = G_t \overline{h_{t-1}}, \quad \bar b_t = G_t, \quad \bar h_{-1} = \overline{a_0} G_0.
 

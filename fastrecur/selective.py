@@ -18,6 +18,9 @@ def selective_scan(
 ) -> Any:  # fmt: skip
     r"""Run the selective scan of Mamba: for each channel d, N states with steps and maps that depend on the input.
 
+    ``h[t,d,n] = exp(delta[t,d]*A[d,n])*h[t-1,d,n] + delta[t,d]*B[t,n]*u[t,d]``,
+    ``y[t,d] = (sum(C[t,n]*h[t,d,n] for n in range(N)) + D[d]*u[t,d])*silu(z[t,d])``
+
     .. math::
 
        h_{t,d,n} = e^{\Delta_{t,d} A_{d,n}} h_{t-1,d,n} + \Delta_{t,d} B_{t,n} u_{t,d}, \qquad
@@ -110,7 +113,8 @@ def selective_scan(
     >>> one = np.ones((1, 1, 3))
     >>> selective_scan(u, one, A=[[0.0]], B=one, C=one)  # what does not decay is a sum
     array([[[1., 3., 6.]]])
-    >>> y, state = selective_scan(u, one, A=[[-np.log(2)]], B=one, C=one, D=[0.5], return_state=True)
+    >>> A, D = [[-np.log(2)]], [0.5]
+    >>> y, state = selective_scan(u, one, A, B=one, C=one, D=D, return_state=True)
     >>> y
     array([[[1.5 , 3.5 , 5.75]]])
     >>> state

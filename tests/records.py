@@ -108,11 +108,11 @@ _PAST = {
     **_all("grad_state", "cotangent of the state", "series", **_BOTH),
 }  # fmt: skip
 _HEARD = {
-    **_all("x", "signal", "full", complex=True), **_all("y", "result", "full", complex=True, host=True),
+    **_all("x", "signal", "full", complex=True, host=True), **_all("y", "result", "full", complex=True, host=True),
     **_all("grad_y", "cotangent", "full", complex=True, host=True),
 }  # fmt: skip
 _WEIGHTED = _all("com span halflife alpha", "constant", "together", number=True)
-_SIGNAL = _all("x", "signal", "full")
+_SHOWN = _all("x", "signal", "full", host=True)
 
 
 def _states(shape):
@@ -149,21 +149,21 @@ FAMILIES = {
          "filters.allpole_vjp": "grad_a=a grad_x=x grad_zi=zi"},
     ),
     "follow": (
-        _SIGNAL | _all("attack release", "gate", "to full", **_FREE) | _all("zi", "state", "one step", **_FREE),
+        _SHOWN | _all("attack release", "gate", "to full", **_FREE) | _all("zi", "state", "one step", **_FREE),
         {"filters.follow": "y=full zf=zi"},
     ),
     "statistics": (
         _all("x", "signal", "together") | _all("y", "signal", "together", number=True) | _WEIGHTED,
         {f"smoothing.ewm_{name}": "y=full" for name in ("mean", "sum", "var", "std", "cov", "corr", "filtfilt")},
     ),
-    "kama": (_SIGNAL, {"smoothing.kama": "y=full"}),
+    "kama": (_all("x", "signal", "full"), {"smoothing.kama": "y=full"}),
     "pcen": (
         _all("S ref", "signal", "together") | _all("zi", "state", "one step", host=True)
         | _all("gain bias power time_constant eps b", "constant", "together", number=True),
         {"smoothing.pcen": "P=full zf=zi"},
     ),
     "holt": (
-        _SIGNAL | _all("alpha beta phi", "constant", "one step", **_FREE)
+        _SHOWN | _all("alpha beta phi", "constant", "one step", **_FREE)
         | _all("level trend", "state", "series", **_FREE),
         {"smoothing.holt": "level=full trend=full"},
     ),

@@ -10,8 +10,9 @@ import threading
 
 import numpy as np
 
-from fastrecur._cpu import filter_run, filters, host
+from fastrecur._cpu import filter_run, filters, host, weighted_run
 from fastrecur._plan import problem
+from fastrecur.smoothing import _arguments as constants
 
 
 def forget():
@@ -21,6 +22,8 @@ def forget():
     problem.vjp.cache_clear()
     for remembered in (filter_run._known_places, filter_run._known_geometry, filters.shared, filters._short):
         remembered.cache_clear()
+    weighted_run._layout.cache_clear()
+    constants._of_numbers.cache_clear()
     if "fastrecur.torch" in sys.modules:
         from fastrecur.torch._operator import short_calls, tensors
 

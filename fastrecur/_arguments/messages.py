@@ -52,6 +52,10 @@ out_gradient = _message(
     "automatic differentiation, but one of the arguments requires grad."
 )
 gpu = _message("`{name}` must be in CPU memory, as the other arrays are, got {kind} on a GPU or another device")
+compiled = _message(
+    "fastrecur: compiled {what} in {seconds} s, kept in {place}: the first call of each dtype, layout and size waits. "
+    "FASTRECUR_NOTICES=0 hides this line."
+)
 no_kernel = _message("the compiled kernel holds no function {symbol}")
 kernel_type = _message("numba {version} compiles kernels to functions of a type that cannot be called here: {kind}")
 kernel_parameters = _message("{kernel} has more than {most} parameters")
@@ -220,7 +224,6 @@ out_self_overlap = _message("`out` must not overlap itself, got an array with tw
 
 # ---- Selective scan ------------------------------------------------------------------------------------------------
 
-
 scan_other_layout = _message(
     "`A` must have a row for each of the {channels} channels of `u` with layout={layout}, got {rows}: "
     "those of layout={other}?"
@@ -249,7 +252,6 @@ scan_states = _message("`A` must have at most {most} states a channel on a GPU, 
 
 
 # ---- Networks -------------------------------------------------------------------------------------------------------
-
 
 rnn_number = _message("`{name}` must be {rule}, got {came!r}")
 rnn_dropout = _message(
@@ -328,16 +330,15 @@ def rnn_hidden_shape(name, came, wanted, rows, hint=""):
 
 # ---- Smoothing ------------------------------------------------------------------------------------------------------
 
-
 one_constant = _message("exactly one of `com`, `span`, `halflife` and `alpha` must be given, got {names}")
 unexpected = _message("{0}() got an unexpected keyword argument {1!r}: {2}")
+by_position = _message("{0}() takes {1} argument{2} by position, got {3}: name the others, as in {4}")
+without_ends = _message("{0}() needs `terminated`: True where an episode ended with that step, False if none did")
 constant_domain = _message("`{name}` must satisfy: {rule}, got {came}")
 constant_type = _message("`{name}` must be a number, got {kind}")
 constant_or_array = _message("`{name}` must be a number, a list, an array or a tensor, got {kind}")
 halflife_type = _message("`halflife` must be a number, a timedelta, a string of one or an array, got {kind}")
-halflife_no_pandas = _message(
-    "`halflife` must be a number or a datetime.timedelta where pandas is not installed, got {halflife!r}"
-)
+halflife_no_pandas = _message("`halflife` must be a number or a timedelta without pandas, got {halflife!r}")
 halflife_string = _message("`halflife` must be a string that pandas.Timedelta takes, got {halflife!r}: {error}")
 halflife_without_times = _message("`halflife` can only be a timedelta where `times` are given, got {came!r}")
 times_without_halflife = _message("`halflife` must be given with `times`, got {came}")
@@ -354,7 +355,7 @@ times_gradient = _message("`times` must be constants, which have no gradient: gi
 groups_alone = _message("`groups` must be given without `offsets` and `resets`: groups are the segments")
 KEYS = ": of several columns, pass frame.groupby(columns).ngroup() or pandas.MultiIndex.from_frame(frame[columns])"
 NGROUP = ": pass its `ngroup()`"
-key_of = _message(": pass the column itself, `groups=frame[{name!r}]`")
+key_of = _message(": pass the column itself, `{name}=frame[{column!r}]`")
 groups_kind = _message("`groups` must be keys in one dimension, got {kind}")
 groups_shape = _message("`groups` must have a key for each of the {1} steps, got shape {0}")
 sum_adjust = _message("`adjust` must be True, as the sum is not defined otherwise, got False")
@@ -364,6 +365,10 @@ real_dtype = _message("`{name}` must hold float32, float64, integers or bools, w
 table_rows = _message("`y` must have as many rows as `x`, {0}, as one of them is a table, got {1}")
 table_shape = _message("`{name}` must have the shape {2} of the result, which has its labels, got {1}: pass an array")
 frame_values = _message("`{name}` must hold numbers only, got {2} in a {1}")
+NUMBERS_OF = {
+    "pandas": ": `frame.select_dtypes('number')` leaves such columns out",
+    "polars": ": `frame.select(polars.selectors.numeric())` leaves such columns out",
+}
 namespace = _message("`{name}` must be an array of a library with the array API's namespace, got {kind}")
 indexes = _message("`{name}` and `{other}` must have the same {which}: align them first")
 columns = _message("`{0}` must have the columns of {3}, {2}, each once, in any order, got {1}")
@@ -398,14 +403,13 @@ filter_constant = _message("`sos` must not vary in time: what is filtered in bot
 filter_padtype = _message("`padtype` must be 'odd', 'even', 'constant' or None, got {came!r}")
 filter_padlen = _message("`padlen` must be less than the number of steps, {0}, and not negative, got {1}")
 filter_padding = _message(
-    "`padlen` must be given beside `sos` on a GPU, which is not read here: SciPy's is {0} where no b2 or a2 is 0"
+    "`padlen` must be given beside `sos` on a GPU or meta, which nobody reads: SciPy's is {0} where no b2 or a2 is 0"
 )
 filter_order = _message("filters whose coefficients vary in time must be of order {0} at most, got {1}")
 filter_a0 = _message("`sos` must have 1 in its column 3, a0, of all sections: divide each section by it")
 filter_real = _message("`{name}` must be real, got dtype {dtype}: filters have real coefficients here")
-filter_in_memory = _message(
-    "`x` must be in memory here, got a Dask array: sosfilt, lfilter, allpole and follow take these"
-)
+filter_settles = _message("`sos` must have no pole at 1 here: where 1 + a1 + a2 is 0, no state is a steady one")
+filter_in_memory = _message("`x` must be in memory, got a Dask array: sosfilt, lfilter, allpole and follow take these")
 filter_lazy = _message("gradients of filters are for arrays in memory and tensors, got a Dask array")
 filter_device = _message("`{name}` must be in CPU memory or on a CUDA GPU: filters have no kernels for {device}")
 follow_real = _message("`{name}` must be real, got dtype {dtype}: take the magnitude first")
@@ -427,7 +431,6 @@ mask_dtype = _message("`{name}` must hold bools, got dtype {came}")
 
 # ---- Groups of processes --------------------------------------------------------------------------------------------
 
-
 no_distributed = _message("this build of torch has no torch.distributed")
 no_processes = _message("torch.distributed must be initialized first: call torch.distributed.init_process_group")
 group_type = _message("`group` must be a process group that this process is in, or None for all processes, got {kind}")
@@ -443,7 +446,6 @@ sequence_packed = _message("a PackedSequence cannot be sharded along time: pad i
 
 
 # ---- Dask -----------------------------------------------------------------------------------------------------------
-
 
 unknown_chunks = _message("`{0}` must have known chunk sizes, got {2}, unknown on axis {1}: call compute_chunk_sizes()")
 out_lazy = _message("`out` must be left out with Dask arrays: they are lazy, and cannot be written to")

@@ -42,7 +42,7 @@ def gradient_dtype(signature, dtype):
     """Return a gradient's dtype: its operand's own; the result's, real or complex as it is, for any other number."""
     if signature is complex:
         return dtype
-    if signature is None or signature[0].kind in "biu":
+    if type(signature) is not tuple or signature[0].kind in "biu":
         return np.empty(0, dtype).real.dtype if dtype.kind == "c" else dtype
     return signature[0]
 

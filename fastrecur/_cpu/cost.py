@@ -68,13 +68,13 @@ class Way(NamedTuple):
 
 
 @functools.lru_cache(maxsize=1024)
-def choose(plan, most, is_fresh=True, fills_lines=True, is_whole=True):
+def choose(plan, most, is_fresh=True, starts_line=True, is_whole=True):
     """Return how to run a plan on so many threads at most.
 
-    ``is_fresh`` says that results stand where no operand does, ``fills_lines`` that a row of results may begin with a
-    cache line, and ``is_whole`` that all series have all steps.
+    ``is_fresh`` says that results stand where no operand does, ``starts_line`` that the first row of results begins
+    with a cache line, and ``is_whole`` that all series have all steps.
     """
-    streams = is_fresh and _streams(plan, fills_lines, most)
+    streams = is_fresh and _streams(plan, starts_line, most)
     sum_steps = sum_steps_of(plan) if is_whole else 0
     sums = 0 if sum_steps else _partial_sums(plan)
     threads = _useful_threads(plan, most, streams, is_fresh)
@@ -142,14 +142,14 @@ def is_streamed(nbytes):
     return nbytes > _cached_bytes(STREAMED_ROWS)
 
 
-def _streams(plan, fills_lines, threads):
+def _streams(plan, starts_line, threads):
     limits = STREAMED_SERIES if plan.traversal == TRANSPOSE8 else STREAMED_ROWS
     if plan.traversal == ROWS and not plan.gradients and 1 < threads <= _most_parts(plan, LONG_ROW_BYTES):
         limits = SHARED_ROWS
     # A scan's results would go through a buffer.
     if plan.traversal == SCAN or moved_bytes(plan) <= _cached_bytes(limits) or is_narrow(plan):
         return False
-    if plan.traversal != ROWS or (fills_lines and plan.row_bytes % LINE == 0):
+    if plan.traversal != ROWS or (starts_line and plan.row_bytes % LINE == 0):
         return True
     numbers = plan.sizes[2] * (2 if plan.wide.kind == "c" else 1)
     return plan.row_bytes >= STREAMED_ROW_BYTES and numbers >= STREAMED_NUMBERS

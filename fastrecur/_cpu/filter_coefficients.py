@@ -35,7 +35,7 @@ class Coefficients:
         elif varies:  # the sign stays, so that a state means the same at all steps
             some = sos[(*(slice(None),) * axis, slice(None, None, max(1, sos.shape[axis] // LOOKED_AT)))]
             a1, a2 = np.moveaxis(some[..., -2:], (-1, -2), (0, 1)).astype(_WIDE)
-            self.signs = _signs(a1.mean(axis + 1), (a2 - abs(a1)).min(axis + 1, initial=np.inf))
+            self.signs = _signs(a1.sum(axis + 1), (a2 - abs(a1)).min(axis + 1, initial=np.inf))
         if varies:
             self.given, self.table = sos if poles else np.ascontiguousarray(sos), self.signs
             return

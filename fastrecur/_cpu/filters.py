@@ -10,7 +10,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from .._arguments import shapes
-from .._arguments.arrays import address, pairs, summed_to
+from .._arguments.arrays import address, pairs, quiet, summed_to
 from .compiler.compile import kernel
 from .filter_coefficients import CHUNKS, coefficients, shared
 from .filter_run import Run, element_of
@@ -51,14 +51,16 @@ class _Short:
             carry = self.zeros.copy()
         else:
             carry = zi.transpose(self.order).reshape(-1, self.n).take(self.fill, 1).astype(_WIDE, copy=False)
-            carry[1::2] += self.signs * carry[::2]
+            with quiet(np):  # what is not finite is handed on
+                carry[1::2] += self.signs * carry[::2]
         head = None, address(x), address(y), *self.tables, address(carry), self.geometry
         if self.threads == 1:
             self.call(*head, 0, len(self.fill))
         else:
             _threads.team().run([(self.call, *head, *part) for part in self.parts], self.threads)
         if wants_state:
-            carry[1::2] -= self.signs * carry[::2]
+            with quiet(np):
+                carry[1::2] -= self.signs * carry[::2]
             return np.ascontiguousarray(carry[:, : self.n].reshape(self.state).transpose(self.back))
         return None
 
@@ -150,7 +152,8 @@ def _turned(states, signs, adjoint=False):
     if states.shape[1] != 2:  # sections of other orders have SciPy's form
         return states
     first, second = states[:, 0], states[:, 1]
-    return np.stack((first - signs * second, second) if adjoint else (first, signs * first + second), 1)
+    with quiet(np):  # of a filter that has diverged
+        return np.stack((first - signs * second, second) if adjoint else (first, signs * first + second), 1)
 
 
 def _wide(states, full):
@@ -200,6 +203,7 @@ def _warmed_up(x, c, axis, reverse, chunks, carry, given):
     return states
 
 
+@quiet(np)
 def _by_fields(sums, signs):
     """Return gradients (sections, 6, ...) of SciPy's fields, of sums of those of a section's; a0 is 1 and has none."""
     b0, e, d, f, c = np.moveaxis(sums, 1, 0)

@@ -198,7 +198,7 @@ def _signature(value):
 def _state_signature(value, cuts=None):
     if type(value) is _ndarray:
         return value.dtype, value.shape if cuts is None else ()  # whose states were looked at
-    return complex if type(value) is complex else None
+    return problem.state_number(value)
 
 
 def _check_out(out, names, *operands, cuts=None):

@@ -3,13 +3,12 @@
 import functools
 import math
 from collections import namedtuple
-from dataclasses import replace
 
 import numpy as np
 
 from .._arguments import shapes
-from .._arguments.arrays import SCALARS, address, array_at, summed_to
-from .._plan.layout import CARRY, FLAGS, N_STEPS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
+from .._arguments.arrays import SCALARS, address, summed_to
+from .._plan.layout import CARRY, FLAGS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
 from .._plan.problem import OFFSETS, ROWS
 from . import cost
 from .bound import BORDERS, bind, is_short, short_call
@@ -104,12 +103,9 @@ def forward_at(plan, a, b, h, carry, lengths, team, marks=()):
     """
     is_fresh = h != a and h != b and h % plan.dtype.itemsize == 0 and plan.is_aligned
     is_whole = lengths == address(plan.full_lengths)
-    shift = _lanes_to_line(plan, h + plan.offsets[H], is_whole and not marks)
-    way = cost.choose(plan, team.size, is_fresh, shift is not None, is_whole)
-    if way.streaming and shift:
-        _run_shifted(plan, (a, b, h), carry, team, shift)
-    else:
-        _run(plan, "forward", way, team, (a, b, h, carry, lengths), marks=marks)
+    starts_line = (h + plan.offsets[H]) % LINE == 0
+    way = cost.choose(plan, team.size, is_fresh, starts_line, is_whole)
+    _run(plan, "forward", way, team, (a, b, h, carry, lengths), marks=marks)
 
 
 def vjp(plan, g, a, b, h, h0, grad_state, lengths, cuts=None, results=None, library=_NUMPY):
@@ -296,66 +292,6 @@ def _run(plan, direction, way, team, places, sums=None, marks=()):
         offsets = [bound.offset(k, repeat) - bound.offset(k) for k in bound.order]
         own = [place + offset for place, offset in zip(places, offsets, strict=True)]
         _scan_chunks(bound, way).scan(team, own)
-
-
-# ---- Rows of results from cache line to cache line ------------------------------------------------------------------
-#
-# Which NumPy's own arrays are not: given as `out`, they would take up to 1.6 times as long (on an EPYC).
-
-
-def _lanes_to_line(plan, place, is_whole):
-    """Return after how many lanes of a result's rows, the first of which is there, a cache line starts; None if never.
-
-    Nor if rows cannot be shifted by so many lanes: they and the operands' have to follow each other without a gap.
-    """
-    shift, rest = divmod(-place % LINE, plan.itemsizes[H])
-    if plan.traversal != ROWS or shift == rest == 0:
-        return 0
-    way = -plan.sizes[2] if plan.time_strides[H] < 0 else plan.sizes[2]
-    one_value = plan.time_strides[A] == plan.lane_strides[A] == 0
-    has_gaps = any(
-        plan.time_strides[k] != way * plan.itemsizes[k] or plan.lane_strides[k] != plan.itemsizes[k]
-        for k in ((B, H) if one_value else (A, B, H))
-    )
-    are_lines = plan.sizes[1] == len(plan.extra) == 1 and plan.row_bytes % LINE == 0
-    return shift if are_lines and not has_gaps and plan.steps > 1 and is_whole and not rest else None
-
-
-def _run_shifted(plan, operands, carry, team, shift):
-    """Scan rows that start with a cache line: the first of each is the one that the row before it ends with.
-
-    Lanes before that line take one step alone before all others, and these the last step alone.
-    """
-    shape = plan.sizes[::2]
-    shifted = _allocate.zeros(shape, plan.wide)
-    if carry is not None:
-        states = array_at(carry, shape, plan.wide)
-        shifted[...] = np.roll(states, -shift, axis=1)
-    for part in _shifted(plan, shift):
-        forward_at(part, *operands, address(shifted), address(part.full_lengths), team)
-    if carry is not None:
-        states[...] = np.roll(shifted, shift, axis=1)
-
-
-@functools.lru_cache(maxsize=1024)
-def _shifted(plan, shift):
-    """Return the plans of the step alone, of shifted rows and of the last step; states stand as those of the second."""
-    (outer, _, inner), last, down = plan.sizes, plan.steps - 1, int(plan.time_strides[H] < 0)
-    before, behind = (0, shift, inner - shift), (shift, inner, 0)  # lanes, and where their states are
-    ends, plans = (behind, before) if down else (before, behind), []
-    for first, steps, (low, high, state) in (
-        (0, 1, ends[0]),
-        (down, last, (shift, shift + inner, 0)),
-        (last, 1, ends[1]),
-    ):
-        geometry, offsets = plan.geometry.copy(), list(plan.offsets)
-        geometry[N_STEPS] = steps
-        for k in (A, B, H):
-            offsets[k] += plan.distance(k, first, low)
-        offsets[CARRY] += state * plan.wide.itemsize
-        own = {"geometry": geometry, "offsets": tuple(offsets), "steps": steps, "sizes": (outer, 1, high - low)}
-        plans.append(replace(plan, **own, lanes=outer * (high - low), narrow=()))
-    return plans
 
 
 # ---- Small parts ----------------------------------------------------------------------------------------------------

@@ -124,7 +124,7 @@ def scan_vjp(grad_y, operands, sizes, options, grad_state=None, checkpoints=None
     with np.errstate(all="ignore"):
         sums = {name: array.sum(0) for name, array in sums.items()}
     for name in MAPS:
-        sums[name.lower()] = call.as_given(sums[name.lower()], getattr(operands, name))
+        sums[name.lower()] = call.as_given(sums[name.lower()], name.lower(), getattr(operands, name).shape)
     own = Operands(
         grads["u"], grads["delta"], sums["a"], sums["b"], sums["c"], sums["skip"], grads["z"], sums["bias"], states
     )
@@ -168,13 +168,14 @@ class _Call:
         shape, dtype = array.shape, np.dtype(np.float16) if array.dtype == _BITS else array.dtype
         return allocate.empty(shape, dtype, _shapes.like(shape, dtype, (shape, array.strides))).view(array.dtype)
 
-    def as_given(self, grad, array):
-        """Return a gradient of B or C, which is (batch, step, group, state), with the axes of its operand."""
-        if array.ndim == 3:
-            grad = grad.sum(2, keepdims=True)
-        if self.layout == "bdl" and array.ndim > 2:
-            grad = grad.transpose(0, 2, 3, 1)
-        return np.ascontiguousarray(grad).reshape(array.shape)
+    def as_given(self, grad, name, shape):
+        """Return a gradient of b or c, which is (batch, step, group, state), with the axes of its operand."""
+        if len(shape) > 2:
+            if self.maps[name].shape[2] == 1:  # of all groups of the other one
+                grad = grad.sum(2, keepdims=True)
+            if self.layout == "bdl":
+                grad = grad.transpose(0, 2, 3, 1)
+        return np.ascontiguousarray(grad).reshape(shape)
 
     def states(self, given):
         """Return new states of all rows, those given or zeros."""

@@ -10,6 +10,7 @@ from .._arguments.arrays import address, element
 from .._plan import problem
 from .._plan.loops import starts
 from . import cost, run as _run
+from .compiler import native
 from .compiler.compile import kernel
 from .kernels import decays as _decays, weighted
 from .kernels.weighted import ALIKE, COUNT, COVARIANCE, MEAN, MEAN_Y, ORIGIN, ORIGIN_Y, PLANES, ROOM, STEPS, WEIGHT
@@ -37,6 +38,7 @@ SERIAL_TIMES = 1 << 15  # below which a second thread costs more than it brings
 MOST_EXACT = 1 << 53  # up to which integers are float64, as microseconds since 1970 are
 TIME_BYTES = 64  # that are moved in the time that a decay takes
 _WIDE = np.dtype(np.float64)
+_ONE = _WIDE, (), ()  # what one gate has: a dtype, a shape and strides
 _UNSETTLED = "timed", "covariance", "flagged", "by_group"  # rules of which no statistic is a plain recurrence
 
 
@@ -64,10 +66,13 @@ class Layout:
         self.states_back = 0, *(1 + order.index(k) for k in lane_axes)
         may_settle = self.lanes > 1 and size >= LARGE_TABLE and not any(word in self.rule for word in _UNSETTLED)
         is_short = self.steps < LONG_SERIES and self.lanes <= KEPT_LANES and not may_settle
-        self.walk = None  # which is all there is to a call, if it is short
+        is_small = size * dtype.itemsize < allocate.LARGE  # NumPy's own are quicker made
+        self.new = functools.partial(np.ndarray if is_small else allocate.aligned, shape, dtype, strides=self.strides)
+        self.walk = self.short = None  # which are all there is to a call, if it is short
         if is_short and not self.is_empty and "by_group" not in traits:
             places = [self._place(v) for v in (x, y or x, (dtype, shape, self.strides), gate, *borders)]
             self.walk = Walk(self.rule, places, self.lanes, self.steps, self.options)
+            self.short = self.walk.prepared()
 
     def _place(self, signature):
         """Return an operand's dtype, its stride of time and where series begin."""
@@ -78,6 +83,21 @@ class Layout:
 
 
 _layout = functools.lru_cache(maxsize=256)(Layout)
+
+
+def run_whole(statistic, x, y, gate, axis, kind, min_periods, bias):
+    """Return a statistic of one array and one gate, a float, as `run` does where no state is given and none wanted.
+
+    What a short call needs beside their addresses is prepared once.
+    """
+    own = x.dtype, x.shape, x.strides
+    options = max(1, min_periods), bias
+    asked = _layout(statistic, kind, options, x.shape, x.dtype, axis, (own, None if y is None else (), _ONE))
+    if asked.short is None:
+        return run(statistic, x, y, gate, None, x.shape, x.dtype, axis, kind, min_periods, bias, (None,))[0]
+    h = asked.new()
+    asked.short(x, x, h, gate, gate, *asked.walk.part(gate))
+    return h
 
 
 def run(statistic, x, y, gate, borders, shape, dtype, axis, kind, min_periods, bias, state):
@@ -93,7 +113,7 @@ def run(statistic, x, y, gate, borders, shape, dtype, axis, kind, min_periods, b
     signatures = [(v.dtype, v.shape, v.strides) for v in given]
     signatures[1] = None if y is None else () if y is x else signatures[1]
     asked = _layout(statistic, kind, (max(1, min_periods), bias), shape, dtype, axis, tuple(signatures))
-    h = allocate.empty(shape, dtype, asked.strides)
+    h = asked.new()
     states = np.zeros((PLANES, *asked.lane_shape))
     if state[0] is not None:
         for plane, values in enumerate(state):
@@ -215,6 +235,28 @@ class Walk:
         self.call = kernel(walk, rule, "f8", **elements)
         self.nbytes = places[0][0].itemsize * steps * lanes
 
+    def prepared(self):
+        """Return what walks from zero states, which stay in it, given operands, a place for borders, and `part`.
+
+        None if a walk is more than one native call, or has states of many series.
+        """
+        is_one = self.is_cut or self.nbytes < SERIAL_BYTES
+        words = PLANES * len(self.fill)
+        if not is_one or words > native.MOST_SCRATCH or not native.is_native([(self.call,)]):
+            return None
+        operands, carry, part = (1, 2, 3, 4, 5), 6, (8, 9)  # places among a kernel's arguments
+        arguments = [*[0] * 7, self.geometry, 0, 0]
+        releases = 4 * self.nbytes >= cost.UNLOCKED_BYTES
+        return native.prepared(self.call, arguments, operands + part, carry, words, releases, (self.table,))
+
+    def part(self, gate):
+        """Return the last arguments of a kernel that walks all series."""
+        if not self.is_cut:
+            return 0, len(self.fill)
+        window = _warm_up(gate if self.is_decay else 1 - gate)
+        is_short = window <= (self.steps - self.first) // WIDTH
+        return (self.first, window) if is_short else (self.steps, 0)
+
     def run(self, operands, states):
         """Walk operands at their addresses; return the states after ``states``."""
         padded = len(self.fill)
@@ -228,13 +270,8 @@ class Walk:
             carry[...] = states[:, self.fill]
         places = [address(operand) for operand in operands]
         head = (None, *places, *places[3:4] * (5 - len(places)), address(carry), self.geometry)  # borders in any case
-        if self.is_cut:
-            gate = float(operands[3].flat[0])
-            window = _warm_up(gate if self.is_decay else 1 - gate)
-            is_short = window <= (self.steps - self.first) // WIDTH
-            self.call(*head, *((self.first, window) if is_short else (self.steps, 0)))
-        elif self.nbytes < SERIAL_BYTES:
-            self.call(*head, 0, padded)
+        if self.is_cut or self.nbytes < SERIAL_BYTES:
+            self.call(*head, *self.part(float(operands[3].flat[0])))
         else:
             team, vectors = _threads.team(), padded // self.width
             threads = min(team.size, vectors)

@@ -99,8 +99,7 @@ def signature_of(value):
 
 
 def _state(value):
-    signature = signature_of(value)
-    return float if signature is None and value is not None else signature
+    return value.signature if is_view(value) else problem.state_number(value)
 
 
 def take_views(family, names, values, lengths):

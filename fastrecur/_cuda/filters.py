@@ -12,7 +12,16 @@ import numpy as np
 from .._arguments import checks, messages as say, shapes
 from .._arguments.arrays import element, is_on_device
 from .._plan import loops, problem
-from .._plan.filters import FIELDS, check_a0, check_cascade, check_polynomial, state_shape, take
+from .._plan.filters import (
+    FIELDS,
+    check_a0,
+    check_cascade,
+    check_order,
+    check_polynomial,
+    check_settles,
+    state_shape,
+    take,
+)
 from . import plan as _plan
 from .arrays import View
 from .call import Form, floats, ghost_of, ghost_of_out, is_view, result, signature_of, take_views
@@ -80,6 +89,7 @@ def lfilter(b, a, x, zi, axis, reverse, lengths, out):
     if ranks == {len(shape), len(shape) + 1} and len(shape) > 1:  # one for each series beside one for each step
         given |= {k: _with_axis(own, axis) for k, own in given.items() if len(own.shape) == len(shape)}
     lead, counts = zip(*((own.shape[:-1], own.shape[-1]) for own in given.values()), strict=True)
+    check_order(max(counts) - 1, max(ranks) > len(shape))
     form = fresh((*shapes.broadcast_shape(("b", "a"), lead), 2 * max(counts)), _WIDE)
     with work.lent([form]) as (at,):
         views["sos"], made = _with_axis(view_of(at, form), -1), (form, at)
@@ -128,6 +138,7 @@ def _look(views, label, states, axis, fields, poles, is_one, ends):
             raise TypeError(say.filter_states(name, value.dtype, signal.dtype))
     if poles:
         check_polynomial("a", given.shape, signal.shape, axis)
+        check_order(given.shape[-1], len(given.shape) > len(signal.shape))
         given = _with_axis(given, -1)
     if is_one:
         for name, own in states.items():
@@ -252,6 +263,7 @@ def sosfiltfilt(x, sos, axis, padtype, padding):
     pad = padding(host, given.shape, signal.shape, axis)
     if host is not None:
         check_a0(host)
+        check_settles(host)
     (y, to, y_at), steps = result(signal, floats(signal.dtype), work, None, None), signal.shape[axis]
     if not steps:
         return y

@@ -301,7 +301,7 @@ def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex=F
 def _known(state, ends):
     """Return what `problem` asks of a state: none has the shape of several segments'."""
     if type(state) is not tuple:
-        return complex if state is complex else None
+        return state
     return state[0], state[1] if ends.offsets is None else ()
 
 

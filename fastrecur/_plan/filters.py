@@ -6,7 +6,7 @@ from .._arguments import arrays, checks, messages as say, shapes
 from . import problem
 
 FIELDS = 6  # of a section: b0, b1, b2, a0, a1, a2
-MOST_VARYING = 94  # the order of a filter whose coefficients vary in time, at most
+MOST_VARYING = 94  # the order of a filter whose coefficients vary in time, at most, on every device
 
 
 def take(name, value, halves=("x", "y", "grad_y")):
@@ -48,6 +48,18 @@ def check_real(x, given, axis, wrong):
 def check_a0(sos):
     if not (sos[..., sos.shape[-1] // 2] == 1).all():
         raise ValueError(say.filter_a0())
+
+
+def check_settles(sos):
+    """Raise for sections that no signal of ones leads to a steady state."""
+    if (1 + sos[..., 4].astype(np.float64) + sos[..., 5] == 0).any():
+        raise ValueError(say.filter_settles())
+
+
+def check_order(order, varies):
+    """Raise for an order at which kernels in memory could not keep the coefficients of a step, if these vary."""
+    if varies and order > MOST_VARYING:
+        raise ValueError(say.filter_order(MOST_VARYING, order))
 
 
 def check_sections(came, shape, axis, fields=FIELDS):

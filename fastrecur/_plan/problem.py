@@ -94,6 +94,11 @@ class Plan:
         return steps * self.time_strides[operand] + lanes * between
 
 
+def state_number(value):
+    """Return the signature of a state that is no array: a number is not what is left out."""
+    return None if value is None else complex if type(value) is complex else float
+
+
 def fits(shape, into):
     """Return whether a shape broadcasts to another without changing it."""
     padded = (1,) * (len(into) - len(shape)) + tuple(shape)
@@ -262,8 +267,9 @@ def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex, 
     """Return the plan of a forward call.
 
     Arrays come as ``(dtype, shape, strides)``, ``h0`` without the strides, ``lengths`` as a shape; a complex Python
-    number as ``complex``; any other number, and what is left out, as None. ``dtype`` is the result's where another
-    library's promotion has found it. ``borders`` are a `segments.Cuts`' signature.
+    number as ``complex``; any other number, and what is left out, as None, but ``h0`` that is a number as ``float``.
+    ``dtype`` is the result's where another library's promotion has found it. ``borders`` are a `segments.Cuts`'
+    signature.
     """
     if dtype is None:
         dtype = result_dtype(names, own_dtypes(a, b, h0), weak_complex)

@@ -15,6 +15,8 @@ def allpole(
 ) -> Any:  # fmt: skip
     r"""Filter along an axis with poles alone: linear prediction's synthesis filter.
 
+    ``y[t] = x[t] - a[t, 1]*y[t-1] - ... - a[t, N]*y[t-N]``
+
     .. math:: y_t = x_t - \sum_{k=1}^N a_{t,k} y_{t-k}
 
     Parameters
@@ -91,7 +93,7 @@ def allpole_vjp(
     (array([-8.]), array([0.25, 0.5 , 1.  ]))
     """
     grad_a, grad_x, grad_zi = _forms.allpole_vjp(grad_y, a, x, y, zi, axis, reverse, lengths, grad_zf)
-    return grad_a, grad_x, grad_zi
+    return _call.in_dtype_of(a, grad_a), grad_x, _call.in_dtype_of(zi, grad_zi)
 
 
 @suggesting
@@ -99,6 +101,8 @@ def follow(
     x: Any, attack: Any, release: Any, axis: int = -1, zi: Any = None, *, return_state: bool = False, out: Any = None
 ) -> Any:
     r"""Follow a signal's envelope along an axis, that rises by one gate and falls by another.
+
+    ``y[t] = y[t-1] + g[t]*(x[t] - y[t-1])``, where ``g[t]`` is ``attack[t]`` if ``x[t] > y[t-1]``, else ``release[t]``
 
     .. math:: y_t = y_{t-1} + g_t (x_t - y_{t-1}), \quad
               g_t = \begin{cases} \text{attack}_t & x_t > y_{t-1} \\ \text{release}_t & \text{else} \end{cases}
@@ -148,14 +152,16 @@ def lfilter(
 ) -> Any:  # fmt: skip
     r"""Filter along an axis with a filter of any order, given by two polynomials.
 
+    ``a[0]*y[t] = b[0]*x[t] + b[1]*x[t-1] + ... - a[1]*y[t-1] - a[2]*y[t-2] - ...``
+
     .. math:: a_0 y_t = \sum_{k=0}^N b_k x_{t-k} - \sum_{k=1}^N a_k y_{t-k}
 
     Parameters
     ----------
     b, a : array_like
         Real coefficients, ``(K,)``, ``(*series, K)`` for one filter a series, or the shape of ``x`` and ``(K,)`` for
-        coefficients that vary in time, of order 94 at most in CPU memory; an axis of ``x`` may be 1 there. All are
-        divided by ``a[..., 0]``.
+        coefficients that vary in time, of order 94 at most; an axis of ``x`` may be 1 there. All are divided by
+        ``a[..., 0]``.
     x, axis, reverse, lengths, return_state, out
         As for `sosfilt`.
     zi : array_like, optional
@@ -190,6 +196,8 @@ def sosfilt(
     return_state: bool = False, out: Any = None,
 ) -> Any:  # fmt: skip
     r"""Filter along an axis with a cascade of sections of second order.
+
+    ``y[t] = b0*x[t] + b1*x[t-1] + b2*x[t-2] - a1*y[t-1] - a2*y[t-2]``
 
     .. math:: y_t = b_0 x_t + b_1 x_{t-1} + b_2 x_{t-2} - a_1 y_{t-1} - a_2 y_{t-2}
 
@@ -299,7 +307,7 @@ def sosfilt_vjp(
     array([0.125, 0.25 , 0.5  ])
     """
     grad_sos, grad_x, grad_zi = _call.sosfilt_vjp(grad_y, sos, x, y, zi, axis, reverse, lengths, grad_zf)
-    return grad_sos, grad_x, grad_zi
+    return _call.in_dtype_of(sos, grad_sos), grad_x, _call.in_dtype_of(zi, grad_zi)
 
 
 @suggesting
@@ -316,18 +324,24 @@ def sosfiltfilt(sos: Any, x: Any, axis: int = -1, padtype: str | None = "odd", p
         How the ends are continued before filtering, as in SciPy: mirrored and turned, mirrored, repeated, not at all.
     padlen : int, optional
         By how many steps, less than the signal has; by default SciPy's number, about six a section. It must be given
-        for an array ``sos`` on a GPU, unless `padtype` is None: SciPy's depends on zeros among the coefficients, at
-        which nobody looks there, as at ``a0``.
+        for an array or a tensor ``sos`` on a GPU (or on torch's device meta), unless `padtype` is None: SciPy's depends
+        on zeros among the coefficients, at which nobody looks there, as at ``a0``: that would stall the host.
 
     Returns
     -------
     array
         Of the shape, dtype and library of ``x``. Tensors are differentiated as in `sosfilt`.
 
+    Notes
+    -----
+    Of a section with a pole at 1, no state is a steady one to begin with: an error of coefficients in CPU memory, as in
+    SciPy. In tensors and on a GPU nobody looks for it; results are not finite.
+
     Examples
     --------
     >>> from fastrecur.filters import sosfiltfilt
-    >>> sosfiltfilt([[0.5, 0.0, 0.0, 1.0, -0.5, 0.0]], [0.0, 0.0, 9.0, 0.0, 0.0], padtype=None)
+    >>> sos = [[0.5, 0.0, 0.0, 1.0, -0.5, 0.0]]
+    >>> sosfiltfilt(sos, [0.0, 0.0, 9.0, 0.0, 0.0], padtype=None)
     array([0.7734375, 1.546875 , 3.09375  , 1.6875   , 1.125    ])
     """
     return _forms.sosfiltfilt(sos, x, axis, padtype, padlen)

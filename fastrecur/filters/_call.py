@@ -65,6 +65,16 @@ def sosfilt_vjp(g, sos, x, y, zi, axis, reverse, lengths, grad_zf, fields=FIELDS
     )
 
 
+def in_dtype_of(operand, gradient):
+    """Return a gradient that was computed in a wide dtype in its operand's, if that is one of 16 bits."""
+    if gradient is None or not (isinstance(operand, np.ndarray) or _arrays.any_tensor(operand)):
+        return gradient
+    dtype = operand.dtype
+    if dtype.itemsize != 2 or str(dtype).rpartition(".")[2] not in ("float16", "bfloat16"):
+        return gradient
+    return gradient.astype(dtype) if isinstance(gradient, np.ndarray) else gradient.to(dtype)
+
+
 def _library(**given):
     """Return the module for arrays that are no other's than one library's own; None for arrays in memory."""
     values = given.values()

@@ -9,7 +9,7 @@ from .. import _dispatch
 from .._arguments import arrays as _arrays, checks, messages as say, shapes
 from .._arguments.arrays import at, join
 from .._plan import problem
-from .._plan.filters import FIELDS, MOST_VARYING, check_polynomial, check_sections, take
+from .._plan.filters import FIELDS, check_order, check_polynomial, check_sections, check_settles, take
 from . import _call
 
 _LEAST = 2  # the order of a section: lower ones are filled up with zeros
@@ -71,8 +71,7 @@ def _filled(xp, array, count, axis):
 
 def _rows(xp, polynomials, order, x):
     """Return polynomials of one order as sections of a cascade of one."""
-    if max(p.ndim for p in polynomials) > x.ndim and order > MOST_VARYING:
-        raise ValueError(say.filter_order(MOST_VARYING, order))
+    check_order(order, max(p.ndim for p in polynomials) > x.ndim)
     aligned = [_filled(xp, p, order + 1, -1) for p in polynomials]
     full = xp.broadcast_shapes(*(tuple(p.shape[:-1]) for p in aligned))
     aligned = [xp.broadcast_to(p, (*full, order + 1)) for p in aligned]
@@ -125,8 +124,7 @@ def _poles(a, x, axis, zi, *others):
     axis = shapes.axis_of(axis, tuple(x.shape), ("x",))
     a = _polynomial(xp, "a", a, x, axis, halves=("a",))
     order = a.shape[-1]
-    if a.ndim > x.ndim and order > MOST_VARYING:
-        raise ValueError(say.filter_order(MOST_VARYING, order))
+    check_order(order, a.ndim > x.ndim)
     states = (v if v is None else _state(xp, name, v, x, axis, order, order) for name, v in zi.items())
     return a[..., None, :], x, axis, order, *states
 
@@ -166,6 +164,13 @@ def _settled(xp, sos):
     return xp.stack(states)
 
 
+def _readable(sos, given):
+    """Return coefficients whose numbers may be looked at; None where that would wait for a GPU, or there are none."""
+    if getattr(sos, "is_cpu", True):
+        return sos
+    return None if hasattr(given, "is_cpu") else take("sos", given)[0]
+
+
 def _padding(sos, form, shape, axis, padtype, padlen):
     """Return by how many steps a signal's ends are continued; raise unless coefficients of a form are for all steps.
 
@@ -200,8 +205,10 @@ def sosfiltfilt(sos, x, axis, padtype, padlen):
     if is_half:  # its range is too small to continue the ends in
         x = _cast(xp, x, xp.float32)
     axis = shapes.axis_of(axis, tuple(x.shape), ("x",))
-    sos, steps = _floats(xp, "sos", sos, x), x.shape[axis]
-    padlen = _padding(sos, tuple(sos.shape), tuple(x.shape), axis, padtype, padlen)
+    given, sos, steps = sos, _floats(xp, "sos", sos, x), x.shape[axis]
+    padlen = _padding(_readable(sos, given), tuple(sos.shape), tuple(x.shape), axis, padtype, padlen)
+    if xp is np:
+        check_settles(sos)
     zi = _settled(xp, sos)
     zi = xp.moveaxis(zi.reshape(len(zi), *(1,) * (x.ndim - 1), 2) if zi.ndim == 2 else zi, -1, axis + 1)
     if padlen:
@@ -215,6 +222,6 @@ def sosfiltfilt(sos, x, axis, padtype, padlen):
         x = join(xp, [head, x, tail], axis)
     for reverse in (False, True):
         start = at(x, axis, slice(-1, None) if reverse else slice(0, 1))
-        x, _ = _call.sosfilt(x, sos, zi * start, axis, reverse, None, True, None)
+        x, _ = _call.sosfilt(x, sos, zi * start if steps else None, axis, reverse, None, True, None)
     x = at(x, axis, slice(padlen, padlen + steps)) if padlen else x
     return give(_cast(xp, x, dtype) if is_half else x)

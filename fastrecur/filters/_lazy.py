@@ -29,7 +29,7 @@ def sosfilt(x, sos, zi, axis, reverse, lengths, out, fields, poles):
         x = x.astype(np.result_type(x.dtype, np.complex64))
     lengths, lanes = lengths_of(lengths, x.shape, axis), every[:axis] + every[axis + 1 :]
     own = () if sos.ndim == 2 else every if sos.ndim == x.ndim + 2 else lanes
-    sos = Operand(sos.reshape(*sos.shape[:-2], -1), (*own, _FIELDS))
+    sos = Operand(sos.reshape(*form[:-2], count * form[-1]), (*own, _FIELDS))
     if zi is not None:
         xp = da if isinstance(zi, da.Array) else np
         zi = xp.broadcast_to(zi, wanted)
@@ -84,12 +84,12 @@ def taken(name, value):
 
 def _chunk(state, place, x, sos, lengths, *, axis, reverse, count, poles):
     lanes = x.shape[:axis] + x.shape[axis + 1 :]
-    sos = sos.reshape(*sos.shape[:-1], count, -1)
+    sos = sos.reshape(*sos.shape[:-1], count, sos.shape[-1] // count)
     if not poles:
         check_a0(sos)
-    zi = None if state is None else np.moveaxis(state.reshape(count, -1, *lanes), 1, axis + 1)
+    zi = None if state is None else np.moveaxis(state.reshape(count, len(state) // count, *lanes), 1, axis + 1)
     y = np.empty_like(x)
     lengths = None if lengths is None else (lengths - place[0]).clip(0, x.shape[axis])
     with threads.alone():
         zf = filters.forward(x, sos, zi, axis, reverse, lengths, y, poles)
-    return y, np.moveaxis(zf, axis + 1, 1).reshape(-1, *lanes)
+    return y, np.moveaxis(zf, axis + 1, 1).reshape(count * zf.shape[axis + 1], *lanes)

@@ -14,6 +14,8 @@ def discounted_returns(
 ) -> Any:
     r"""Return the discounted sum of each reward and all later ones of its episode.
 
+    ``G[t] = r[t] + gamma[t]*(1 - done[t])*G[t+1]``
+
     .. math:: G_t = r_t + \gamma_t (1 - \text{done}_t) G_{t+1}
 
     Parameters
@@ -72,6 +74,9 @@ def gae(
 ) -> Any:  # fmt: skip
     r"""Return generalized advantage estimates.
 
+    ``delta[t] = r[t] + gamma[t]*(1 - terminated[t])*next_V[t] - V[t]``,
+    ``A[t] = delta[t] + gamma[t]*lam[t]*(1 - done[t])*A[t+1]``
+
     .. math:: \delta_t = r_t + \gamma_t (1 - \text{terminated}_t) V'_t - V_t, \qquad
               A_t = \delta_t + \gamma_t\lambda_t (1 - \text{done}_t) A_{t+1}
 
@@ -111,7 +116,8 @@ def gae(
     --------
     >>> import numpy as np
     >>> from fastrecur.returns import gae
-    >>> gae(np.ones(3), np.full(4, 2.0), 0.5, 1.0, [False, True, False], [False, False, True])
+    >>> terminated, truncated = [False, True, False], [False, False, True]
+    >>> gae(np.ones(3), np.full(4, 2.0), 0.5, 1.0, terminated, truncated)
     array([-0.5, -1. ,  0. ])
     >>> gae(np.ones(4), np.zeros(5), 0.5, 1.0, False, mask=[True, False, True, True])
     array([1.75, 0.  , 1.5 , 1.  ])
@@ -124,11 +130,19 @@ def lambda_returns(
     rewards: Any, values: Any, gamma: Any, lam: Any, terminated: Any, truncated: Any = None, *,
     next_values: Any = None, mask: Any = None, axis: int = 0,
 ) -> Any:  # fmt: skip
-    r"""Return the targets of TD(:math:`\lambda`): :math:`G_t = A_t + V_t` with the advantages of `gae`.
+    r"""Return the targets of TD(:math:`\lambda`): ``G[t] = A[t] + V[t]`` with the advantages of `gae`.
 
-    Without ends, :math:`G_t = r_t + \gamma ((1 - \lambda) V_{t+1} + \lambda G_{t+1})`.
+    Without ends, ``G[t] = r[t] + gamma*((1 - lam)*V[t+1] + lam*G[t+1])``. Errors are those of `gae`.
 
-    Arguments and errors are those of `gae`; the returns are as those of `discounted_returns`.
+    Parameters
+    ----------
+    rewards, values, gamma, lam, terminated, truncated, next_values, mask, axis
+        As for `gae`.
+
+    Returns
+    -------
+    array
+        The targets, as `discounted_returns`.
 
     References
     ----------
@@ -150,6 +164,9 @@ def vtrace(
     axis: int = 0,
 ) -> tuple[Any, Any]:  # fmt: skip
     r"""Return V-trace's targets of the values and its advantages, for steps that another policy took.
+
+    ``delta[t] = min(rho_clip, rho[t])*(r[t] + gamma[t]*(1 - terminated[t])*next_V[t] - V[t])``,
+    ``a[t] = delta[t] + gamma[t]*lam[t]*min(c_clip, rho[t])*(1 - done[t])*a[t+1]``
 
     .. math:: \delta_t = \min(\bar\rho, \rho_t) (r_t + \gamma_t (1 - \text{terminated}_t) V'_t - V_t), \qquad
               a_t = \delta_t + \gamma_t \lambda_t \min(\bar c, \rho_t) (1 - \text{done}_t) a_{t+1}

@@ -1,6 +1,6 @@
 """Exponentially weighted statistics and filters on the recurrence: pandas' names and numbers, for any array."""
 
-from ._filters import ewm_filtfilt, kama, pcen
+from ._averages import ewm_filtfilt, kama, pcen
 from ._holt import holt
 from ._statistics import ewm_corr, ewm_cov, ewm_mean, ewm_std, ewm_sum, ewm_var
 from ._stream import Ewm, EwmState

@@ -2,6 +2,7 @@
 
 import copy
 import datetime
+import functools
 import math
 import re
 
@@ -60,6 +61,16 @@ class Constant:
         other.value = arrays.get(self.name, self.value)
         other.halflife = arrays.get("halflife", self.halflife)  # beside times alone
         return other
+
+
+_NUMBERS = {type(None), int, float}
+_of_numbers = functools.lru_cache(maxsize=256)(Constant)
+
+
+def remembered(with_times, *given):
+    """Return a `Constant`: of numbers, and without times, the one of an earlier call with the same."""
+    is_known = not with_times and _NUMBERS.issuperset(map(type, given))
+    return (_of_numbers if is_known else Constant)(with_times, *given)
 
 
 def _is_timedelta(value):

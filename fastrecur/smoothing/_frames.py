@@ -42,10 +42,10 @@ def names_of(value):
     return list(value.index) if (library, name) == ("pandas", "Series") else None
 
 
-def in_columns(frame, columns, axis):
-    """Return the next frame of a stream with its columns in the order of ``columns``, None before the first, and these.
+def in_columns(frame, columns, axis, is_first):
+    """Return the next frame of a stream with its columns in the stream's order, that of its first frame, and this.
 
-    What is no frame is returned as it is.
+    ``columns`` are None before the first frame if no constant has any. What is no frame is returned as it is.
     """
     if _kind(frame)[1] != "DataFrame":
         return frame, columns
@@ -54,7 +54,8 @@ def in_columns(frame, columns, axis):
     own = names_of(frame)
     if columns is None or own == columns:
         return frame, own
-    return _with_columns(frame, own, columns, "chunk", "the stream"), columns
+    wanted = in_order("chunk", own, columns, "the stream")
+    return (frame, own) if is_first else (frame[wanted], columns)
 
 
 def unwrap(value, axis, called="x"):
@@ -66,16 +67,18 @@ def unwrap(value, axis, called="x"):
         if axis not in value.dims:
             raise ValueError(say.dimension(axis, value.dims))
         axis = value.dims.index(axis)
-    numbers = value.data if library == "xarray" else _numbers(value, called)
+    numbers = value.data if library == "xarray" else _numbers(value, library, called)
+    shape = numbers.shape
 
     def wrap(result):
-        if tuple(result.shape) != tuple(value.shape):
-            raise ValueError(say.table_shape(called, value.shape, result.shape))
+        if result.shape != shape:
+            raise ValueError(say.table_shape(called, shape, result.shape))
         if library == "xarray":
             return value.copy(data=result)
-        labels = {"name": value.name} if name == "Series" else {"columns": value.columns}
-        if library == "pandas":
-            return value._constructor(result, index=value.index, **labels, copy=False)  # nobody else has its memory
+        if library == "pandas":  # nobody else has the memory of a result
+            if name == "Series":
+                return value._constructor(result, index=value.index, name=value.name, copy=False)
+            return value._constructor(result, index=value.index, columns=value.columns, copy=False)
         if name == "Series":
             return type(value)(value.name, result)
         return type(value)(result, schema=value.columns, orient="row")
@@ -83,27 +86,33 @@ def unwrap(value, axis, called="x"):
     return numbers, axis, wrap
 
 
-def _numbers(value, called):
+def _numbers(value, library, called, hint=""):
     """Return numbers of pandas or polars; as float64 what is none to NumPy, a missing value as NaN."""
-    kinds = [*value.dtypes] if hasattr(value, "columns") else [value.dtype]
     try:
-        if _kind(value)[0] == "polars":
+        if library == "pandas" and (numbers := np.asarray(value.to_numpy())).dtype.kind != "O":
+            return numbers
+        kinds = _dtypes(value)
+        if library == "polars":
             if not all(kind.is_numeric() or str(kind) in ("Boolean", "Null") for kind in kinds):
                 raise TypeError
             # Of small integers, polars would make float32 where one is missing.
             are_floats = all(kind.is_float() for kind in kinds)
             return np.asarray((value if are_floats else value.cast(sys.modules["polars"].Float64)).to_numpy())
-        if (numbers := np.asarray(value.to_numpy())).dtype != object:
-            return numbers
         is_date = any(kind.kind in "Mm" for kind in kinds)  # which NumPy counts in nanoseconds
         if is_date or any(isinstance(v, str) for v in numbers.flat):  # of which NumPy would read numbers
             raise TypeError
         return np.asarray(value.to_numpy(dtype=np.float64, na_value=np.nan))
     except (TypeError, ValueError):
+        kinds = _dtypes(value)
         for k, column in enumerate(value.columns if len(kinds) > 1 else ()):  # the first that has other values raises
-            _numbers(getattr(value, "iloc", value)[:, k], f"{called}[{column!r}]")
+            column_called = f"{called}[{column!r}]"
+            _numbers(getattr(value, "iloc", value)[:, k], library, column_called, say.NUMBERS_OF[library])
         wrong = [kind for kind in kinds if getattr(kind, "kind", "?") in "Mm"] or kinds  # dates are numbers if alone
-        raise TypeError(say.frame_values(called, type(value), wrong[0])) from None
+        raise TypeError(say.frame_values(called, type(value), wrong[0], hint=hint)) from None
+
+
+def _dtypes(value):
+    return [*value.dtypes] if hasattr(value, "columns") else [value.dtype]
 
 
 def aligned(x, value, name, axis=0):
@@ -162,14 +171,14 @@ def _in_order(x, value, name, axis=0, called="x"):
         raise ValueError(say.indexes(called, name, "index, along this axis its columns" if is_turned else "index"))
     if wanted == came or not (wanted and came) or name == "groups":
         return value
-    return _with_columns(value, came, wanted, name, "`x`")
+    return value[in_order(name, came, wanted, "`x`")]
 
 
-def _with_columns(frame, came, wanted, name, of):
-    """Return a frame with its columns in the order of those ``of`` another."""
+def in_order(name, came, wanted, of):
+    """Return the columns ``of`` another if they are those that came, in some order; raise if they are not."""
     if len(set(wanted)) < len(wanted) or len(wanted) != len(came) or set(wanted) != set(came):
         raise ValueError(say.columns(name, came, wanted, of))
-    return frame[wanted]
+    return wanted
 
 
 def _aligned_array(x, value, name):

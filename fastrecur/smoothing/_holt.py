@@ -25,6 +25,9 @@ def holt(
 ) -> tuple[Any, Any]:
     r"""Smooth a level and its trend: Holt's linear method, damped by ``phi``.
 
+    ``level[t] = alpha*x[t] + (1 - alpha)*(level[t-1] + phi*trend[t-1])``,
+    ``trend[t] = beta*(level[t] - level[t-1]) + (1 - beta)*phi*trend[t-1]``
+
     .. math:: l_t = \alpha x_t + (1 - \alpha)(l_{t-1} + \varphi b_{t-1}), \quad
               b_t = \beta (l_t - l_{t-1}) + (1 - \beta) \varphi b_{t-1}
 

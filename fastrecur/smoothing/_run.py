@@ -45,9 +45,9 @@ def is_plain(x, y, request):
 
 def compute(statistic, request, x, y, axis):
     """Return a statistic of ``x`` (and ``y``), in their library."""
+    if is_plain(x, y, request) and statistic != "corr":
+        return weighted_run.run_whole(statistic, x, y, *_plainly(request, x, axis))
     borders, constants = request.borders, request.constant.arrays.values()
-    if is_plain(x, y, request):
-        return at_once(statistic, request, x, y, axis)[0]
     if arrays.any_lazy(x, y, *constants, request.times, borders.resets, borders.groups):
         return _by_chunk(statistic, request, x, y, axis)
     return at_once(statistic, request, x, y, axis)[0]
@@ -174,15 +174,22 @@ def _states(planes):
     return tuple(State(*values[k : k + most]) for k in range(0, len(values), most))
 
 
+def _plainly(request, x, axis):
+    """Return the gate, the axis and options of a statistic that `is_plain`."""
+    constant, _, adjust, ignore_na, least, bias, _, name = request
+    kind = ("adjust" if adjust else "fixed") + " ignore_na" * ignore_na
+    return 1.0 - constant.value if adjust else constant.value, axis_of(axis, x.shape, (name,)), kind, least, bias
+
+
 def at_once(statistic, request, x, y, axis, before=None, last_time=None):
     """Return a statistic, in its data's library, and its state, of a correlation three; ``before`` are those before."""
     constant, least = request.constant, request.min_periods
-    kind = _kind(request) + " ignore_na" * request.ignore_na
     if statistic != "corr" and is_plain(x, y, request) and (before is None or type(before[0].mean) in _OWN):
-        gate, axis = 1.0 - constant.value if request.adjust else constant.value, axis_of(axis, x.shape, (request.name,))
-        how = gate, None, x.shape, x.dtype, axis, kind, least, request.bias
-        result, planes = weighted_run.run(statistic, x, y, *how, before[0] if before else NO_STATE)
+        gate, *how = _plainly(request, x, axis)
+        before = before[0] if before else NO_STATE
+        result, planes = weighted_run.run(statistic, x, y, gate, None, x.shape, x.dtype, *how, before)
         return result, (_state(planes, y),)
+    kind = _kind(request) + " ignore_na" * request.ignore_na
     named = {request.name: x, **({} if y is None or y is x else {"y": y})}
     series = tuple(named)
     named |= {constant.name: constant.value, **constant.arrays}

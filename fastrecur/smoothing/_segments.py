@@ -79,7 +79,7 @@ def _codes(groups, steps, near=False):
     """
     pandas = sys.modules.get("pandas")
     if isinstance(groups, str):
-        raise TypeError(say.groups_kind(str, hint=say.key_of(groups)))
+        raise TypeError(say.groups_kind(str, hint=say.key_of("groups", groups)))
     if not hasattr(groups, "__len__") or "GroupBy" in type(groups).__name__:
         raise TypeError(say.groups_kind(type(groups), hint=say.NGROUP * hasattr(groups, "ngroup")))
     shape = tuple(getattr(groups, "shape", (len(groups),)))

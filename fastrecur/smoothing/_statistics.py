@@ -7,7 +7,7 @@ import numpy as np
 from .._arguments import messages as say
 from .._arguments.checks import flag
 from .._arguments.names import suggesting
-from ._arguments import Constant, least_count
+from ._arguments import Constant, least_count, remembered
 from ._frames import aligned, along, is_labelled, is_series, unwrap
 from ._run import Request, compute, is_plain
 from ._segments import NOWHERE, Borders
@@ -19,7 +19,8 @@ def _compute(
 ) -> Any:  # fmt: skip
     """Return a statistic of one or two series (of one with itself), with the labels of the data."""
     flags = flag("adjust", adjust), flag("ignore_na", ignore_na)
-    constant, least, bias = Constant(times is not None, *constants), least_count(min_periods), flag("bias", bias)
+    make = remembered if type(x) is np.ndarray or is_labelled(x) else Constant  # torch's compiler knows no memory
+    constant, least, bias = make(times is not None, *constants), least_count(min_periods), flag("bias", bias)
     if statistic == "sum" and not flags[0]:
         raise NotImplementedError(say.sum_adjust())
     if x is None or (y is None and statistic in ("covary", "corr")):
@@ -39,6 +40,9 @@ def _compute(
 def _unwrapped(request: Any, x: Any, y: Any, axis: Any) -> tuple[Any, ...]:
     """Return a request, data and the axis of time without labels, and what puts these on a result."""
     constant, borders = request.constant, request.borders
+    if (y is None or y is x) and request.times is None and borders is NOWHERE and not constant.arrays:
+        numbers, axis, wrap = unwrap(x, axis)
+        return request, numbers, None if y is None else numbers, axis, wrap
     if is_series(x) and is_labelled(y) and not is_series(y):  # the frame first: what is asked of pairs is symmetric
         x, y = y, x
     if any(map(is_labelled, constant.arrays.values())):  # what belongs to a series stands where that does
@@ -65,9 +69,11 @@ def ewm_mean(
     With ``adjust=True`` it is the weighted average of all samples so far. The newest has the weight 1, and each older
     one :math:`d = 1 - \alpha` times the weight of the next one,
 
+    ``y[t] = (x[t] + d*x[t-1] + d**2*x[t-2] + ...) / (1 + d + d**2 + ...)``
+
     .. math:: y_t = \frac{\sum_{k \ge 0} d^k x_{t-k}}{\sum_{k \ge 0} d^k},
 
-    with ``adjust=False`` the recurrence :math:`y_t = \alpha x_t + (1 - \alpha) y_{t-1}` from :math:`y_0 = x_0`.
+    with ``adjust=False`` the recurrence ``y[t] = alpha*x[t] + (1 - alpha)*y[t-1]`` from ``y[0] = x[0]``.
 
     Parameters
     ----------
@@ -159,17 +165,37 @@ def ewm_sum(
 ) -> Any:  # fmt: skip
     r"""Return the exponentially weighted sum, as pandas' ``x.ewm(...).sum()``.
 
+    ``S[t] = (1 - alpha)*S[t-1] + x[t]``
+
     .. math:: S_t = (1 - \alpha) S_{t-1} + x_t
 
-    With `times`, which pandas' sum does not take, each sample decays by :math:`2^{-\Delta t/\text{halflife}}`.
-    Arguments, the result and errors are those of `ewm_mean`, except for:
+    `times`, which pandas' sum does not take, may be given. Errors are those of `ewm_mean`, whose page says more.
 
     Parameters
     ----------
+    x : array_like
+        The data, as for `ewm_mean`: an array, a tensor, a Series, a frame or a DataArray.
+    com, span, halflife, alpha : float or array_like, optional
+        The smoothing constant, exactly one: a center of mass, ``alpha = 1/(1 + com)``, a span, ``2/(span + 1)``, a
+        half-life in steps, ``1 - 2**(-1/halflife)``, or the factor itself. With `times`, ``halflife`` is required.
+    times : array_like, optional
+        The times of the samples, not decreasing: a sample decays by ``2**(-dt/halflife)``.
     adjust : bool, default True
         Must be True, as in pandas; NotImplementedError is raised for False.
     ignore_na : bool, default False
         Whether the sum is unchanged at a missing value; if False, it decays.
+    min_periods : int, default 0
+        The number of samples that a result requires.
+    axis : int, default 0
+        The axis of time; for a DataArray also its name.
+    offsets, resets, groups : array_like, optional
+        Where series begin anew along `axis`: their offsets, flags of steps, or a key for each step.
+
+    Returns
+    -------
+    array
+        Of the library, type and labels of ``x``, and of a dtype as for `ewm_mean`. NaN until there are
+        ``min_periods`` samples.
 
     Examples
     --------
@@ -192,14 +218,39 @@ def ewm_var(
 
     With the normalized weights :math:`w` of `ewm_mean` and its mean :math:`y`,
 
+    ``v[t] = sum(w*(x - y[t])**2)``, unbiased ``v[t] / (1 - sum(w**2))``
+
     .. math:: v_t = \sum_s w_s (x_s - y_t)^2, \qquad \text{unbiased: } v_t \Big/ \Big(1 - \sum_s w_s^2\Big).
 
-    Arguments, the result and errors are those of `ewm_mean`; the unbiased variance is NaN until there are two samples.
+    Errors are those of `ewm_mean`, whose page says more.
 
     Parameters
     ----------
+    x : array_like
+        The data, as for `ewm_mean`: an array, a tensor, a Series, a frame or a DataArray.
+    com, span, halflife, alpha : float or array_like, optional
+        The smoothing constant, exactly one: a center of mass, ``alpha = 1/(1 + com)``, a span, ``2/(span + 1)``, a
+        half-life in steps, ``1 - 2**(-1/halflife)``, or the factor itself. With `times`, ``halflife`` is required.
+    times : array_like, optional
+        The times of the samples, not decreasing: a sample decays by ``2**(-dt/halflife)``.
+    adjust : bool, default True
+        Divide by the sum of the weights so far. If False, a sample has the weight ``alpha``.
+    ignore_na : bool, default False
+        Whether missing values are skipped when weights decay; if False, weights decay over a gap.
+    min_periods : int, default 0
+        The number of samples that a result requires.
+    axis : int, default 0
+        The axis of time; for a DataArray also its name.
+    offsets, resets, groups : array_like, optional
+        Where series begin anew along `axis`: their offsets, flags of steps, or a key for each step.
     bias : bool, default False
         Leave out the correction for the bias.
+
+    Returns
+    -------
+    array
+        Of the library, type and labels of ``x``, and of a dtype as for `ewm_mean`. NaN until there are
+        ``min_periods`` samples, and two unless ``bias``.
 
     Notes
     -----
@@ -228,7 +279,37 @@ def ewm_std(
     adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: Any = 0, offsets: Any = None,
     resets: Any = None, groups: Any = None, bias: bool = False,
 ) -> Any:  # fmt: skip
-    """Return the exponentially weighted standard deviation: the square root of `ewm_var`, which has the same arguments.
+    """Return the exponentially weighted standard deviation, as pandas' ``x.ewm(...).std()``.
+
+    It is the square root of `ewm_var`, ``ewm_var(x, ...)**0.5``. Errors are those of `ewm_mean`, whose page says more.
+
+    Parameters
+    ----------
+    x : array_like
+        The data, as for `ewm_mean`: an array, a tensor, a Series, a frame or a DataArray.
+    com, span, halflife, alpha : float or array_like, optional
+        The smoothing constant, exactly one: a center of mass, ``alpha = 1/(1 + com)``, a span, ``2/(span + 1)``, a
+        half-life in steps, ``1 - 2**(-1/halflife)``, or the factor itself. With `times`, ``halflife`` is required.
+    times : array_like, optional
+        The times of the samples, not decreasing: a sample decays by ``2**(-dt/halflife)``.
+    adjust : bool, default True
+        Divide by the sum of the weights so far. If False, a sample has the weight ``alpha``.
+    ignore_na : bool, default False
+        Whether missing values are skipped when weights decay; if False, weights decay over a gap.
+    min_periods : int, default 0
+        The number of samples that a result requires.
+    axis : int, default 0
+        The axis of time; for a DataArray also its name.
+    offsets, resets, groups : array_like, optional
+        Where series begin anew along `axis`: their offsets, flags of steps, or a key for each step.
+    bias : bool, default False
+        Leave out the correction for the bias.
+
+    Returns
+    -------
+    array
+        Of the library, type and labels of ``x``, and of a dtype as for `ewm_mean`. NaN until there are
+        ``min_periods`` samples, and two unless ``bias``.
 
     Examples
     --------
@@ -248,17 +329,44 @@ def ewm_cov(
 ) -> Any:  # fmt: skip
     r"""Return the exponentially weighted covariance, as pandas' ``x.ewm(...).cov(y)``.
 
+    With the normalized weights ``w`` of `ewm_mean` and the means of both series,
+
+    ``c[t] = sum(w*(x - x_mean[t])*(y - y_mean[t]))``, unbiased ``c[t] / (1 - sum(w**2))``
+
     .. math:: c_t = \sum_s w_s (x_s - \bar x_t)(y_s - \bar y_t), \qquad
               \text{unbiased: } c_t \Big/ \Big(1 - \sum_s w_s^2\Big)
 
-    Other arguments, the result and errors are those of `ewm_var`.
+    Errors are those of `ewm_mean`, whose page says more.
 
     Parameters
     ----------
     x, y : array_like
         The data, which broadcast against each other. A sample counts if both values are present. Labels are matched:
         columns and dimensions may be in any order, indexes and coordinates must be the same; a Series with a frame is
-        taken with each of its columns. The result has the labels of ``x``, beside a Series those of the frame.
+        taken with each of its columns.
+    com, span, halflife, alpha : float or array_like, optional
+        The smoothing constant, exactly one: a center of mass, ``alpha = 1/(1 + com)``, a span, ``2/(span + 1)``, a
+        half-life in steps, ``1 - 2**(-1/halflife)``, or the factor itself. With `times`, ``halflife`` is required.
+    times : array_like, optional
+        The times of the samples, not decreasing: a sample decays by ``2**(-dt/halflife)``.
+    adjust : bool, default True
+        Divide by the sum of the weights so far. If False, a sample has the weight ``alpha``.
+    ignore_na : bool, default False
+        Whether missing values are skipped when weights decay; if False, weights decay over a gap.
+    min_periods : int, default 0
+        The number of samples that a result requires.
+    axis : int, default 0
+        The axis of time; for a DataArray also its name.
+    offsets, resets, groups : array_like, optional
+        Where series begin anew along `axis`: their offsets, flags of steps, or a key for each step.
+    bias : bool, default False
+        Leave out the correction for the bias.
+
+    Returns
+    -------
+    array
+        Of the library, type and labels of ``x``, beside a Series those of a frame, and of a dtype as for `ewm_mean`.
+        NaN until there are ``min_periods`` samples, and two unless ``bias``.
 
     Examples
     --------
@@ -278,9 +386,37 @@ def ewm_corr(
 ) -> Any:  # fmt: skip
     r"""Return the exponentially weighted correlation, as pandas' ``x.ewm(...).corr(y)``; NaN where a variance is zero.
 
+    ``r[t] = cov[t](x, y) / sqrt(var[t](x)*var[t](y))``
+
     .. math:: r_t = \frac{\operatorname{cov}_t(x, y)}{\sqrt{\operatorname{var}_t(x) \operatorname{var}_t(y)}}
 
-    Arguments, the result and errors are those of `ewm_cov`.
+    Errors are those of `ewm_mean`, whose page says more.
+
+    Parameters
+    ----------
+    x, y : array_like
+        The data, as for `ewm_cov`.
+    com, span, halflife, alpha : float or array_like, optional
+        The smoothing constant, exactly one: a center of mass, ``alpha = 1/(1 + com)``, a span, ``2/(span + 1)``, a
+        half-life in steps, ``1 - 2**(-1/halflife)``, or the factor itself. With `times`, ``halflife`` is required.
+    times : array_like, optional
+        The times of the samples, not decreasing: a sample decays by ``2**(-dt/halflife)``.
+    adjust : bool, default True
+        Divide by the sum of the weights so far. If False, a sample has the weight ``alpha``.
+    ignore_na : bool, default False
+        Whether missing values are skipped when weights decay; if False, weights decay over a gap.
+    min_periods : int, default 0
+        The number of samples that a result requires.
+    axis : int, default 0
+        The axis of time; for a DataArray also its name.
+    offsets, resets, groups : array_like, optional
+        Where series begin anew along `axis`: their offsets, flags of steps, or a key for each step.
+
+    Returns
+    -------
+    array
+        Of the library, type and labels of ``x``, beside a Series those of a frame, and of a dtype as for `ewm_mean`.
+        NaN until there are ``min_periods`` samples, and two.
 
     Examples
     --------

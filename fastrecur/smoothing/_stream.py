@@ -14,7 +14,7 @@ from .._arguments.names import suggesting
 from .._arguments.shapes import axis_of
 from ._arguments import Constant, arrays_of, least_count
 from ._formulas import State
-from ._frames import along, in_columns, is_table, names_of, unwrap
+from ._frames import along, in_columns, in_order, is_table, names_of, unwrap
 from ._run import Request, at_once
 from ._segments import NOWHERE, Borders
 from ._times import edge, has_zone, take_times
@@ -79,14 +79,11 @@ class Ewm:
         ignore_na: bool = False, min_periods: int | None = 0, axis: int = 0,
     ) -> None:  # fmt: skip
         given = arrays_of({"com": com, "span": span, "halflife": halflife, "alpha": alpha})
-        names = [names for value in given.values() if (names := names_of(value)) is not None]
-        self._names = names[0] if names else None  # of a constant for each column
-        self._given = {name: unwrap(value, 0)[0] for name, value in given.items()}
+        # The columns of each constant that has one value for each.
+        self._names = {name: names for name, value in given.items() if (names := names_of(value)) is not None}
+        self._given = {name: unwrap(value, 0, name)[0] for name, value in given.items()}
         self._options = checks.flag("adjust", adjust), checks.flag("ignore_na", ignore_na), least_count(min_periods)
         self._axis = checks.axis(axis)
-        self._timed = None if halflife is None else Constant(True, **self._given)
-        dated = self._timed is not None and self._timed.dates
-        self._plain = None if dated else Constant(False, **self._given)
         self._shapes = {name: tuple(value.shape) for name, value in self._given.items() if is_array(value)}
         self.reset()
 
@@ -106,7 +103,18 @@ class Ewm:
         self._state: EwmState | None = None
         self._was_reset = False
         self._zone: bool | None = None
-        self._columns = self._names
+        self._take_columns(None)
+
+    def _take_columns(self, columns: list[Any] | None) -> None:
+        """Bring the constants into the order of columns; None are those of the first constant that has them."""
+        self._columns, self._ordered = columns or next(iter(self._names.values()), None), dict(self._given)
+        for name, own in self._names.items():
+            if own != self._columns:
+                wanted = in_order(name, own, self._columns, "the stream")
+                self._ordered[name] = self._given[name][..., [own.index(column) for column in wanted]]
+        self._timed = None if self._given["halflife"] is None else Constant(True, **self._ordered)
+        dated = self._timed is not None and self._timed.dates
+        self._plain = None if dated else Constant(False, **self._ordered)
 
     @overload
     def update(self, chunk: _Plain, times: Any = None, resets: Any = None) -> NDArray[Any]: ...
@@ -120,8 +128,8 @@ class Ewm:
         ----------
         chunk : array_like
             The samples, in the shape of earlier chunks except along `axis`, as for `ewm_mean`, but no DataArray. A
-            chunk may be empty. Of a frame each column is a series: later frames must have the same columns, and their
-            order is that of the first, or of a constant that is a Series with one value for each column.
+            chunk may be empty. Of a frame each column is a series: later frames must have the same columns, and results
+            and state have them in the order of the first frame. A constant that is a Series is matched with them.
         times : array_like, optional
             Their times, as for `ewm_mean`: with every chunk, or with none.
         resets : array_like of bool, optional
@@ -134,10 +142,14 @@ class Ewm:
         """
         if arrays.any_lazy(chunk, times):
             raise TypeError(say.lazy_stream())
+        if self._state is None and self._names:
+            self._take_columns(None)  # of a frame that was refused, others may be left
         numbers, wrap, shapes, columns = chunk, None, self._shapes, self._columns
         if type(chunk) is not np.ndarray and is_table(chunk):
-            chunk, columns = in_columns(chunk, columns, self._axis)
+            chunk, columns = in_columns(chunk, columns, self._axis, self._state is None)
             numbers, _, wrap = unwrap(chunk, 0, "chunk")
+            if columns != self._columns and self._names:
+                self._take_columns(columns)
         shape = tuple(numbers.shape) if hasattr(numbers, "shape") else np.shape(numbers)
         if not shape and not hasattr(numbers, "shape") and np.asarray(numbers).dtype.kind in "OU":  # None, text, a dict
             raise TypeError(say.not_an_array("chunk", type(chunk)))
@@ -201,15 +213,15 @@ class Ewm:
             raise ValueError(say.merge("where no chunk had resets"))
         pairs = [(value, later._given[name]) for name, value in self._given.items()]
         pairs.append(((*self._options, self._axis), (*later._options, later._axis)))
-        if not all(_equal(*pair) for pair in pairs):
+        if self._names != later._names or not all(_equal(*pair) for pair in pairs):
             raise ValueError(say.merge("if they were made alike"))
-        if None not in (self._columns, later._columns) and self._columns != later._columns:
-            raise ValueError(say.merge("with the same columns, in one order"))
         a, b = self._state, later._state
         result = copy.copy(self if b is None else later)
-        result._columns = self._columns or later._columns
         if a is None or b is None:
             return result
+        if None not in (self._columns, later._columns) and self._columns != later._columns:
+            raise ValueError(say.merge("with the same columns, in one order"))
+        result._columns = self._columns or later._columns
         if a.mean.shape != b.mean.shape:
             raise ValueError(say.stream_shape(tuple(b.mean.shape), tuple(a.mean.shape)))
         before = self._decayed(a, b)
@@ -232,7 +244,7 @@ class Ewm:
         last: Any = 0
         constant, times = self._timed, np.array([b.steps])
         if a.last_time is None:  # steps are times, where a half-life is one step if no other is given
-            constant = constant or Constant(True, **self._given | {"halflife": 1.0})
+            constant = constant or Constant(True, **self._ordered | {"halflife": 1.0})
             times = b.count[lead] if ignore_na else times
         elif ignore_na:
             raise ValueError(say.merge("with ignore_na=False, where they have times"))

@@ -19,6 +19,8 @@ def take_times(times, as_tensor=False):
         raise TypeError(say.times_gradient())
     if as_tensor:
         return times
+    if isinstance(times, str):
+        raise TypeError(say.times_dtype(str, hint=say.key_of("times", times)))
     if getattr(getattr(times, "dtype", None), "tz", None) is not None:  # of pandas: in UTC
         times = times.to_numpy(f"datetime64[{times.dtype.unit}]")
     elif isinstance(times, (np.ndarray, list, tuple)):

@@ -210,11 +210,13 @@ def patch_transformers() -> Patched:
     --------
     ::
 
+        import torch
         from transformers import MambaForCausalLM
         from fastrecur.torch.mamba import patch_transformers
 
-        print(patch_transformers())  # for the rest of the process
         model = MambaForCausalLM.from_pretrained("state-spaces/mamba-130m-hf")
+        with patch_transformers():  # without `with`, for the rest of the process
+            logits = model(torch.tensor([[1, 2, 3]])).logits
     """
     try:
         version = importlib.import_module("transformers").__version__

@@ -15,6 +15,8 @@ __all__ = ["ForgetMult"]
 class ForgetMult(torch.nn.Module):
     r"""The recurrence as torchqrnn's module.
 
+    ``h[t] = f[t]*x[t] + (1 - f[t])*h[t-1]``
+
     .. math:: h_t = f_t x_t + (1 - f_t) h_{t-1}
 
     It has no parameters. `fastrecur.forget_mult` does the same, on any axis and with more options.

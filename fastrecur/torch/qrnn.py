@@ -20,7 +20,10 @@ from .state import QRNNState
 class QRNN(nn.Module):
     r"""A quasi-recurrent network of several layers, called as `torch.nn.GRU` is.
 
-    Each layer is a `QRNNLayer`, whose page has the formulas; one alone may run in reverse.
+    Each layer is a `QRNNLayer`, whose page says more; one alone may run in reverse. Of the last inputs ``s[t]``,
+
+    ``z[t], f[t], o[t] = tanh(W_z @ s[t] + b_z), sigmoid(W_f @ s[t] + b_f), sigmoid(W_o @ s[t] + b_o)``,
+    ``c[t] = f[t]*z[t] + (1 - f[t])*c[t-1]``, ``h[t] = o[t]*c[t]``.
 
     Parameters
     ----------

@@ -22,6 +22,9 @@ FORWARD, REVERSE = "", "_reverse"  # what the names of a direction's weights end
 class QRNNLayer(nn.Module):
     r"""One layer of a quasi-recurrent network: a matrix product over all steps, pooled by the recurrence.
 
+    ``z[t], f[t], o[t] = tanh(W_z @ s[t] + b_z), sigmoid(W_f @ s[t] + b_f), sigmoid(W_o @ s[t] + b_o)``,
+    ``c[t] = f[t]*z[t] + (1 - f[t])*c[t-1]``, ``h[t] = o[t]*c[t]``
+
     .. math::
 
         z_t, f_t, o_t &= \tanh(W_z s_t + b_z),\ \sigma(W_f s_t + b_f),\ \sigma(W_o s_t + b_o) \\

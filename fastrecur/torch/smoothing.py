@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from .._arguments import checks, messages as say
-from ..smoothing._filters import pcen
+from ..smoothing._averages import pcen
 from ..smoothing._statistics import ewm_mean
 
 # What holds of a constant that has a half-life, and that of it.
@@ -25,6 +25,8 @@ class Ewm(nn.Module):
     r"""The exponentially weighted mean with a half-life that is trained: `fastrecur.smoothing.ewm_mean` as a module.
 
     The parameter is the logarithm of the half-life :math:`\tau`, one number or one for each series,
+
+    ``d = 2**(-1/tau)``, ``tau = exp(theta)``, ``y[t] = (x[t] + d*x[t-1] + d**2*x[t-2] + ...) / (1 + d + d**2 + ...)``
 
     .. math:: d = 2^{-1/\tau}, \quad \tau = e^{\theta}, \qquad
               y_t = \frac{\sum_{k \ge 0} d^k x_{t-k}}{\sum_{k \ge 0} d^k}.

@@ -81,20 +81,6 @@ def test_reverse_is_flip(problem):
     assert_same_bits(last_flipped, last)
 
 
-@given(problems())
-def test_any_axis_is_moveaxis(problem):
-    name, gate, value, h0, options, _ = problem
-    gate, value, h0, lengths = full(gate, value, h0, options)
-    recurrence = getattr(fastrecur, name)
-    h = recurrence(gate, value, h0, **options | {"lengths": lengths})
-    axis = options.pop("axis")
-    gate, value = (np.moveaxis(a, axis, 0).copy() for a in (gate, value))
-    options = {"reverse": options["reverse"], "lengths": lengths}
-    first = recurrence(gate, value, h0, **options)
-    digits = np.finfo(h.dtype).eps
-    np.testing.assert_allclose(np.moveaxis(h, axis, 0), first, rtol=80 * digits, atol=8 * digits)
-
-
 @given(problems(dtypes=[np.float64]), st.floats(-4, 4), st.floats(-4, 4))
 def test_linear_in_value_and_state(problem, p, q):
     name, gate, value, h0, options, rng = problem

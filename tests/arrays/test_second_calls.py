@@ -133,6 +133,7 @@ def test_first_states_are_those_of_all_segments():
 SMOOTHED = {
     "mean": lambda x, a, t, k: smoothing.ewm_mean(x, alpha=0.3),
     "mean of others": lambda x, a, t, k: smoothing.ewm_mean(x, alpha=0.6),
+    "mean by another constant": lambda x, a, t, k: smoothing.ewm_mean(x, com=0.3),
     "mean, adjust=False": lambda x, a, t, k: smoothing.ewm_mean(x, alpha=0.3, adjust=False),
     "mean, ignore_na": lambda x, a, t, k: smoothing.ewm_mean(np.where(x < 0.1, np.nan, x), alpha=0.3, ignore_na=True),
     "mean, min_periods": lambda x, a, t, k: smoothing.ewm_mean(x, alpha=0.3, min_periods=4),

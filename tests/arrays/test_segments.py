@@ -452,6 +452,30 @@ def test_states_that_all_segments_share(rng, name, reverse, shape, axis):
         check_both(name, gate, value, h0, rng=rng, **options)
 
 
+@pytest.mark.sample(name=["forget_mult"])
+@EACH
+@BOTH_WAYS
+@pytest.mark.parametrize(("shape", "axis"), [((65, 40), 0), ((65, 3), 0), ((9, 301), 1), ((2100,), 0), ((2, 2100), 1)])
+def test_numbers_in_place_of_states(rng, name, reverse, shape, axis):
+    """A number is the first state of each segment, or the cotangent of its last one."""
+    gate, value = operands(rng, shape, np.float32)
+    vjp, lanes = getattr(fastrecur, name + "_vjp"), lanes_of(shape, axis)
+    options = {"axis": axis, "reverse": reverse, "offsets": some_offsets(rng, shape[axis], 9)}
+    for h0 in (0.75, 2, True):
+        check_both(name, gate, value, h0, rng=rng, **options)
+    for h0 in (None, 0.75, np.full((9, *lanes), 0.75, np.float32)):
+        h = getattr(fastrecur, name)(gate, value, h0, **options)
+        full = np.full((9, *lanes), 0.5, np.float32)
+        for by_number, by_array in zip(
+            vjp(value, gate, value, h, h0, grad_state=0.5, **options),
+            vjp(value, gate, value, h, h0, grad_state=full, **options),
+            strict=True,
+        ):
+            assert (by_number is None) == (by_array is None)
+            if by_array is not None:
+                assert_same_bits(by_number, by_array)
+
+
 @pytest.mark.exhaustive
 @BOTH_WAYS
 @pytest.mark.parametrize("steps", [3000, 40_000])

@@ -52,6 +52,20 @@ def test_options(rng, dtype, layout, reverse, maps, cut):
     check_call(rng, given, **SOFT, layout=layout, reverse=reverse, **{name: cuts[name] for name in cut.split()})
 
 
+@pytest.mark.sample(layout=["bld"], dtype=[np.float32])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("layout", ["bdl", "bld"])
+@pytest.mark.parametrize("others", ["one axis less", "one group", "constant"])
+@pytest.mark.parametrize("name", ["B", "C"])
+def test_maps_of_different_kinds(rng, dtype, layout, others, name):
+    """B has a map for each group and C one for all of them, or the reverse."""
+    given = operands(rng, 3, layout=layout, maps="groups", dtype=dtype)
+    axis, whole = 1 if layout == "bdl" else 2, getattr(given, name)
+    one = whole.take([0], axis) if others == "one group" else whole.take(0, axis)
+    one = rng.standard_normal(given.A.shape).astype(dtype) if others == "constant" else one
+    check_call(rng, given._replace(**{name: one}), **SOFT, layout=layout)
+
+
 @pytest.mark.parametrize(
     ("length", "channels", "states"), [(1, 1, 1), (33, 17, 4), (2, 129, 9), pytest.param(40, 16, 256, id="most states")]
 )
@@ -118,14 +132,6 @@ def test_chunks_continue_each_other(rng, reverse):
     np.testing.assert_array_equal(state, last)
 
 
-def test_reverse_is_turned_time(rng):
-    given = operands(rng)
-    turned = given._replace(**{name: getattr(given, name)[..., ::-1] for name in ("u", "delta", "B", "C", "z")})
-    np.testing.assert_array_equal(
-        selective_scan(*turned, **SOFT)[..., ::-1], selective_scan(*given, **SOFT, reverse=True)
-    )
-
-
 def test_what_is_not_finite_stays_in_its_channel(rng):
     given = operands(rng)
     y, touched = selective_scan(*given, **SOFT), np.isin(np.arange(40), [3, 4, 5, 6])
@@ -172,17 +178,6 @@ def test_gradients_of_the_definition(rng):
     for name, grad in zip(Operands._fields, grads, strict=True):
         change = 1e-6 * rng.standard_normal(grad.shape)
         np.testing.assert_allclose((loss(name, change) - loss(name, -change)) / 2, (grad * change).sum(), rtol=1e-6)
-
-
-def test_out(rng):
-    given = operands(rng)
-    wanted = selective_scan(*given, **SOFT)
-    out = np.empty_like(wanted)
-    assert selective_scan(*given, **SOFT, out=out) is out
-    np.testing.assert_array_equal(out, wanted)
-    for name in ("u", "delta", "z"):
-        own = given._replace(**{name: getattr(given, name).copy()})
-        np.testing.assert_array_equal(selective_scan(*own, **SOFT, out=getattr(own, name)), wanted)
 
 
 @pytest.mark.parametrize(("batch", "length", "channels"), [(0, 3, 4), (2, 0, 4), (2, 3, 0)])

@@ -1,8 +1,8 @@
 """Measure the selective scan beside transformers' loop, and transformers' Mamba with it and without.
 
 Measures the checkout that this file lies in. Results are compared first, and a row whose numbers differ gets no ratio.
-Ratios are of the shortest of interleaved calls in one run, the other's to ours: how many times as fast. The model has
-four layers of 256 features and random weights.
+Ratios are of the shortest of interleaved calls in one run, the other's to ours: how many times as fast. The models have
+four layers, of 256 features and of 768 as mamba-130m, and random weights.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from fastrecur.torch.mamba import patch_transformers, selective_scan_fn
 
 PACKAGES = "numpy", "numba", "torch", "transformers"
 CHANNELS, STATES = 1536, 16
+WIDTHS = 256, 768
 LOOP, OWN = "transformers' loop", "transformers' own"
 
 
@@ -46,10 +47,10 @@ def compared(calls, other, repeats):
     return times["fastrecur"], other, times[other], right
 
 
-def models(repeats):
-    """Measure transformers' model: a forward call, a training step, and a token in decoding."""
+def models(width, repeats):
+    """Measure transformers' model of so many features: a forward call, a training step, and tokens in decoding."""
     torch.manual_seed(0)
-    config = transformers.MambaConfig(vocab_size=1000, hidden_size=256, num_hidden_layers=4, eos_token_id=None)
+    config = transformers.MambaConfig(vocab_size=1000, hidden_size=width, num_hidden_layers=4, eos_token_id=None)
     model = transformers.MambaForCausalLM(config)
     tokens = torch.randint(0, 1000, (2, 256))
 
@@ -71,7 +72,7 @@ def models(repeats):
 
     for what, call in (("forward", forward), ("training step", training), ("50 tokens, decoding", decoding)):
         calls = {"fastrecur": lambda call=call: ours(call), OWN: call}
-        yield f"model, {what}", *compared(calls, OWN, repeats * (4 if call is decoding else 1))
+        yield f"model, {width} features, {what}", *compared(calls, OWN, repeats * (4 if call is decoding else 1))
 
 
 def main():
@@ -81,12 +82,13 @@ def main():
     options = parser.parse_args()
     transformers.utils.logging.set_verbosity_error()
     began, repeats = time.perf_counter(), 1 if options.quick else 3
-    rows = [scan(2048, False, repeats), scan(256, True, repeats), *models(repeats)]
+    rows = [scan(2048, False, repeats), scan(256, True, repeats)]
+    rows += [row for width in WIDTHS for row in models(width, repeats)]
     facts = report.about(__file__, sys.argv[1:], torch.get_num_threads(), time.perf_counter() - began, PACKAGES)
     lines = []
     for what, seconds, other, others_seconds, right in rows:
         ratio = f"{others_seconds / seconds:7.1f} times as fast as" if right else "  WRONG numbers beside"
-        lines.append(f"  {what:<32} {seconds * 1e3:9.2f} ms  {ratio}  {other:<18} {others_seconds * 1e3:10.2f} ms")
+        lines.append(f"  {what:<41} {seconds * 1e3:9.2f} ms  {ratio}  {other:<18} {others_seconds * 1e3:10.2f} ms")
     report.publish(facts, lines, options.output)
 
 

@@ -167,6 +167,23 @@ def test_every_block_of_code_is_run(path):
         assert language == "" and all(COMMAND.match(line) for line in lines), f"not run: {lines[0]}"
 
 
+# Characters of code that the site shows beside both sidebars in a window of 1280 pixels: docs/formulas.py measures it.
+COLUMNS = 88
+EXAMPLE = re.compile(r"^ *((?:>>>|\.\.\.) .*)$", re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_code_of_pages_is_not_cut(path):
+    shown = [line for language, lines in blocks(path) if language not in PLAIN for line in lines]
+    shown += EXAMPLE.findall(path.read_text())
+    assert not [line for line in shown if len(line) > COLUMNS]
+
+
+def test_examples_of_docstrings_are_not_cut():
+    shown = {path: EXAMPLE.findall(path.read_text()) for path in (ROOT / "fastrecur").rglob("*.py")}
+    assert not [(path.name, line) for path, lines in shown.items() for line in lines if len(line) > COLUMNS]
+
+
 def test_what_is_stored(tmp_path, monkeypatch):
     """The block that reads and writes files, on a series of ours."""
     monkeypatch.chdir(tmp_path)
@@ -218,6 +235,28 @@ def test_figures_are_those_of_the_reports(monkeypatch):
         assert figures.written(path, made(), mark) == path.read_text(), "run `python docs/figures.py`"
 
 
+def test_a_model_of_mamba_is_shown_with_its_width(monkeypatch, tmp_path):
+    """README has the widest one that was measured, as narrow ones flatter; the page about Mamba has each."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    figures = importlib.import_module("figures")
+    for path in DOCS.glob("*.txt"):
+        (tmp_path / path.name).write_text(path.read_text())
+    report = tmp_path / "benchmarks_mamba.txt"
+    head = "".join(report.read_text().splitlines(keepends=True)[:3])
+    models = ((256, (8.2, 24.3, 0.9)), (768, (4.6, 13.1, 1.0)))
+    rows = [(f"model, {width} features, {what}", times) for width, own in models
+            for what, times in zip(figures.MODEL, own, strict=True)]  # fmt: skip
+    lines = (f"  {what}   20.71 ms   {times} times as fast as  transformers' own   169.65 ms\n" for what, times in rows)
+    report.write_text(head + "".join(lines))
+    monkeypatch.setattr(figures, "DOCS", tmp_path)
+    before, *_, times = list(figures.pairs())[-1]
+    assert "768 features" in before
+    assert times == "4.6; training 13"
+    shown = " ".join(figures.mamba_page())
+    assert "of 256 features, 8.2 forward, 24 in training, 0.9 in decoding" in shown
+    assert "of 768 features, 4.6 forward, 13 in training, 1 in decoding" in shown
+
+
 def test_reports_are_shown_without_targets(monkeypatch):
     monkeypatch.syspath_prepend(str(DOCS))
     reports = importlib.import_module("reports")
@@ -242,6 +281,24 @@ def test_what_a_person_must_fill_in_is_listed():
     assert not {name for name in marked if f"`{name}`" not in listed}
 
 
+def test_links_that_need_an_address_wait_for_it(monkeypatch, tmp_path):
+    """The site has a link to edit a page, and a menu of versions, as soon as a person fills the addresses in."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    addresses = importlib.import_module("addresses")
+    assert addresses.options({}, "0.1.0") == ("", {}, {})
+    setup, versions = tmp_path / "setup.cfg", tmp_path / "versions.json"
+    setup.write_text("[metadata]\nproject_urls =\n Source = https://a.example/b/\n Documentation = https://c.example\n")
+    base, context, theme = addresses.options(addresses.read(setup), "0.1.0", versions)
+    assert base == "https://c.example"
+    assert context["edit_page_url_template"] == "https://a.example/b/edit/main/docs/{{ file_name }}"
+    assert theme["use_edit_page_button"]
+    assert "switcher" not in theme
+    versions.write_text("[]")
+    theme = addresses.options(addresses.read(setup), "0.1.0", versions)[-1]
+    assert theme["switcher"] == {"json_url": "https://c.example/_static/versions.json", "version_match": "0.1.0"}
+    assert set(addresses.read()) <= {"Source", "Documentation", "Changelog", "Issues"}
+
+
 # ---- The gallery -----------------------------------------------------------------------------------------------------
 
 
@@ -259,6 +316,16 @@ def test_every_example_is_in_the_gallery_and_needs_no_other(monkeypatch):
         # Each says where and when it was measured: its report, or else its page.
         dated = re.compile(r"^20\d\d-\d\d-\d\d", re.MULTILINE)
         assert gallery.ALL[name].measured or dated.search(gallery.report_of(name).read_text()), name
+
+
+def test_the_gallery_shows_one_panel_of_a_picture(monkeypatch):
+    """Whole pictures of several panels were too small to read. No cut goes through a panel: its edges are white."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    gallery = importlib.import_module("make_gallery")
+    for name, example in gallery.ALL.items():
+        pixels = gallery.panel_of(name, example.panel)[..., :3]
+        for cut, edge in zip(example.panel, (pixels[:, 0], pixels[0], pixels[:, -1], pixels[-1]), strict=True):
+            assert cut in (0, 1) or edge.min() > 0.99, f"{name}: a cut at {cut}"
 
 
 def test_a_missing_picture_fails_the_build(monkeypatch, tmp_path):
@@ -342,3 +409,50 @@ def test_vocabulary(name, text):
     prose = re.sub(r"\{\w+\}|``[^`]*``|`[^`\n]*`|https?://\S+|^ *(?:>>>|\.\.\.) .*$", " ", text, flags=re.MULTILINE)
     found = {match[0].lower() for match in OLD_WORD.finditer(prose)}
     assert not {word for word in found if (name, word) not in ALLOWED}
+
+
+# ---- What help() shows -----------------------------------------------------------------------------------------------
+
+FUNCTIONS = [
+    getattr(importlib.import_module(module), name)
+    for module in ("fastrecur", "fastrecur.smoothing", "fastrecur.filters", "fastrecur.returns")
+    for name in importlib.import_module(module).__all__
+]
+FUNCTIONS = [function for function in FUNCTIONS if inspect.isfunction(function)]
+SECTION = r"^{}\n-+\n(.*?)(?=^\w[\w ]*\n-+$|\Z)"
+
+
+def entries(function):
+    """Return a function's documented parameters, each with its text: several may share one."""
+    found = re.search(SECTION.format("Parameters"), inspect.getdoc(function), re.M | re.S)
+    parts = re.split(r"^(?=\S)", found[1], flags=re.M)[1:] if found else []
+    heads = [part.partition("\n")[0].partition(" : ")[0].split(", ") for part in parts]
+    return {name: part for part, names in zip(parts, heads, strict=True) for name in names}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
+def test_every_parameter_and_what_is_returned_is_documented(function):
+    signature, text = inspect.signature(function), inspect.getdoc(function)
+    assert entries(function).keys() == signature.parameters.keys()
+    assert re.search(r"^Returns\n-|\breturn", text, re.M | re.I) or signature.return_annotation in (None, "None")
+
+
+def test_statistics_say_the_same_of_a_parameter():
+    """In most words for the mean, in the same words for all others."""
+    texts = {}
+    for name in ("ewm_var", "ewm_std", "ewm_cov", "ewm_corr", "ewm_sum"):
+        for parameter, text in entries(getattr(importlib.import_module("fastrecur.smoothing"), name)).items():
+            if parameter not in ("x", "y", *(("adjust", "ignore_na") if name == "ewm_sum" else ())):
+                assert texts.setdefault(parameter, text.strip()) == text.strip()
+
+
+@pytest.mark.parametrize("module", ["fastrecur", "fastrecur.torch", "fastrecur.torch.distributed", *(
+    f"fastrecur.{name}" for name in ("smoothing", "filters", "returns"))])  # fmt: skip
+def test_a_formula_stands_in_plain_text_before_it_stands_in_latex(module):
+    """Whom `help` shows a formula is not to read LaTeX."""
+    module = importlib.import_module(module)
+    for name in module.__all__:
+        paragraphs = (getattr(module, name).__doc__ or "").split("\n\n")
+        for before, after in zip(paragraphs, paragraphs[1:], strict=False):
+            if after.lstrip().startswith(".. math::"):
+                assert re.match(r"\s*``[^`]+ = ", before), (name, before)

@@ -59,17 +59,6 @@ def test_dask(rng):
         np.testing.assert_array_equal(ours.compute(), whole)
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.int16])
-def test_dtypes(rng, dtype):
-    x = (rng.standard_normal((20, 17)) * 8).astype(dtype)
-    y, zf = follow(x, 0.3, 0.1, 0, return_state=True)
-    assert y.dtype == (np.float64 if dtype == np.int16 else dtype)
-    assert zf.dtype == np.float64
-    exact = max(np.finfo(y.dtype).eps, 1e-13)
-    np.testing.assert_allclose(y, loop(x, 0.3, 0.1, 0), rtol=exact, atol=max(np.finfo(y.dtype).tiny, 1e-14))
-
-
 @pytest.mark.parametrize("gates", ["steps", pytest.param("series", marks=pytest.mark.exhaustive)])
 def test_gradients(gates):
     random = torch.Generator().manual_seed(0)
@@ -94,20 +83,6 @@ def test_gradients_of_many_steps(rng):
         y, last = follow(x, *own, 0, operands[3])
         found.append(torch.autograd.grad((y * weight).sum() + last.sum(), operands))
     torch.testing.assert_close(*found)
-
-
-@pytest.mark.exhaustive
-def test_transforms():
-    x, attack = torch.randn(3, 30), torch.tensor([0.1, 0.2, 0.3])
-    wanted = follow(x, attack[:, None], 0.05)
-    torch.testing.assert_close(torch.func.vmap(lambda x, a: follow(x, a, 0.05))(x, attack), wanted)
-    compiled = torch.compile(lambda x, a: follow(x, a, 0.05), fullgraph=True)
-    torch.testing.assert_close(compiled(x, attack[:, None]), wanted)
-    assert follow(x.to("meta"), 0.3, 0.2).is_meta
-    each = torch.func.vmap(torch.func.grad(lambda a, x: follow(x, a, 0.05).sum()))(attack, x)
-    attack.requires_grad_()
-    (grad,) = torch.autograd.grad(follow(x, attack[:, None], 0.05).sum(), attack)
-    torch.testing.assert_close(each, grad)
 
 
 @pytest.mark.parametrize(

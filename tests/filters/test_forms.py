@@ -93,6 +93,34 @@ LISTS = {
 }
 
 
+@pytest.mark.parametrize(("shape", "axis"), [((0,), 0), ((3, 0), 1), ((0, 3), 0), ((0, 3), 1), ((2, 0, 3), -1)])
+@pytest.mark.parametrize("take", [np.asarray, torch.from_numpy, da.from_array])
+@pytest.mark.parametrize("kind", ["one", "series", "steps"])
+def test_no_numbers(kind, take, shape, axis):
+    """No steps, or no series, of any kind of coefficients: an empty result, no warning."""
+    lead = {"one": (), "series": np.delete(shape, axis), "steps": shape}[kind]
+    sos = np.broadcast_to(scipy.signal.butter(4, 0.2, output="sos"), (*lead, 2, 6)).copy()
+    x, a, is_lazy = take(np.zeros(shape)), np.full((*lead, 2), 0.25), take is da.from_array
+    zi = np.full((2, *np.insert(np.delete(shape, axis), axis % len(shape), 2)), 0.5)
+    if take is torch.from_numpy:
+        sos, a, zi = map(take, (sos, a, zi))
+        x.requires_grad_()
+    y, zf = sosfilt(sos, x, axis, zi)
+    if not shape[axis]:
+        np.testing.assert_array_equal(zf.detach() if take is torch.from_numpy else zf, zi)
+    results = [y, allpole(a, x, axis), lfilter(a, a, x, axis)]
+    if not is_lazy:
+        grads = sosfilt_vjp(x, sos, x, x, zi, axis=axis)
+        assert [v.shape for v in grads] == [sos.shape, x.shape, zi.shape]
+        assert [v.shape for v in allpole_vjp(x, a, x, x, axis=axis)[:2]] == [a.shape, x.shape]
+        results += [] if kind == "steps" else [sosfiltfilt(sos, x, axis, padlen=0)]
+    for result in results:
+        assert result.shape == x.shape
+        if isinstance(result, torch.Tensor):
+            result.sum().backward()
+            assert x.grad.shape == x.shape
+
+
 @pytest.mark.parametrize("name", LISTS)
 def test_lists_beside_tensors_have_all_digits(name):
     """They were rounded to torch's default dtype."""
@@ -123,6 +151,36 @@ def test_sosfiltfilt_as_scipy(padtype):
     assert_close(sosfiltfilt(sos * np.ones((3, 1, 1)), x.T, padtype=padtype).T, expected)
     assert_close(sosfiltfilt(torch.from_numpy(sos), torch.from_numpy(x), 0, padtype).numpy(), expected)
     assert_close(sosfiltfilt(sos, x, 0, "even", 5), scipy.signal.sosfiltfilt(sos, x, 0, "even", 5))
+
+
+def test_sosfiltfilt_without_numbers():
+    """Of a tensor with no numbers that may be read, SciPy's `padlen` is not known; of lists beside one it is."""
+    sos, x = scipy.signal.butter(3, 0.2, output="sos"), torch.empty(50, 3, device="meta")
+    on_meta = torch.from_numpy(sos).to("meta")
+    with pytest.raises(ValueError, match="`padlen` must be given beside `sos` on a GPU or meta.* is 15 where"):
+        sosfiltfilt(on_meta, x, 0)
+    for given in ((sos, {}), (sos.tolist(), {}), (on_meta, {"padlen": 5}), (on_meta, {"padtype": None})):
+        y = sosfiltfilt(given[0], x, 0, **given[1])
+        assert y.is_meta and y.shape == x.shape
+
+
+@pytest.mark.parametrize("others", [[], [[1, 0, 0, 1, -0.5, 0.2]]])
+def test_sosfiltfilt_with_a_pole_at_one(others):
+    """There is no steady state: SciPy's error of arrays, NaN of tensors, which nobody reads."""
+    x = noise(50)
+    for sos in ([[1, 0, 0, 1, -1, 0], *others], [*others, [1, -1, 0, 1, -1.5, 0.5]]):
+        with pytest.raises(ValueError, match="`sos` must have no pole at 1"):
+            sosfiltfilt(sos, x)
+        assert not sosfiltfilt(torch.tensor(sos).double(), torch.from_numpy(x)).isfinite().any()
+
+
+@pytest.mark.parametrize("lengths", [None, 2000])
+def test_a_filter_that_has_diverged_does_not_warn(lengths):
+    sos, x = [[1, 0, 0, 1, -3, 0]], np.ones(2000)
+    y, zf = sosfilt(sos, x, return_state=True, lengths=lengths)
+    again = sosfilt(sos, x, zi=zf, lengths=lengths)[0]
+    grads = allpole_vjp(x, [-3.0, 0.0], x, x)
+    assert not any(np.isfinite(v).all() for v in (y, zf, again, *grads[:2]))
 
 
 @pytest.mark.exhaustive

@@ -123,16 +123,6 @@ def test_a_long_series_is_right_to_the_last_digits(series, order, cutoff):
     assert_close(single, expected, 1.2e-7)
 
 
-def test_chunks_are_the_whole():
-    sos, x, state, chunks = DESIGNS["band"], noise(200, 3), None, []
-    whole, last = sosfilt(sos, x, 0, return_state=True)
-    for first, end in ((0, 1), (1, 40), (40, 40), (40, 200)):
-        y, state = sosfilt(sos, x[first:end], 0, state, return_state=True)
-        chunks.append(y)
-    assert_close(np.concatenate(chunks), whole)
-    assert_close(state, last)
-
-
 def test_threads_and_places_change_no_bit(set_threads):
     sos, x = DESIGNS["low"], noise(LONG_SERIES, 20)
     set_threads(1)
@@ -235,14 +225,6 @@ def test_tensors_are_compiled_mapped_and_of_half_precision():
     torch.testing.assert_close(half.double(), sosfilt(sos, x.bfloat16().double(), 0), rtol=2**-8, atol=0)
     for operator, rest in (("sosfilt", (x.clone().requires_grad_(), sos)), ("sosfilt_backward", (x, None, x, sos))):
         torch.library.opcheck(getattr(torch.ops.fastrecur, operator), (*rest, None, None, 0, False, False))
-
-
-@pytest.mark.exhaustive
-def test_compiled():
-    sos, x = torch.from_numpy(DESIGNS["low"]), torch.from_numpy(noise(30, 3)).requires_grad_()
-    compiled = torch.compile(lambda x: sosfilt(sos, x, 0, return_state=True), fullgraph=True, backend="aot_eager")
-    grads = [torch.autograd.grad(run(x)[0].square().sum(), x)[0] for run in (compiled, lambda x: (sosfilt(sos, x, 0),))]
-    torch.testing.assert_close(*grads, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("reverse", [False, True])

@@ -47,6 +47,7 @@ CASES = {
     "constant": (np.float32, 5, "bld", "constant", ""), "resets": (np.float32, 5, "bdl", "constant", "resets"),
     "both": (np.float32, 5, "bld", "groups", "offsets resets"), "plain": (np.float32, 16, "bdl", "steps", "lengths"),
     "wide": (np.float64, 16, "bdl", "steps", ""), "wide groups": (np.float64, 5, "bld", "groups", "lengths resets"),
+    "one group": (np.float32, 5, "bdl", "groups", ""),
 }  # fmt: skip
 
 
@@ -57,6 +58,8 @@ def problem(rng, case, reverse, length=70, channels=40):
     given = operands(rng, batch, length, channels, states, layout=layout, maps=maps, dtype=dtype, rows=rows)
     if case == "both":  # what C has is for both groups
         given = given._replace(C=given.C[:, :, 0].copy())
+    if case == "one group":  # as "both", with an axis for it
+        given = given._replace(C=given.C[:, :1].copy())
     cuts = {"lengths": np.array([length, 0, length // 2]), "offsets": np.array([0, 2, 2, length - 9, length])}
     cuts["resets"] = rng.random((batch, length)) < 0.1
     cuts["resets"][0, 0] = True

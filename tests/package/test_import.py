@@ -4,6 +4,8 @@ import concurrent.futures
 import contextlib
 import importlib.metadata
 import inspect
+import io
+import logging
 import os
 import pathlib
 import re
@@ -17,6 +19,7 @@ import pytest
 
 import fastrecur
 from fastrecur import __main__, _config, reference
+from fastrecur._arguments import notices
 from fastrecur._cpu.compiler import cache as _cache, compile as _compile, native
 from fastrecur._cpu.kernels import rows
 
@@ -225,17 +228,92 @@ def test_compiling_is_logged_where_it_is_long(monkeypatch, tmp_path, caplog):
     assert caplog.messages == [f"compiled rows.forward of float32 in 0.0 s, kept in {tmp_path}"]
 
 
+@pytest.fixture
+def terminal(monkeypatch):
+    """Return what makes stderr a terminal in a process that has not set up logging, and returns what reads from it."""
+    pty = pytest.importorskip("pty")
+    ours, theirs = pty.openpty()
+    os.set_blocking(ours, False)
+
+    def shown():
+        with contextlib.suppress(BlockingIOError):
+            return os.read(ours, 1 << 16).decode()
+        return ""
+
+    with open(theirs, "w") as stderr:
+
+        def begin():  # in the test itself, as pytest sets stderr anew for it
+            monkeypatch.setattr(sys, "stderr", stderr)
+            monkeypatch.setattr(notices, "_left", [True])
+            monkeypatch.setattr(notices.LOG, "propagate", False)  # pytest shows logs
+            monkeypatch.setattr(_cache, "SILENCE", -1.0)
+            return shown
+
+        yield begin
+    os.close(ours)
+
+
+def _make(folder, monkeypatch):
+    """Make two kernels, each in a thread."""
+    monkeypatch.setenv("FASTRECUR_CACHE_DIR", str(folder))
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        names = [f"kept-{number:012x}" for number in range(2)]
+        list(pool.map(lambda name: _cache.find_or_make(name, lambda: (b"code", "symbol"), "scan of float32"), names))
+
+
+def test_a_person_at_a_terminal_is_told_once_what_a_pause_was(monkeypatch, tmp_path, terminal):
+    shown = terminal()
+    _make(tmp_path, monkeypatch)
+    line = f"fastrecur: compiled scan of float32 in 0.0 s, kept in {tmp_path}: the first call of each dtype, layout and"
+    assert shown() == line + " size waits. FASTRECUR_NOTICES=0 hides this line.\r\n"
+    _make(tmp_path / "another", monkeypatch)
+    assert shown() == ""
+
+
+@pytest.mark.parametrize("how", ["environment", "level", "disabled", "handler", "no terminal", "no stderr", "closed"])
+def test_who_hears_nothing_of_a_pause(monkeypatch, tmp_path, terminal, how):
+    shown, other, handlers = terminal(), io.StringIO(), notices.LOG.handlers
+    with monkeypatch.context() as patch:
+        if how == "environment":
+            patch.setenv("FASTRECUR_NOTICES", "0")
+        elif how == "level":
+            patch.setattr(notices.LOG, "level", logging.WARNING)
+        elif how == "disabled":
+            patch.setattr(notices.LOG.manager, "disable", logging.INFO)
+        elif how == "handler":
+            patch.setattr(notices.LOG, "handlers", [*handlers, logging.NullHandler()])
+        else:
+            patch.setattr(sys, "stderr", None if how == "no stderr" else other)
+            if how == "closed":
+                other.close()
+        _make(tmp_path, patch)
+    assert shown() == "" and (other.closed or other.getvalue() == "")
+    _make(tmp_path / "another", monkeypatch)  # which shows that it was for that reason
+    assert shown() != ""
+
+
 def test_common_kernels_are_made_beforehand(monkeypatch, capsys):
-    """The command's calls are right ones, and it shows how far they are."""
+    """The command's calls are right ones, and it shows how far they are: by a line each in the log of an image."""
     few = {"one short series": ((100,), 0)}
     monkeypatch.setattr(__main__, "_LAYOUTS", few)
+    monkeypatch.setattr(notices, "_left", [])
     __main__.main(["--compile", "float64"])
     printed = capsys.readouterr()
-    assert " 0 of 6 [" in printed.err and "float64: ewm_std, one short series" in printed.err
-    assert re.search(rf"^\d+ s; [1-9]\d* kernels are kept in {re.escape(str(_cache.folder()))}$", printed.out)
+    lines = printed.err.splitlines()
+    assert "\r" not in printed.err and len(lines) == 7
+    assert lines[0].startswith("  0 of 6 float64: forget_mult, ") and lines[-1] == "  6 of 6 done"
+    assert "  5 of 6 float64: ewm_std, one short series" in lines
+    kept = rf"[1-9]\d* kernels are kept in {re.escape(str(_cache.folder()))}"
+    assert re.fullmatch(rf"\d+ s for 6 calls, some of which share a kernel\n{kept}\n", printed.out)
     with pytest.raises(SystemExit):
         __main__.main(["--compile", "int8"])
     assert "invalid choice: 'int8'" in capsys.readouterr().err
+
+
+def test_progress_at_a_terminal(terminal):
+    shown = terminal()
+    __main__._show(" 3 of 6", 0.5, "float64")
+    assert shown() == f"\r 3 of 6 [{'#' * 15}{' ' * 15}] float64\x1b[K"
 
 
 FORKS = """

@@ -2,7 +2,9 @@
 
 import inspect
 
+import numpy as np
 import pytest
+from promised import FUNCTIONS, call, draw, operands
 from records import ARGUMENTS, FAMILIES, KINDS, NAMES, SHAPES, function, record
 
 import fastrecur
@@ -43,3 +45,42 @@ def test_no_row_is_of_nothing():
     words = [argument for own, _ in FAMILIES.values() for argument in (*own.values(), *ARGUMENTS.values())]
     assert {word.kind for word in words} == KINDS.keys()
     assert {word.shape for word in words} == SHAPES.keys()
+
+
+def answers(name, given):
+    """Return whether a call takes what it is given."""
+    try:
+        call(name, given)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_what_may_be_complex(name):
+    given, told = draw(name, dtype="f8"), record(name).arguments
+    for argument, array in operands(name, given).items():
+        if told[argument].kind in ("result", "cotangent", "cotangent of the state"):  # which follow the result
+            continue
+        assert answers(name, given | {argument: array + 0.1j}) == told[argument].complex, argument
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_what_may_be_a_number(name):
+    given, told = draw(name, dtype="f8"), record(name).arguments
+    for argument, array in operands(name, given).items():
+        if told[argument].kind == "signal":  # which may be a number where others have a shape
+            continue
+        own = {a: v for a, v in given.items() if a not in ("zi", "grad_zf")} if argument in ("a", "b") else given
+        number = bool(array.flat[0]) if array.dtype == bool else 0.5
+        assert answers(name, own | {argument: number}) == told[argument].number, argument
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_what_may_be_on_the_host(name):
+    torch = pytest.importorskip("torch")
+    given, told = draw(name, dtype="f8"), record(name).arguments
+    tensors = given | {argument: torch.tensor(array) for argument, array in operands(name, given).items()}
+    arrays = operands(name, given)
+    for argument, array in arrays.items() if len(arrays) > 1 else ():
+        assert answers(name, tensors | {argument: np.array(array)}) == told[argument].host, argument

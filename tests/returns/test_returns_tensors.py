@@ -132,26 +132,6 @@ def test_what_is_behind_an_end_changes_no_gradient(record, rng, kind, filling):
         assert (gradient[~torch.tensor(r["mask"])] == 0).all() and (gradient[6:] == 0).all()
 
 
-@pytest.mark.sample(kind=["gae"], pair=[False])
-@pytest.mark.parametrize("kind", KINDS)
-def test_compiled_and_mapped(pair, kind):
-    """Without a break of the graph; and a batch of records at once."""
-    r = filled(pair[1])
-    tensors = {k: torch.tensor(v) if isinstance(v, np.ndarray) else v for k, v in r.items()}
-    rewards = tensors["rewards"].clone().requires_grad_()
-
-    def function(rewards):
-        return call(kind, tensors | {"rewards": rewards})[0]
-
-    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(rewards), function(rewards))
-    torch.testing.assert_close(*(torch.autograd.grad(f(rewards).sum(), rewards) for f in (compiled, function)))
-    batch = torch.stack([tensors["rewards"], 2 * tensors["rewards"]], -1)
-    mapped = torch.func.vmap(function, in_dims=-1, out_dims=-1)(batch)
-    for k in range(2):
-        torch.testing.assert_close(mapped[..., k], function(batch[..., k].contiguous()))
-
-
 # Without CUDA, torch's autograd aborts the process for fake tensors of such a device.
 @pytest.mark.parametrize(("device", "gradients"), [("cuda", False), ("meta", False), ("meta", True)])
 @pytest.mark.parametrize("kind", KINDS)

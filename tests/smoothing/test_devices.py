@@ -143,24 +143,6 @@ def test_numbers_of_filters_under_a_default_device(call):
     torch.testing.assert_close(result, call(x), rtol=0, atol=0)
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize(
-    "call",
-    [
-        pcen,
-        lambda x: ewm_mean(x, alpha=0.5),
-        lambda x: ewm_corr(x, x * x, span=3),
-        lambda x: ewm_filtfilt(x, alpha=0.5),
-        lambda x: kama(x, 3, axis=-1),
-    ],
-)
-def test_compiled(call):
-    x = torch.rand(3, 20, requires_grad=True)
-    actual, expected = torch.compile(call, fullgraph=True, backend="aot_eager")(x), call(x)
-    torch.testing.assert_close(actual, expected, equal_nan=True)
-    torch.testing.assert_close(*(torch.autograd.grad(v.nansum(), x) for v in (actual, expected)))
-
-
 def test_data_on_two_devices():
     with pytest.raises(ValueError, match="all tensors must be on one device, got `x` on cpu, `y` on meta"):
         ewm_cov(torch.ones(3), torch.ones(3, device="meta"), alpha=0.5)

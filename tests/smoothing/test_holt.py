@@ -172,19 +172,6 @@ def test_gradients_of_many_steps(rng, shape, axis):
     assert_close(grads, wanted, 1e-11)
 
 
-@pytest.mark.exhaustive
-def test_transforms():
-    x, alpha = torch.randn(3, 30), torch.tensor([0.1, 0.2, 0.3])
-    wanted = holt(x.T, alpha, 0.2)[1].T
-    torch.testing.assert_close(torch.func.vmap(lambda x, a: holt(x, a, 0.2)[1])(x, alpha), wanted)
-    compiled = torch.compile(lambda x, a: holt(x, a, 0.2)[1], fullgraph=True)
-    torch.testing.assert_close(compiled(x.T, alpha).T, wanted)
-    assert holt(x.to("meta"), 0.3, 0.2)[0].is_meta
-    each = torch.func.vmap(torch.func.grad(lambda a, x: holt(x, a, 0.2)[0].sum()))(alpha, x)
-    alpha.requires_grad_()
-    torch.testing.assert_close(each, torch.autograd.grad(holt(x.T, alpha, 0.2)[0].sum(), alpha)[0])
-
-
 @pytest.mark.parametrize(
     ("call", "error", "text"),
     [

@@ -138,12 +138,6 @@ def test_what_is_not_finite_and_formulas(rng):
     assert np.isfinite(kama(x, 5)[5:20]).all() and not np.isfinite(kama(x, 5)[20:]).any()
 
 
-def test_empty():
-    for shape, axis in (((0,), 0), ((0, 3), 0), ((20, 0), 0), ((0, 20), 1)):
-        result = kama(np.zeros(shape, np.float32), 3, axis=axis)
-        assert result.shape == shape and result.dtype == np.float32
-
-
 def test_threads_change_no_bit(rng, set_threads):
     for shape, axis in (((70_000,), 0), ((40_000, 2), 0), ((3, 20_000), 1)):
         x, found = rng.standard_normal(shape), []

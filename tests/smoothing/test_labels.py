@@ -115,14 +115,17 @@ def test_polars_bools_and_decimals(values):
     result = ewm_mean(pl.DataFrame({"a": series, "b": [1] * len(values)}), span=3)
     np.testing.assert_array_equal(result["a"].to_numpy(), expected)
     assert result.columns == ["a", "b"]
-    with pytest.raises(TypeError, match=r"`x\['b'\]` must hold numbers only, got String in a polars\S+Series"):
+    with pytest.raises(TypeError, match=r"`x\['b'\]` must hold numbers only, got String in .*selectors"):
         ewm_mean(pl.DataFrame({"a": series, "b": ["1"] * len(values)}), span=3)
 
 
 def test_the_column_that_has_no_numbers():
     frame = pd.DataFrame({"a": [1.5, 2], "b": ["x", "y"], "c": pd.date_range("2026", periods=2)})
-    with pytest.raises(TypeError, match=r"^`x\['b'\]` must hold numbers only, got (object|str) in a pandas\S+Series$"):
+    with pytest.raises(TypeError, match=r"^`x\['b'\]` must hold numbers only, got (object|str) in .*select_dtypes"):
         ewm_mean(frame, span=3)
+    with pytest.raises(TypeError, match=r"^`x` must hold numbers only, got (object|str) in a pandas\S+Series$"):
+        ewm_mean(frame["b"], span=3)
+    assert list(ewm_mean(frame.select_dtypes("number"), span=3).columns) == ["a"]
     with pytest.raises(TypeError, match="^`x` must hold numbers only, got datetime64"):
         ewm_mean(frame[["a", "c"]].set_axis(["a", "a"], axis=1), span=3)
 
@@ -161,3 +164,44 @@ def test_a_result_s_memory_is_that_of_the_kernel_and_of_nobody_else(x):
     for function in (ewm_mean, ewm_std, ewm_filtfilt):
         for size in (len(x), 0):
             assert not np.shares_memory(function(x[:size], alpha=0.5).to_numpy(), x.to_numpy())
+
+
+class OwnSeries(pd.Series):
+    @property
+    def _constructor(self):
+        return OwnSeries
+
+
+class OwnFrame(pd.DataFrame):
+    @property
+    def _constructor(self):
+        return OwnFrame
+
+
+@pytest.mark.parametrize("kind", [pd.Series, OwnSeries, pd.DataFrame, OwnFrame])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "Float64", "int64", "boolean", "double[pyarrow]", "mixed"])
+def test_what_a_small_result_says_beside_its_numbers(kind, dtype):
+    """Each call gives an object of its own; of the data it has the very labels, and nothing that says more of them."""
+    if "pyarrow" in dtype:
+        pytest.importorskip("pyarrow")
+    values = np.array([[1, 0], [0, 1], [1, 1], [0, 1]])
+    index = pd.date_range("2026", periods=4, freq="h", name="when")
+    if "Frame" in kind.__name__:
+        x = kind(values, index, pd.Index(["a", "b"], name="which"))
+        x = x.astype({"a": "float32", "b": "int8"} if dtype == "mixed" else dtype)
+    else:
+        x = kind(values[:, 0], index, name="a").astype("int16" if dtype == "mixed" else dtype)
+    x.attrs["unit"] = "m"
+    x.flags.allows_duplicate_labels = False
+    expected = ewm_mean(x.to_numpy(np.float32 if dtype == "float32" else np.float64), span=3)
+    for statistic in (ewm_mean, ewm_mean, ewm_std):
+        first, second = statistic(x, span=3), statistic(x, span=3)
+        assert type(first) is kind and first.index is x.index and first.index.freq == index.freq
+        assert not first.attrs and first.flags.allows_duplicate_labels
+        if "Frame" in kind.__name__:
+            assert first.columns is x.columns
+        else:
+            assert first.name == "a"
+        second[:] = 100.0
+        if statistic is ewm_mean:
+            np.testing.assert_allclose(first, expected, rtol=1e-6)

@@ -62,6 +62,33 @@ def test_sizes(rng, statistic, steps):
         check(statistic, with_gaps(rng, steps, missing), **options)
 
 
+@pytest.mark.sample(dtype=[np.float64])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(65,), (65, 1), (65, 3), (65, 5), (65, 32), (65, 33), (5, 65), (CUT + 15,)])
+def test_a_prepared_call_is_one_that_returns_states(rng, shape, dtype):
+    """To the bit, in every order of memory; the second call as the first."""
+    x = with_gaps(rng, shape).astype(dtype)
+    axis = 1 if shape[0] == 5 else 0
+    for data in (x, np.asfortranarray(x), x[::-1], np.repeat(x, 2, axis=-1)[..., ::2]):
+        for options in ({"halflife": 2.3}, {"com": 5.0, "ignore_na": True}, {"span": 9, "adjust": False}):
+            expected = Ewm(**options, axis=axis).update(data)
+            for _ in range(2):
+                actual = ewm_mean(data, **options, axis=axis)
+                assert actual.dtype == dtype and actual.strides == expected.strides
+                np.testing.assert_array_equal(actual, expected)
+
+
+def test_which_calls_are_prepared(rng, monkeypatch):
+    """Those of one native call: others take the same kernels by `run`."""
+    noted, run = [], weighted_run.run
+    monkeypatch.setattr(weighted_run, "run", lambda *how: noted.append(how) or run(*how))
+    for shape, is_prepared in [((100,), 1), ((100, 32), 1), ((100, 33), 0), ((LONG - 1,), 1), ((LONG,), 0), ((0,), 0)]:
+        x = rng.standard_normal(shape)
+        ewm_mean(x, alpha=0.5)
+        assert (not noted) == is_prepared, shape
+        noted.clear()
+
+
 @pytest.mark.sample(dtype=[np.float64], options=[{"adjust": False}])
 @pytest.mark.parametrize("options", [{"adjust": False}, {"adjust": False, "ignore_na": True, "min_periods": 1000}])
 @pytest.mark.parametrize("alpha", [1e-3, 0.03, 0.3, 0.9, 1.0])

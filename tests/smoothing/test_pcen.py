@@ -2,6 +2,7 @@
 
 import dask.array as da
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import ndimage, signal
@@ -123,6 +124,7 @@ X = np.ones((3, 4))
         (TypeError, "`zi` must hold float32", X, {"zi": np.ones((3, 1), complex)}),
         (TypeError, "`zi` must not be a masked array", X, {"zi": np.ma.ones((3, 1))}),
         (ValueError, "`zi` must have the shape", X, {"zi": np.ones(3)}),
+        (TypeError, "`zi` must be .*DataFrame: pass its `to_numpy", X, {"zi": pd.DataFrame(np.ones((3, 1)))}),
         (ValueError, "`b` of a stream must be constant in time", X, {"b": np.full(4, 0.5), "return_zf": True}),
         (ValueError, "`time_constant` of a stream", X, {"time_constant": np.full(4, 0.5), "zi": np.ones((3, 1))}),
         (TypeError, "`return_zf` must be True or False", X, {"return_zf": 1}),

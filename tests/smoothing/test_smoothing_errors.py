@@ -71,6 +71,12 @@ CASES = [
     (TypeError, r"^ewm_mean\(\) got an .* 'half_life': did you mean `halflife`", lambda: ewm_mean(X, half_life=2)),
     (TypeError, r"^Ewm\(\) got an .* 'dim': did you mean `axis`", lambda: Ewm(alpha=0.5, dim=0)),
     (TypeError, "'lengths': did you mean `offsets`", lambda: ewm_mean(X, alpha=0.5, lengths=[1])),
+    (TypeError, r"^ewm_mean\(\) takes 1 .* got 2: name the others, as in `com=`, `span=`, `half", lambda:
+        ewm_mean(X, 0.5)),
+    (TypeError, r"^Ewm\(\) takes 0 .* by position, got 1: name the others, as in `com=`,", lambda: Ewm(0.5)),
+    (TypeError, r"^kama\(\) takes 4 arguments by position, got 5: .* `axis=`$", lambda: kama(X, 1, 2, 3, 0)),
+    (TypeError, r"^kama\(\) missing 1 required positional argument: 'x'$", lambda: kama()),
+    (TypeError, r"str: pass the column itself, `times=frame\['t'\]`$", lambda: ewm_mean(X, halflife=1.0, times="t")),
     (TypeError, "`x`", lambda: ewm_mean(np.array(X, np.complex128), span=3)),
     (TypeError, "`x`", lambda: ewm_mean(np.array(X, np.float16), span=3)),
     (TypeError, "`x`", lambda: ewm_mean(["a", "b"], span=3)),
@@ -97,6 +103,26 @@ CASES = [
     (ValueError, "got none", lambda: Ewm()),
     (ValueError, "`num_bands` must be at least 1, got 0", lambda: PCEN(0)),
 ]  # fmt: skip
+
+
+def test_constants_that_are_remembered_are_looked_at_again():
+    """Numbers that are equal may be refused all the same."""
+    x = np.array(X)
+    for data in (x, pd.Series(X)):
+        for name in ("com", "span", "halflife", "alpha"):
+            same = [np.asarray(ewm_mean(data, **{name: value})) for value in (1, 1.0, np.int8(1), np.float32(1), 1)]
+            np.testing.assert_array_equal(same, same[:1] * 5)
+            for value in (True, np.True_, 1j, "1", {1})[2 * (name == "alpha") :]:  # an alpha may be an array of bools
+                with pytest.raises((TypeError, ValueError), match=f"`{name}`"):
+                    ewm_mean(data, **{name: value})
+        for options in ({"adjust": 1}, {"ignore_na": 0}, {"min_periods": True}, {"axis": False}):
+            with pytest.raises(TypeError, match=f"`{next(iter(options))}` must be"):
+                ewm_mean(data, alpha=1, **options)
+        for _ in range(2):
+            with pytest.raises(ValueError, match="0 < alpha <= 1, got 2"):
+                ewm_mean(data, alpha=2)
+    np.testing.assert_array_equal(ewm_mean(x, com=1), ewm_mean(x, alpha=0.5))
+    np.testing.assert_array_equal(ewm_mean(x, span=1), ewm_mean(x, alpha=1.0))
 
 
 @pytest.mark.parametrize(("kind", "match", "call"), CASES, ids=range(len(CASES)))

@@ -152,8 +152,6 @@ def test_a_frame_comes_back_as_one(library):
 def test_frames_of_a_stream_and_what_they_stand_beside():
     frame = pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 5.0]})
     alpha = pd.Series({"b": 0.5, "a": 1.0})
-    result = Ewm(alpha=alpha).update(frame)
-    pd.testing.assert_frame_equal(result, ewm_mean(frame, alpha=alpha)[["b", "a"]])
     with pytest.raises(ValueError, match="`chunk` must have the columns of the stream, `b`, `a`"):
         Ewm(alpha=alpha).update(frame.rename(columns={"a": "c"}))
     with pytest.raises(ValueError, match="`axis` of a stream must be 0 where a chunk is a frame, got 1"):
@@ -168,6 +166,58 @@ def test_frames_of_a_stream_and_what_they_stand_beside():
     second.update(frame[["b", "a"]])
     with pytest.raises(ValueError, match="merged only with the same columns, in one order"):
         first.merge(second)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"alpha": pd.Series({"c": 0.5, "a": 1.0, "b": 0.1})},
+        {"span": pl.DataFrame({"c": [5.0], "a": [1.0], "b": [3.0]})},
+        {"com": pl.DataFrame({"c": [0.5], "a": [0.0], "b": [3.0]})},
+        {
+            "halflife": pd.Series({"c": 500, "a": 1000, "b": 3000}).astype("timedelta64[ms]"),
+            "alpha": pd.Series({"b": 0.9, "c": 0.5, "a": 0.1}),
+        },
+    ],
+)
+def test_columns_stand_as_in_the_first_frame_wherever_a_constant_has_them(given):
+    """The result, the state and what is merged: each as in a call on the frame."""
+    values, times = data(7)
+    library = pl if "span" in given or "com" in given else pd
+    whole = library.DataFrame(dict(zip("abc", values.T, strict=True)))
+    when = {"times": times.astype("M8[s]")} if "halflife" in given else {}
+    expected = ewm_mean(whole, **given, **when)
+    stream, fresh = Ewm(**given), Ewm(**given)
+    with pytest.raises(ValueError, match="`chunk` must have the columns of the stream"):
+        stream.update(whole[["b", "a"]])  # which leaves no order behind
+    parts = []
+    for rows, order in [(slice(0, 2), "abc"), (slice(2, 4), "bca"), (slice(4, 7), "cab")]:
+        own = {name: value[rows] for name, value in when.items()}
+        parts.append(stream.merge(fresh).update(whole[rows][list(order)], **own))
+        stream = fresh.merge(stream)
+        np.testing.assert_array_equal(stream.update(whole[rows][list(order)], **own), parts[-1])
+        assert list(parts[-1].columns) == list("abc")
+    np.testing.assert_allclose(np.concatenate([part.to_numpy() for part in parts]), expected, rtol=1e-12)
+    np.testing.assert_allclose(stream.state.mean, expected.to_numpy()[-1], rtol=1e-12)
+    stream.reset()
+    turned = ewm_mean(whole[["b", "c", "a"]], **given, **when)
+    np.testing.assert_allclose(stream.update(whole[["b", "c", "a"]], **when), turned, rtol=1e-12)
+
+
+def test_merged_streams_have_a_constant_of_labels_in_one_order():
+    alpha = pd.Series({"b": 0.5, "a": 1.0})
+    frame = pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 5.0]})
+    first, second, positions = (Ewm(alpha=alpha) for _ in range(3))
+    first.update(frame)
+    second.update(frame)
+    merged = first.merge(second)
+    expected = ewm_mean(pd.concat([frame] * 3, ignore_index=True), alpha=alpha)[4:]
+    np.testing.assert_allclose(merged.update(frame), expected, rtol=1e-14)
+    positions.update(frame[["b", "a"]].to_numpy())
+    assert list(positions.update(frame).columns) == ["b", "a"]  # by position before, so as in the constant
+    with pytest.raises(ValueError, match="merged only with the same columns, in one order"):
+        first.merge(positions)
+    assert first.merge(pickle.loads(pickle.dumps(second))).state == first.merge(second).state
 
 
 @pytest.mark.parametrize(

@@ -132,5 +132,5 @@ def test_factors_of_steps_in_chunks(rng, scanned):
 
 def test_a_string_where_pandas_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(ValueError, match="must be a number or a datetime.timedelta where pandas is not installed, got"):
+    with pytest.raises(ValueError, match="must be a number or a timedelta without pandas, got"):
         ewm_mean(np.ones(2), halflife="1h", times=np.array([0, 1], "M8[s]"))

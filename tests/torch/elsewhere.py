@@ -4,6 +4,7 @@ import oracle
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from torch.utils import backend_registration
 from torch.utils._pytree import tree_map_only
 
@@ -11,11 +12,11 @@ import fastrecur
 from fastrecur import forget_mult, forget_mult_vjp, linear_recurrence
 from fastrecur.smoothing import ewm_mean
 from fastrecur.torch import QRNN
-from fastrecur.torch._operator import ops
+from fastrecur.torch._operator import modes
 
 backend_registration._setup_privateuseone_for_python_backend("somewhere")
 PLACE = torch.device("somewhere:0")
-FAMILIES = {"forget_mult": "forget", "linear_recurrence": "linear"}
+KEYS = torch._C.DispatchKeySet(torch._C.DispatchKey.PrivateUse1)
 
 
 class Elsewhere(torch.Tensor):
@@ -35,15 +36,12 @@ class Elsewhere(torch.Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        if func.namespace == "fastrecur":
+            cls.seen.add(func.name().partition("::")[2])
+            return func.redispatch(KEYS, *args)
         args, kwargs = tree_map_only(cls, lambda v: v.inner, (args, dict(kwargs or {})))
         if kwargs.get("device") is not None:
             kwargs["device"] = torch.device("cpu")
-        name = func.name().partition("::")[2]
-        family = FAMILIES.get(name.removesuffix("_backward"))
-        if family is not None:
-            cls.seen.add(name)
-            run = ops._vjp_composed if name.endswith("_backward") else ops._forward_composed
-            func = ops.kernel(run, family)
         return tree_map_only(torch.Tensor, cls, func(*args, **kwargs))
 
 
@@ -64,7 +62,7 @@ library.impl("empty.memory_format", empty, "PrivateUse1")
 library.impl("empty_strided", empty_strided, "PrivateUse1")
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", ["forget_mult", "linear_recurrence"])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("lengths", [None, torch.tensor([2, 0, 5])])
 @pytest.mark.parametrize("axis", [0, 1])
@@ -146,23 +144,68 @@ def test_fake_tensors():
         assert forget_mult(torch.tensor(0.5), x).device == PLACE
 
 
-@pytest.mark.parametrize("options", [{}, dict(window=2), dict(bidirectional=True, output_gate=False)])
-def test_a_network_is_moved_anywhere(options):
-    rnn = QRNN(3, 4, 2, **options)
-    x = torch.randn(7, 2, 3)
-    expected, last = rnn(x)
-    grads = torch.autograd.grad(expected.square().sum(), list(rnn.parameters()))
-    moved = QRNN(3, 4, 2, **options)
-    moved.load_state_dict(rnn.state_dict())
-    moved = moved.to(PLACE)
-    output, h_n = moved(x.to(PLACE))
-    torch.testing.assert_close((output.inner, h_n.inner), (expected, last))
-    for actual, right in zip(torch.autograd.grad(output.square().sum(), list(moved.parameters())), grads, strict=True):
-        torch.testing.assert_close(actual.inner, right)
-    if not options.get("bidirectional"):
-        first, state = moved.step(x[0].to(PLACE), moved.initial_state(2))
-        torch.testing.assert_close(first.inner.detach(), expected[0].detach())
-        assert state.hidden.device == PLACE
+@pytest.fixture(params=["plain", "of a class"])
+def seen(request, monkeypatch):
+    """Take tensors there for plain ones, as a real device's are; or as they are. Return the operators that they see."""
+    if request.param == "plain":
+        monkeypatch.setattr(modes, "PLAIN", (*modes.PLAIN, Elsewhere))
+    monkeypatch.setattr(Elsewhere, "seen", seen := set())
+    return seen
+
+
+def network(dtype, place, **options):
+    """Return the same network each time, in training, of weights that want gradients."""
+    torch.manual_seed(1)
+    return QRNN(3, 4, 2, dtype=dtype, **options).to(place)
+
+
+def derivatives(rnn, x, hidden=None, **cuts):
+    """Return what a network gives, and gradients, and gradients of these."""
+    torch.manual_seed(2)  # of zoneout
+    output, last = rnn(x, hidden, **cuts)
+    output = getattr(output, "data", output)
+    leaves = [v for v in (*rnn.parameters(), getattr(x, "data", x), hidden) if v is not None and v.requires_grad]
+    grads = torch.autograd.grad(output.square().sum() + (last**3).sum(), leaves, create_graph=True)
+    second = torch.autograd.grad(sum(g.square().sum() for g in grads), leaves)
+    return [(v.inner if type(v) is Elsewhere else v).detach() for v in (output, last, *grads, *second)]
+
+
+RESETS = torch.arange(14).reshape(7, 2) % 3 == 0
+CALLS = {
+    "whole": ({}, {}), "window": (dict(window=2), {}), "zoneout": (dict(zoneout=0.4), {}), "packed": ({}, {}),
+    "both directions": (dict(bidirectional=True, output_gate=False), {}),
+    "all at once": (dict(bidirectional=True, zoneout=0.4, window=3), {}),
+    "offsets": ({}, dict(offsets=[0, 2, 2, 7])), "resets": (dict(window=2), dict(resets=RESETS)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("kind", CALLS)
+def test_a_network_is_moved_anywhere(kind, dtype, seen):
+    (options, cuts), results = CALLS[kind], []
+    states = 2 * (1 + ("bidirectional" in options))
+    given, hidden = torch.randn(7, 2, 3).to(dtype), torch.randn(states, 2, 4).to(dtype)
+    if kind == "offsets":
+        given, hidden = given[:, 0], torch.randn(2, 3, 4).to(dtype)
+    for place in ("cpu", PLACE):
+        x, h_0 = (v.to(place).detach().requires_grad_() for v in (given, hidden))
+        if kind == "packed":
+            packed = pack_padded_sequence(given, torch.tensor([4, 7]), enforce_sorted=False).to(place)
+            x = PackedSequence(packed.data.detach().requires_grad_(), *packed[1:])
+        results.append(derivatives(network(dtype, place, **options), x, h_0, **cuts))
+    for actual, expected in zip(*reversed(results), strict=True):
+        torch.testing.assert_close(actual, expected, **(dict(rtol=0.1, atol=0.3) if dtype.itemsize < 4 else {}))
+    assert ("qrnn_pool" in seen) == ("qrnn_pool_backward" in seen)
+
+
+def test_a_network_steps_and_is_asked_for_no_gradient_anywhere(seen):
+    rnn, x = network(None, "cpu").eval(), torch.randn(7, 2, 3)
+    expected, (moved, there) = rnn(x)[0], (network(None, PLACE).eval(), x.to(PLACE))
+    with torch.no_grad():
+        torch.testing.assert_close(moved(there)[0].inner, expected)
+    first, state = moved.step(there[0], moved.initial_state(2))
+    torch.testing.assert_close(first.inner.detach(), expected[0].detach())
+    assert state.hidden.device == PLACE
 
 
 def test_smoothing():
@@ -192,15 +235,6 @@ def test_segments(kind, axis, reverse):
         results.append((h, last, *grads, *second))
     for actual, expected in zip(results[1], results[0], strict=True):
         torch.testing.assert_close(actual.inner.detach(), expected.detach(), rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize("options", [dict(offsets=[0, 2, 2, 7]), dict(resets=torch.arange(14).reshape(7, 2) % 3 == 0)])
-def test_a_network_takes_segments_anywhere(options):
-    rnn = QRNN(3, 4, 2, window=2)
-    x = torch.randn(7, 2, 3)[:, slice(None) if "resets" in options else 0]
-    expected, last = rnn(x, **options)
-    output, h_n = rnn.to(PLACE)(x.to(PLACE), **options)
-    torch.testing.assert_close((output.inner, h_n.inner), (expected, last))
 
 
 def test_smoothing_takes_segments():

@@ -12,16 +12,17 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastrecur._arguments.checks import Segments
-from fastrecur.torch._operator import composed, ops, tensors
+from fastrecur.torch._operator import composed, ops, selective, tensors
+from fastrecur.torch._rnn import ops as pooling
 
 HERE = Path(__file__).parent
 
 
 @pytest.mark.parametrize("key", ["MPS", "XPU", "HPU", "XLA", "PrivateUse1"])
 def test_every_device_has_the_operators(key):
-    for name in ops.NAMES.values():
-        for suffix in ("", "_backward"):
-            operator = f"fastrecur::{name}{suffix}"
+    families = zip(ops.FORWARD.values(), ops.VJP.values(), strict=True)
+    for operators in (*families, (pooling.FORWARD, pooling.VJP, pooling.LAYER), (selective.SCAN, selective.VJP)):
+        for operator in (v.name() for v in operators):
             assert torch._C._dispatch_has_computed_kernel_for_dispatch_key(operator, key)
             assert torch._C._dispatch_has_computed_kernel_for_dispatch_key(operator, "Autograd" + key)
 

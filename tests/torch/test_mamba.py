@@ -127,6 +127,27 @@ def test_samples_of_vmap(form, layout, dims):
             torch.testing.assert_close(tuple(v[k] for v in rows), tuple(f(*own, layout=layout, lengths=lengths)))
 
 
+@pytest.mark.sample(layout=["bld"])
+@pytest.mark.parametrize("layout", ["bdl", "bld"])
+@pytest.mark.parametrize("keeps_axis", [False, True])
+@pytest.mark.parametrize("name", ["B", "C"])
+def test_maps_of_one_group_beside_several(layout, keeps_axis, name):
+    """In gradients, and as samples of vmap, of which each has as many groups as the other map's."""
+    dim, options = 1 if layout == "bdl" else 2, {"layout": layout}
+    samples = [operands("groups", layout) for _ in range(2)]
+    for k, given in enumerate(samples):
+        one = getattr(Operands(*given), name).detach()
+        one = (one.narrow(dim, 0, 1) if keeps_axis else one.select(dim, 0)).clone().requires_grad_()
+        samples[k] = Operands(*given)._replace(**{name: one})
+    check(samples[0], delta_softplus=True, **options)
+    given = [torch.stack([v.detach() for v in both]) for both in zip(*samples, strict=True)]
+    for f in (call, grad(total, tuple(range(9)))):
+        rows = vmap(lambda *v, f=f: f(*v, **options))(*given)
+        for k, sample in enumerate(samples):
+            own = [v.detach() for v in sample]
+            torch.testing.assert_close(tuple(v[k] for v in rows), tuple(f(*own, **options)))
+
+
 def test_vmap_over_lengths_is_refused():
     given = [v.detach() for v in operands()]
     with pytest.raises(NotImplementedError, match="`lengths`"):

@@ -268,3 +268,58 @@ def test_an_out_where_borders_stand():
             with pytest.raises(ValueError, match="`out` must share no memory with `offsets`"):
                 FORGET(0.5, x, offsets=offsets, out=memory[:steps], **options)
         assert torch.equal(memory, before)
+
+
+FIRST_STATES = {
+    "none": None,
+    "its own": torch.rand(5),
+    "float64": torch.rand(5, dtype=torch.float64),
+    "broadcast": torch.rand(1),
+    "without axes": torch.tensor(0.25),
+    "a number": 0.25,
+    "every other": torch.rand(10)[::2],
+    "integers": torch.arange(5),
+    "wants a gradient": torch.rand(5, requires_grad=True),
+}
+
+
+@pytest.mark.parametrize("kind", FIRST_STATES)
+@pytest.mark.parametrize("lengths", [None, torch.tensor([7, 0, 3, 1, 6]), torch.tensor([2, 7, 0, 5, 5]).int()])
+@pytest.mark.parametrize("number", [False, True])
+def test_states_and_lengths_of_known_calls(kind, lengths, number):
+    """Results, states and gradients of later calls are those of arrays; they share no memory with what was given."""
+    f, x, h0 = 0.5 if number else torch.rand(7, 5), torch.randn(7, 5), FIRST_STATES[kind]
+    state = h0.detach().numpy() if isinstance(h0, torch.Tensor) else h0
+    state = np.float32(state) if kind == "integers" else state  # which promote as torch says
+    wanted = FORGET(
+        f if number else f.numpy(), x.numpy(), state, lengths=None if lengths is None else lengths.numpy(),
+        return_state=True,
+    )  # fmt: skip
+    forget()
+    for _ in range(4):
+        h, last = FORGET(f, x, h0, lengths=lengths, return_state=True)
+        alone = FORGET(f, x, h0, lengths=lengths)
+        for result, right in zip((h, last, alone), (*wanted, wanted[0]), strict=True):
+            assert result.requires_grad is (kind == "wants a gradient")
+            np.testing.assert_array_equal(result.detach().numpy(), right)
+            assert result.numpy(force=True).dtype == right.dtype
+        if kind == "wants a gradient":
+            (grad,) = torch.autograd.grad((h.sum() + last.sum()), h0)
+            np.testing.assert_allclose(
+                grad.numpy(),
+                fastrecur.forget_mult_vjp(
+                    np.ones_like(h.detach().numpy()), f if number else f.numpy(), x.numpy(), h.detach().numpy(), state,
+                    lengths=None if lengths is None else lengths.numpy(), grad_state=np.ones(5, np.float32),
+                )[2],
+                rtol=1e-6,
+            )  # fmt: skip
+        last.detach().fill_(torch.nan)
+
+
+def test_lengths_of_known_calls_are_checked():
+    f, x = torch.rand(7, 5), torch.randn(7, 5)
+    for _ in range(3):
+        FORGET(f, x, lengths=torch.full((5,), 7))
+    for wrong in (8, -1):
+        with pytest.raises(ValueError, match=f"`lengths` must be in 0..7, .*got {wrong}"):
+            FORGET(f, x, lengths=torch.full((5,), wrong))

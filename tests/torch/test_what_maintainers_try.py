@@ -1,6 +1,7 @@
 """What a maintainer of torch, pandas or Dask tries first: each is right, or refused by name."""
 
 import copy
+import functools
 import pickle
 
 import dask
@@ -13,8 +14,9 @@ from torch import nn
 from torch.nn.utils import prune
 
 import fastrecur
-from fastrecur import forget_mult, forget_mult_vjp, linear_recurrence
-from fastrecur.smoothing import ewm_mean, ewm_var
+from fastrecur import forget_mult, forget_mult_vjp, linear_recurrence, selective_scan
+from fastrecur.filters import allpole, follow, sosfilt
+from fastrecur.smoothing import ewm_mean, ewm_var, holt
 from fastrecur.torch import QRNN, QRNNLayer
 
 F, X = torch.rand(5, 3), torch.randn(5, 3)
@@ -75,27 +77,42 @@ def gradient(function, *operands):
 LOOKS = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 
 
-@pytest.mark.sample(options=[{}], compiles_forward=[False])
+NETWORKS = [QRNN(5, 4, layers=[QRNNLayer(5, 4, reverse=reverse)]) for reverse in (False, True)]
+SECTION = torch.tensor([[0.2, 0.3, 0.1, 1.0, -0.5, 0.2]], dtype=torch.float64)
+# One for each operator and each function of autograd's; ``turns`` is whether the scan or the axis is the other one.
+FAMILIES = {
+    "short": lambda f, x, turns: forget_mult(f, x, reverse=turns),
+    "state": lambda f, x, turns: sum(forget_mult(f, x, return_state=True, reverse=turns)),
+    "offsets": lambda f, x, turns: forget_mult(f, x, torch.zeros(2, 5), offsets=[0, 2, 5], reverse=turns),
+    "QRNN": lambda f, x, turns: NETWORKS[turns]((f * x).unsqueeze(1))[0],
+    "scan": lambda f, x, turns: selective_scan(x[None], f[None], f - 2, f[None], x[None], layout="bld", reverse=turns),
+    "sosfilt": lambda f, x, turns: sosfilt(SECTION, f * x, axis=int(turns)),
+    "allpole": lambda f, x, turns: allpole(torch.stack([-f, f / 2], -1), x, axis=int(turns)),
+    "follow": lambda f, x, turns: follow(f * x, 0.5, 0.2, axis=int(turns)),
+    "holt": lambda f, x, turns: holt(f * x, alpha=0.5, beta=0.2, axis=int(turns))[1],
+    "ewm": lambda f, x, turns: ewm_var(f * x, alpha=0.5, axis=int(turns), bias=True),
+}
+
+
+@pytest.mark.sample(family=["short", "QRNN"], compiles_forward=[False])
 @LOOKS
-@pytest.mark.parametrize("options", [{}, {"return_state": True}])
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("compiles_forward", [False, True])
-def test_compiled_autograd(options, compiles_forward):
-    """The backward pass is one graph."""
+def test_compiled_autograd(family, compiles_forward):
+    """The backward pass is one graph, another one for other options."""
     torch._dynamo.reset()
-
-    def function(f, x):
-        h = forget_mult(f.sigmoid(), x, **options)
-        return h[0] + h[1] if options else h
-
-    f, x = (v.clone().requires_grad_() for v in (F, X))
-    call = torch.compile(function, fullgraph=True, backend="aot_eager") if compiles_forward else function
-    loss = call(f, x).square().sum()
-    one_graph = torch._dynamo.compiled_autograd._enable(
-        lambda graph: torch.compile(graph, fullgraph=True, backend="aot_eager")
-    )
-    with one_graph:
-        loss.backward()
-    torch.testing.assert_close((f.grad, x.grad), gradient(function, F, X))
+    operands = torch.rand(2, 5, 5)
+    for turns in (False, True):
+        function = functools.partial(FAMILIES[family], turns=turns)
+        call = torch.compile(function, fullgraph=True, backend="aot_eager") if compiles_forward else function
+        f, x = (v.clone().requires_grad_() for v in operands)
+        loss = call(f, x).square().sum()
+        one_graph = torch._dynamo.compiled_autograd._enable(
+            lambda graph: torch.compile(graph, fullgraph=True, backend="aot_eager")
+        )
+        with one_graph:
+            loss.backward()
+        torch.testing.assert_close((f.grad, x.grad), tuple(gradient(function, *operands)))
     torch._dynamo.reset()
 
 

@@ -11,8 +11,10 @@ import fastrecur
 
 PACKAGE = Path(fastrecur.__file__).parent
 STUBS = {
+    "fastrecur.filters": "filters/__init__.pyi",
     "fastrecur.recurrence": "recurrence.pyi",
     "fastrecur.returns": "returns/__init__.pyi",
+    "fastrecur.selective": "selective.pyi",
     "fastrecur.smoothing": "smoothing/__init__.pyi",
 }
 

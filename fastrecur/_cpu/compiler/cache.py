@@ -6,7 +6,6 @@ import contextlib
 import functools
 import hashlib
 import importlib.metadata
-import logging
 import os
 import pathlib
 import sys
@@ -14,9 +13,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from ..._arguments import notices
+
 FORMAT = 2  # of what is kept: raised when files of older versions must not be read
-log = logging.getLogger("fastrecur")
-SILENCE = 0.5  # seconds that a kernel may take to be compiled without a word in the log
+SILENCE = 0.5  # seconds that a kernel may take to be compiled without a word
 LONGEST_WAIT = 60  # seconds, for another process that makes a kernel: it may have been stopped
 
 
@@ -115,7 +115,7 @@ def find(name: str) -> tuple[bytes, str] | None:
 def find_or_make(name: str, make: Callable[[], tuple[bytes, str]], what: str = "") -> tuple[bytes, str]:
     """Return what is kept under a name, or make it and keep it; of several processes that come first, one does.
 
-    That ``what`` was made is logged where people may wonder what they waited for.
+    That ``what`` was made is said where people may wonder what they waited for.
     """
     kept = find(name)
     if kept is None:
@@ -127,7 +127,7 @@ def find_or_make(name: str, make: Callable[[], tuple[bytes, str]], what: str = "
                 keep(name, *kept)
                 if (seconds := time.monotonic() - began) > SILENCE:
                     place = folder() or "this process"
-                    log.info("compiled %s in %.1f s, kept in %s", what or name, seconds, place)
+                    notices.compiled(what or name, seconds, place)
     return kept
 
 

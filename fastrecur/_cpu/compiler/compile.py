@@ -13,13 +13,13 @@ from numba import types
 
 from ..._arguments import messages as say
 from ..vectors import arithmetic  # noqa: F401 -- it says how vectors are added and multiplied
-from ..vectors.types import INTERPRETED, Address, Pointer, Rule
+from ..vectors.types import BITS, INTERPRETED, Address, Pointer, Rule
 from . import cache, native
 from .numba_internals import circumstances, machine_code
 
 _OF_CARRY = frozenset(("carry", "h0", "sums_a", "sums_b", "summaries", "products", "segment_states"))
 _INTEGERS = frozenset(("lengths", "geometry", "starts", "offsets"))
-_NUMPY_NAMES = {"bf2": "bfloat16", "b1": "?"}
+_NUMPY_DTYPES = {"bf2": BITS, "b1": np.dtype(bool)}
 
 
 @functools.cache
@@ -77,7 +77,9 @@ def _compiled(function, rule, carry, elements):
 
 def _in_words(function, elements):
     """Return what a kernel is, for people: its file, its name and its operands' dtypes."""
-    names = [_NUMPY_NAMES.get(element) or str(np.dtype(element)) for element in elements.values() if element != "b1"]
+    names = [
+        "bfloat16" if element == "bf2" else str(np.dtype(element)) for element in elements.values() if element != "b1"
+    ]
     return f"{function.__module__.rpartition('.')[2]}.{function.__name__} of {', '.join(dict.fromkeys(names))}"
 
 
@@ -95,7 +97,7 @@ def _interpreted(function, rule, carry, elements):
         element = _element(name, carry, elements)
         if name == "rule":
             return rule
-        return value if element is None else Address(value, np.dtype(_NUMPY_NAMES.get(element, element)))
+        return value if element is None else Address(value, _NUMPY_DTYPES.get(element, element))
 
     def call(*values):
         values, arguments = iter(values), []

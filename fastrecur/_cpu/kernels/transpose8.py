@@ -31,8 +31,9 @@ NONE = (NO,) * OCTET  # of a block's steps begin anew
 Operand = namedtuple("Operand", "at offsets step lane")
 # The same, what becomes of it, and the lines that wait to be written by non-temporal stores, if it is ``streaming``.
 Result = namedtuple("Result", "at offsets step mode lines streaming")
-# Of 8 series: offsets, states of segments, where the number of the segment stands that the walk is in, and room for 8
-# states; the first series and how many there are.
+# Of 8 series: offsets, states of segments, where the number of the segment stands that the scan is in; ``room``, memory
+# for one state of each series, through which the states of a segment reach a step and leave it: series are registers'
+# lanes in a block, and lie apart in arrays of states; the first series and how many there are.
 Cursor = namedtuple("Cursor", "offsets states geometry place room lane count")
 
 
@@ -159,7 +160,7 @@ def has_border(cursor, t):
 
 @inlined
 def take_states(cursor, n, way, which):
-    """Bring the n-th segment's states to the room, of which there are several kinds; prefetch what comes next."""
+    """Copy the n-th segment's states of a kind to ``cursor.room``; prefetch what comes next."""
     places = shift(cursor.states, which * load_int(cursor.geometry, layout.STATE_BYTES))
     prefetch(states_of(places, cursor.geometry, n + way), cursor.lane, ZERO)
     own = states_of(places, cursor.geometry, n)
@@ -171,7 +172,7 @@ def take_states(cursor, n, way, which):
 
 @helper
 def enter(cursor, t, way):
-    """If a segment begins with step t, bring its first states to the room; return whether it does."""
+    """If a segment begins with step t, copy its first states to ``cursor.room``; return whether it does."""
     n = segment_with(cursor, t)
     begins = load_int(cursor.offsets, n) == t
     if begins:

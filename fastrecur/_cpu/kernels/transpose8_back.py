@@ -22,7 +22,11 @@ Scratch = namedtuple("Scratch", "state first total")
 
 @helper
 def enter_back(cursor, t):
-    """If a segment ends with step t, bring the cotangents of its last states to the room; return whether it does."""
+    """If a segment ends with step t, copy its last states' cotangents to ``cursor.room``; return whether it does.
+
+    The room is memory for one state of each of 8 series (`transpose8.Cursor`): the gradients of states pass through it,
+    too, as the borders of segments are crossed step by step.
+    """
     n = transpose8.segment_with(cursor, t)
     ends = load_int(cursor.offsets, n + 1) == t + 1
     if ends:
@@ -32,7 +36,7 @@ def enter_back(cursor, t):
 
 @helper
 def leave(cursor, t):
-    """If a segment begins with step t, take the cotangents of its first states from the room."""
+    """If a segment begins with step t, copy the cotangents of its first states from ``cursor.room`` to their array."""
     n = transpose8.segment_with(cursor, t)
     if load_int(cursor.offsets, n) == t and takes_states(cursor.geometry):
         place = shift(states_of(cursor.states, cursor.geometry, n), 2 * load_int(cursor.geometry, layout.STATE_BYTES))

@@ -69,7 +69,7 @@ def _part(builder, base, k, pointer):
 
 @primitive(lambda pointer, index, carry: carry.value, _load)
 def load(pointer, index, carry):
-    return pointer.at(index).astype(carry.dtype)[0]
+    return pointer.read(index, carry.dtype)
 
 
 def _store(emitter, place, index, value):
@@ -93,7 +93,7 @@ def _store(emitter, place, index, value):
 def store(pointer, index, value):
     if pointer.dtype.kind != "c" and isinstance(value, np.complexfloating):
         value = value.real
-    pointer.at(index)[0] = value
+    pointer.write(index, value)
 
 
 def _load_int(emitter, place, index):

@@ -21,6 +21,7 @@ from numba.extending import NativeValue, intrinsic, models, register_model, unbo
 from .processor import has
 
 INTERPRETED = bool(config.DISABLE_JIT)
+BITS = np.dtype([("bfloat16", np.uint16)])  # of a bfloat16, for the interpreter: NumPy has none of its own
 
 WIDTH = 16  # lanes in a vector: a cache line of float32, and four registers of float64 on AVX2
 OCTET = 8  # lanes and steps of a block that is transposed in registers
@@ -142,6 +143,21 @@ class Address:
         size = self.dtype.itemsize
         memory = (ctypes.c_char * size).from_address(self.address + int(index) * size)
         return np.frombuffer(memory, self.dtype)
+
+    def read(self, index, dtype):
+        """Return a number in a dtype."""
+        found = self.at(index)
+        if self.dtype == BITS:
+            found = (found["bfloat16"].astype(np.uint32) << 16).view(np.float32)
+        return found.astype(dtype)[0]
+
+    def write(self, index, value):
+        """Write a number, rounded to the nearest; of two, to the even one."""
+        if self.dtype == BITS:
+            bits = int(np.float32(value).view(np.uint32))
+            is_nan = value != value
+            value = (bits | 0x400000 if is_nan else bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+        self.at(index)[0] = value
 
 
 # Where a primitive's instructions are written: LLVM's builder, and the types of arguments and result.

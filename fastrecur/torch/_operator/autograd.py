@@ -29,6 +29,10 @@ class Rules(internals.KernelFunction):  # type: ignore[misc]
     operator: Any
     composed: Any = None
 
+    @staticmethod
+    def _compiled_autograd_key(ctx):  # as `torch.autograd.Function` has it, to which a kernel's function is no heir
+        return (ctx._autograd_function_id,)
+
     @classmethod
     def run(cls, keyset, *arguments):
         tensors = [v for v in arguments if isinstance(v, torch.Tensor)]
@@ -60,9 +64,9 @@ class Rules(internals.KernelFunction):  # type: ignore[misc]
         ctx.set_materialize_grads(False)
         cls.setup(ctx, inputs, output)
 
-    @classmethod
-    def backward(cls, ctx, *grads):
-        return None, *cls.needed(ctx, ctx.needs_input_grad[1:], *grads)
+    @staticmethod
+    def backward(ctx, *grads):
+        return None, *ctx._forward_cls.needed(ctx, ctx.needs_input_grad[1:], *grads)
 
     @classmethod
     def needed(cls, ctx, needs, *grads):

@@ -1,5 +1,7 @@
 """Eager calls: what runs plain tensors by their addresses, and the autograd functions of those that want a gradient."""
 
+from collections import namedtuple
+
 import torch
 from torch.autograd import Function
 
@@ -76,15 +78,31 @@ class Eager(Function):
 apply = super(Function, Eager).apply  # Function.apply itself looks for transforms, which are not there
 
 
-def short(family, a, b, axis, reverse, dtype, is_recorded):
-    """Return what runs a short call of a and b and others of its kind, whose gradient is recorded or not; or None."""
+# What an autograd function runs in place of `tensors` where it is known.
+_Short = namedtuple("_Short", "forward")
+
+
+def short(family, a, b, h0, lengths, axis, reverse, dtype, return_state, is_recorded):
+    """Return what runs a short call of a, b, h0 and lengths, and others of its kind; or None.
+
+    Whether its gradient is recorded is part of its kind. Without h0 and lengths, what is returned takes neither.
+    """
     # They are two tensors whose forms are known, or a number and one.
-    if dtype.is_complex:  # with a real gate it is run as pairs
+    if dtype.is_complex or (lengths is not None and not lengths.is_cpu):  # with a real gate it is run as pairs
         return None
     if b.dtype in _tensors.INTEGERS and (_is_number(a) or a.dtype in _tensors.INTEGERS):
         return None  # torch's default dtype is in no key
-    run = _tensors.short_forward(family, a, b, axis, reverse, dtype)
-    return run if run is None or not is_recorded else _recorded(run, family, _is_number(a), axis, reverse, dtype)
+    run = _tensors.short_forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state)
+    if run is None or not is_recorded:
+        return run
+    if h0 is None and lengths is None and not return_state:
+        return _recorded(run, family, _is_number(a), axis, reverse, dtype)
+
+    def known(family, a, b, h0, lengths, *options):
+        return run(a, b, h0, lengths) if return_state else (run(a, b, h0, lengths), None)
+
+    problem = family, axis, reverse, dtype, return_state, _Short(known)
+    return lambda a, b, h0=None, lengths=None: apply(a, b, h0, lengths, problem)
 
 
 def _recorded(run_forward, family, number, axis, reverse, dtype):

@@ -13,7 +13,7 @@ import torch
 from torch.nn.functional import silu, softplus
 
 from ..._arguments import checks, messages as say
-from ..._arguments.selective import Operands, Options, Sizes
+from ..._arguments.selective import MAPS, Operands, Options, Sizes
 from ..._cpu import selective as host
 from ..._cpu.machine import threads
 from ..._plan import selective as plan
@@ -260,14 +260,22 @@ def _vmap(run, names, gives, wanted, info, in_dims, *arguments):
             rank = v.dim() - (dim is not None)
             axis = axes.setdefault(name, of_channels if rank > 2 else 0)
             v = with_batch(v, dim, info.batch_size, axis)
-            if name in ("B", "C") and rank == 3:
+            if name in MAPS and rank == 3:
                 has_groups.add(name)
             else:
                 v = v.flatten(axis, axis + 1)
         folded.append(v)
+    groups = {name: folded[names.index(name)].shape[of_channels] for name in MAPS if axes[name] == of_channels}
+    most, repeats = max(groups.values(), default=1), {}
+    for name, own in groups.items():
+        if own < most:  # each sample's one group serves all groups of the sample's other map
+            at, repeats[name] = names.index(name), (own, most // own)
+            folded[at] = folded[at].repeat_interleave(most // own, of_channels)
     results, dims = [], []
     for name, v, is_wanted in zip(gives, run(*folded, *arguments[count:]), wanted(arguments), strict=True):
         dims.append(axes[name] if is_wanted else None)
+        if name in repeats and is_wanted:
+            v = v.unflatten(of_channels, repeats[name]).sum(of_channels + 1)
         results.append(v if name in has_groups or not is_wanted else v.unflatten(axes[name], (info.batch_size, -1)))
     return tuple(results), tuple(dims)
 

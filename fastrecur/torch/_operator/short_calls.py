@@ -13,32 +13,29 @@ _known: dict = {}
 def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     """Run a recurrence whose second operand is a plain tensor, at once if its kind is known."""
     key = None
-    if (
-        lengths is None
-        and out is None
-        and type(axis) is int
-        and type(reverse) is type(return_state) is bool
-        and (
-            (h0 is None and not return_state) or not b.is_cpu  # where calls with states are not remembered
-        )
-    ):
-        key = key_of((family, axis, reverse, return_state), a, b, h0)
+    if out is None and type(axis) is int and type(reverse) is type(return_state) is bool:
+        if lengths is None:
+            key = key_of((family, axis, reverse, return_state), a, b, h0)
+        elif b.is_cpu and type(lengths) in PLAIN:
+            key = key_of((family, axis, reverse, return_state), a, b, h0, lengths)
         run = _known.get(key)
         if run is not None:
+            if lengths is not None:
+                return run(a, b, h0, lengths)
             return run(a, b) if h0 is None else run(a, b, h0)
     result = _call.forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out)
     if key is not None:
-        run = _runner(family, a, b, h0, axis, reverse, result[0] if return_state else result, return_state)
+        run = _runner(family, a, b, h0, lengths, axis, reverse, result[0] if return_state else result, return_state)
         if run is not None:
             host.keep(_known, key, run)
     return result
 
 
-def _runner(family, a, b, h0, axis, reverse, h, return_state):
+def _runner(family, a, b, h0, lengths, axis, reverse, h, return_state):
     """Return what runs a call like one whose states are ``h``; None if its kind is not remembered."""
     axis %= h.dim()
     if b.is_cpu:
-        return eager.short(family, a, b, axis, reverse, h.dtype, h.requires_grad)
+        return eager.short(family, a, b, h0, lengths, axis, reverse, h.dtype, return_state, h.requires_grad)
     # torch's default dtype is in no key.
     if not b.is_cuda or h.dtype is not b.dtype or h.dtype not in tensors.FLOATING:
         return None

@@ -88,8 +88,10 @@ def _signature(value):
 
 def _state_signature(state, borders):
     """Return the same for states: without a shape where it has been checked, as there are some for each segment."""
-    signature = _signature(state)
-    return (signature[0], () if borders[0] else signature[1]) if type(signature) is tuple else signature
+    if state is None or is_number(state):
+        return problem.state_number(state)
+    dtype, shape, _ = _signature(state)
+    return dtype, () if borders[0] else shape
 
 
 def layout(shape, *prototypes):
@@ -262,13 +264,16 @@ def summary(family, a, b, start, lengths, axis, reverse, dtype, back):
     return torch.from_numpy(products), torch.from_numpy(carry)
 
 
-def short_forward(family, a, b, axis, reverse, dtype):
-    """Return a function for a short run of a kind, of a and b; None if it is not short."""
-    plan, strides = _plan_forward(family, form(a), form(b), None, None, _WHOLE, axis, reverse, dtype)
+def short_forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state):
+    """Return a function for a short run of a kind, of a, b, h0 and lengths; None if it is not short."""
+    ends = _WHOLE if lengths is None else (tuple(lengths.shape), _WHOLE[1])
+    plan, strides = _plan_forward(family, *map(form, (a, b, h0)), None, ends, axis, reverse, dtype)
     if not _run.is_short(plan) or not plan.carry_c_order:
         return None
-    call, number = _run.short_call(plan, "forward", (_layout.A, _layout.B, _layout.H)), is_number(a)
-    allocate, wide = _allocator(b, plan.shape, strides, dtype), plan.wide
+    has_states, has_lengths = h0 is not None or return_state, lengths is not None
+    given = _layout.A, _layout.B, _layout.H, *[_layout.CARRY] * has_states, *[_layout.LENGTHS] * has_lengths
+    call, number, wide = _run.short_call(plan, "forward", given), is_number(a), plan.wide
+    allocate = _allocator(b, plan.shape, strides, dtype)
     converts = wide != np.float64  # a number; of float64 it is read where Python has it
 
     def run(a, b):
@@ -281,7 +286,30 @@ def short_forward(family, a, b, axis, reverse, dtype):
         call(at_a, at_b, h.data_ptr())
         return h
 
-    return run
+    lane_shape, carried, steps = plan.lane_shape, WIDE[dtype], plan.steps
+
+    def run_with_ends(a, b, h0=None, lengths=None):
+        ends = []
+        if has_states:
+            carry = _first_states(h0, lane_shape, carried)
+            ends.append(carry.data_ptr())
+        if has_lengths:
+            lengths = checks.lengths_in_range(lengths.numpy(), steps)
+            ends.append(address(lengths))
+        at_a = a.data_ptr() if not number else _run.as_array(a, wide) if converts else a
+        h = allocate(b)
+        call(at_a, b.data_ptr(), h.data_ptr(), *ends)
+        return (h, carry if carried is dtype else carry.to(dtype)) if return_state else h
+
+    return run_with_ends if has_states or has_lengths else run
+
+
+def _first_states(h0, shape, dtype):
+    """Return states to be carried on, of a first one or of zeros."""
+    if h0 is None:
+        return torch.zeros(shape, dtype=dtype, device="cpu")
+    carry = torch.empty(shape, dtype=dtype, device="cpu")
+    return carry.fill_(h0) if type(h0) is float else carry.copy_(h0.detach())
 
 
 def _allocator(like, shape, strides, dtype):

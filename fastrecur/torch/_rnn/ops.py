@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import linear
 
 from ..._arguments import messages as say
-from ...recurrence import forget_mult
+from ...recurrence import forget_mult, forget_mult_vjp
 from .._operator import autograd, internals, modes, ops, tensors as _tensors
 from . import pool as _pool
 from .products import product_with
@@ -111,30 +111,43 @@ def composed(
     product, c0, mask, scale, batch_sizes, offsets, resets, batch, output_gate, reverse, recurrence=forget_mult
 ):
     """Do what the operator does, such that h and the last states have derivatives: by another recurrence perhaps."""
-    keep, dtype, options = scale if mask is None else mask, product.dtype, {"offsets": offsets, "resets": resets}
-    if offsets is None and resets is None:
-        options = {"lengths": None}
-    if batch_sizes is not None:
-        is_valid = batch_sizes.unsqueeze(1) > torch.arange(batch, device="cpu")
-        options, shape = {"lengths": is_valid.sum(0).to(product.device)}, tuple(is_valid.shape)
-        product, keep = (
-            v.new_zeros(*shape, v.shape[-1]).index_put((is_valid,), v) if isinstance(v, torch.Tensor) else v
-            for v in (product, keep)
-        )
-    z, f, o = gates(product if c0 is None else product.to(c0.dtype), output_gate, keep)
-    c0 = c0 if c0 is None or offsets is None else c0.unsqueeze(1)
-    c, last = recurrence(f, z, c0, reverse=reverse, return_state=True, **options)
-    h = (c if o is None else o * c).to(dtype)
-    h, c = (h, c) if batch_sizes is None else (h[is_valid], c[is_valid])
-    states = c.detach().to(dtype) if output_gate else h.new_empty(0)
+    dtype, keep = product.dtype, scale if mask is None else mask
+    pad, unpad, first, options = _series(batch_sizes, offsets, resets, batch, product.device)
+    z, f, o = gates(pad(product if c0 is None else product.to(c0.dtype)), output_gate, pad(keep))
+    c, last = recurrence(f, z, first(c0), reverse=reverse, return_state=True, **options)
+    h = unpad((c if o is None else o * c).to(dtype))
+    states = unpad(c.detach().to(dtype)) if output_gate else h.new_empty(0)
     return h, last if offsets is None else last.squeeze(1), states
 
 
-def _adjoint(grad_h, grad_last, product, states, c0, *options):
-    """Do what the adjoint's operator does, such that all has derivatives; the states are what they are of."""
-    c0 = product.new_zeros(options[-3], states.shape[-1]) if c0 is None else c0
-    pool = lambda *operands: composed(*operands, *options)[:2]  # noqa: E731
-    return tuple(autograd.gradients_of(pool, (product, c0), (True, True), (grad_h, grad_last)))
+def _series(batch_sizes, offsets, resets, batch, device):
+    """Return what makes (T, B, ...) of rows, what undoes it, and a recurrence's first states and its other options."""
+    if batch_sizes is not None:
+        is_valid = batch_sizes.unsqueeze(1) > torch.arange(batch, device="cpu")
+
+        def pad(v):
+            is_rows = isinstance(v, torch.Tensor)
+            return v.new_zeros(*is_valid.shape, v.shape[-1]).index_put((is_valid,), v) if is_rows else v
+
+        return pad, lambda v: v[is_valid], lambda c0: c0, {"lengths": is_valid.sum(0).to(device)}
+    options = {"lengths": None} if offsets is None and resets is None else {"offsets": offsets, "resets": resets}
+    return lambda v: v, lambda v: v, lambda c0: c0 if c0 is None or offsets is None else c0.unsqueeze(1), options
+
+
+def _adjoint(grad_h, grad_last, product, states, c0, mask, scale, *options):
+    """Do what the adjoint's operator does, of what has derivatives: the states are made anew, as they have some."""
+    *cuts, batch, output_gate, reverse = options
+    pad, unpad, first, options = _series(*cuts, batch, product.device)
+    dtype, keep = (product if c0 is None else c0).dtype, pad(scale if mask is None else mask)
+    z, f, o = gates(pad(product.to(dtype)), output_gate)
+    c0 = first(product.new_zeros(batch, states.shape[-1]) if c0 is None else c0)
+    c = forget_mult(f * keep, z, c0, reverse=reverse, **options)
+    g = torch.zeros_like(c) if grad_h is None else pad(grad_h)
+    grad_last = None if grad_last is None else first(grad_last)
+    to_c = g if o is None else g * o
+    to_f, to_z, to_c0 = forget_mult_vjp(to_c, f * keep, z, c, c0, reverse=reverse, grad_state=grad_last, **options)
+    to_product = [to_z * (1 - z * z), to_f * keep * f * (1 - f)] + ([] if o is None else [g * c * o * (1 - o)])
+    return unpad(torch.cat(to_product, -1).to(product.dtype)), to_c0 if cuts[1] is None else to_c0.squeeze(1)
 
 
 def _layer_composed(source, weight, bias, *options):
@@ -170,7 +183,7 @@ def _vjp(grad_h, grad_last, product, states, c0, mask, *options):
 
 
 def _layer(source, weight, bias, c0, mask, *options):
-    if source.is_cuda or mask is not None:
+    if mask is not None:
         return _layer_composed(source, weight, bias, c0, mask, *options)
     keep, layout, gated = _setting(source, mask, *options)
     _check(layout, source, weight.shape[0] // (2 + gated), c0=c0)
@@ -202,16 +215,17 @@ def _batch_fake(batch_sizes):
 
 
 FORWARD = ops.define(
-    f"qrnn_pool(Tensor product, {_OPTIONS}) -> (Tensor, Tensor, Tensor)", _forward_fake, CPU=_forward, CUDA=_forward
-)
+    f"qrnn_pool(Tensor product, {_OPTIONS}) -> (Tensor, Tensor, Tensor)",
+    _forward_fake, CPU=_forward, CUDA=_forward, CompositeExplicitAutograd=ops.anywhere(_forward_fake, composed),
+)  # fmt: skip
 VJP = ops.define(
     f"qrnn_pool_backward(Tensor? grad_h, Tensor? grad_last, Tensor product, Tensor states, {_OPTIONS})"
     " -> (Tensor, Tensor)",
-    _vjp_fake, CPU=_vjp, CUDA=_vjp,
+    _vjp_fake, CPU=_vjp, CUDA=_vjp, CompositeExplicitAutograd=ops.anywhere(_vjp_fake, _adjoint),
 )  # fmt: skip
 LAYER = ops.define(
     f"qrnn_layer(Tensor source, Tensor weight, Tensor? bias, {_OPTIONS}) -> (Tensor, Tensor)",
-    _layer_fake, CPU=_layer, CUDA=_layer,
+    _layer_fake, CPU=_layer, CUDA=_layer_composed, CompositeExplicitAutograd=_layer_composed,
 )  # fmt: skip
 BATCH = ops.define("packed_batch(Tensor batch_sizes) -> Tensor", _batch_fake, CPU=_batch)
 

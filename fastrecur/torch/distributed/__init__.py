@@ -38,6 +38,8 @@ def forget_mult(
 ) -> Any:
     r"""Average along a time axis that is held in shards, one by each rank of a group.
 
+    ``h[t] = f[t]*x[t] + (1 - f[t])*h[t-1]``
+
     .. math:: h_t = f_t x_t + (1 - f_t) h_{t-1}
 
     Put together along `axis` in the order of the ranks, the results are what `fastrecur.forget_mult` makes of the
@@ -105,9 +107,10 @@ def forget_mult(
     >>> import torch, torch.distributed as dist
     >>> from fastrecur.torch.distributed import forget_mult
     >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    >>> forget_mult(0.5, torch.tensor([2.0, 4.0, 8.0]))
+    >>> x = torch.tensor([2.0, 4.0, 8.0])
+    >>> forget_mult(0.5, x)
     tensor([1.0000, 2.5000, 5.2500])
-    >>> forget_mult(0.5, torch.tensor([2.0, 4.0, 8.0]), offsets=[0, 2, 3], return_state=True)
+    >>> forget_mult(0.5, x, offsets=[0, 2, 3], return_state=True)
     (tensor([1.0000, 2.5000, 4.0000]), tensor([2.5000, 4.0000]))
     >>> dist.destroy_process_group()
     """
@@ -128,6 +131,8 @@ def linear_recurrence(
     group: Any = None,
 ) -> Any:
     r"""Compute a linear recurrence along a time axis that is held in shards, one by each rank of a group.
+
+    ``h[t] = a[t]*h[t-1] + b[t]``
 
     .. math:: h_t = a_t h_{t-1} + b_t
 

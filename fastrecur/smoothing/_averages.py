@@ -1,4 +1,4 @@
-"""Filters made of weighted averages: without a lag, with gates that follow the data, and of sounds."""
+"""Averages beside the statistics: without a lag, with gates that follow the data, and what sounds are divided by."""
 
 import functools
 import math
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .._arguments import checks, messages as say
-from .._arguments.arrays import at, join, quiet, refuse_masked
+from .._arguments.arrays import at, join, numbers, quiet, refuse_masked
 from .._arguments.checks import is_array, number
 from .._arguments.names import suggesting
 from .._arguments.shapes import axis_of, broadcast_shape
@@ -25,11 +25,31 @@ def ewm_filtfilt(
 ) -> Any:
     r"""Smooth forward and then in reverse, so that the result does not lag behind the data.
 
+    ``y[t] = alpha*x[t] + (1 - alpha)*y[t-1]`` from ``y[0] = x[0]``, then
+    ``z[t] = alpha*y[t] + (1 - alpha)*z[t+1]`` from ``z[T-1] = y[T-1]``
+
     .. math:: y_t = \alpha x_t + (1 - \alpha) y_{t-1}, \quad z_t = \alpha y_t + (1 - \alpha) z_{t+1},
               \quad y_0 = x_0, \quad z_{T-1} = y_{T-1}
 
-    Arguments, the result and errors are those of `ewm_mean`; both directions use the same constant. NaN and infinities
-    raise ValueError, unless checking would wait for a device.
+    Parameters
+    ----------
+    x : array_like
+        The data, as for `ewm_mean`, without missing values.
+    com, span, halflife, alpha : float or array_like, optional
+        The smoothing constant of both directions, exactly one: a center of mass, ``alpha = 1/(1 + com)``, a span,
+        ``2/(span + 1)``, a half-life in steps, ``1 - 2**(-1/halflife)``, or the factor itself.
+    axis : int, default 0
+        The axis of time; for a DataArray also its name.
+
+    Returns
+    -------
+    array
+        Of the library, type, shape and labels of ``x``, and of a dtype as for `ewm_mean`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `ewm_mean`, and ValueError for NaN and infinities, unless checking would wait for a device.
 
     Notes
     -----
@@ -81,6 +101,9 @@ def _finite(values: Any, xp: Any = np) -> Any:
 @suggesting
 def kama(x: Any, period: int = 10, fast: int = 2, slow: int = 30, *, axis: Any = 0) -> Any:
     r"""Return Kaufman's adaptive moving average: fast in a trend, slow in an oscillation.
+
+    ``E[t] = abs(x[t] - x[t-n]) / sum(abs(x[s] - x[s-1]) for s in range(t-n+1, t+1))``,
+    ``f[t] = (E[t]*(2/(fast+1) - 2/(slow+1)) + 2/(slow+1))**2``, ``y[t] = f[t]*x[t] + (1 - f[t])*y[t-1]``
 
     .. math:: E_t = \frac{|x_t - x_{t-n}|}{\sum_{s=t-n+1}^{t} |x_s - x_{s-1}|}, \quad
               f_t = \Big(E_t \big(\tfrac{2}{\text{fast}+1} - \tfrac{2}{\text{slow}+1}\big)
@@ -156,6 +179,8 @@ def pcen(
     max_axis: int | None = None, zi: Any = None, return_zf: bool = False,
 ) -> Any:  # fmt: skip
     r"""Normalize the energy of each channel of a spectrogram by its own recent mean (PCEN).
+
+    ``M[t] = b*S[t] + (1 - b)*M[t-1]``, ``P[t] = (S[t]/(eps + M[t])**gain + bias)**power - bias**power``
 
     .. math:: M_t = b S_t + (1 - b) M_{t-1}, \qquad
               P_t = \Big(\frac{S_t}{(\varepsilon + M_t)^{\text{gain}}} + \text{bias}\Big)^{\text{power}}
@@ -296,10 +321,13 @@ def _first_mean(data: Any, zi: Any, gate: Any, heard: Any, axis: int) -> Any:
     """Return the mean before the first step, of what scipy's filter goes on from."""
     shape = list(broadcast_shape(("ref", "b"), [tuple(v.shape) for v in (heard, gate) if is_array(v)]))
     shape[axis] = 1
+    if hasattr(zi, "columns"):  # of a frame, whose labels may be other than the data's
+        raise TypeError(say.not_an_array("zi", type(zi)))
     came = tuple(getattr(zi, "shape", ()))
     if len(came) != len(shape) or not fits(came, tuple(shape)):
         raise ValueError(say.filter_state(came, tuple(shape)))
     refuse_masked("zi", zi)
+    zi = numbers("zi", zi) if isinstance(zi, np.ndarray) else zi
     check_real("zi", zi)
     rest, xp = 1 - gate, data.xp
     rest = xp.where(rest == 0, xp.ones_like(rest), rest) if is_array(gate) else rest or 1.0
