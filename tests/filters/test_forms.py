@@ -72,6 +72,13 @@ def test_complex_states_beside_real_cotangents():
     assert abs(sosfilt_vjp(x, sos, x, x, zi, grad_zf=grad_zf)[2].imag).all()
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_gradients_beside_complex_states_have_the_signal_s_dtype(dtype):
+    x, zi = noise(3, 9).astype(dtype), noise(3, 1) + 0j
+    assert allpole_vjp(x, [0.3], x, allpole([0.3], x, zi=zi)[0], zi)[1].dtype == dtype
+
+
+
 @pytest.mark.parametrize("take", [np.array, torch.from_numpy])
 def test_no_steps_hand_the_states_on_as_a_copy(take):
     zi, x = noise(1, 3), np.ones((2, 0))
