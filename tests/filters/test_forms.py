@@ -78,7 +78,6 @@ def test_gradients_beside_complex_states_have_the_signal_s_dtype(dtype):
     assert allpole_vjp(x, [0.3], x, allpole([0.3], x, zi=zi)[0], zi)[1].dtype == dtype
 
 
-
 @pytest.mark.parametrize("take", [np.array, torch.from_numpy])
 def test_no_steps_hand_the_states_on_as_a_copy(take):
     zi, x = noise(1, 3), np.ones((2, 0))

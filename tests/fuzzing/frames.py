@@ -70,7 +70,7 @@ def labelled(family, call, traits, rng):
         if x.ndim > 1 and list(found.columns) != list(data.columns):
             raise Mismatch(f"columns: {list(found.columns)} in place of {list(data.columns)}")
         numbers = found[names].to_numpy() if x.ndim > 1 else found.to_numpy()
-        compare("the statistic", numbers, wanted, tolerance_of(x.dtype) * (1e2 if "corr" in call.name else 1))
+        compare("the statistic", numbers, wanted, max(tolerance_of(x.dtype), family.tolerance(call)))
     if not before.equals(data):
         raise Mismatch("the frame was written to")
 
@@ -108,7 +108,7 @@ def streamed(family, call, traits, rng):
                 raise Mismatch(f"columns of a chunk: {list(part.columns)} in place of {list(given.columns)}")
             parts.append(part[names].to_numpy() if is_frame else np.array(part))
             chunk[...] = 1e300  # nothing of a chunk is read later
-        compare("the stream", np.concatenate(parts), wanted, tolerance_of(x.dtype))
+        compare("the stream", np.concatenate(parts), wanted, max(tolerance_of(x.dtype), family.tolerance(call)))
 
 
 def pick_order(names, rng):

@@ -10,6 +10,7 @@ from .draw import Operand, chance, changed, laid_out, pick, uniform
 from .oracles import wide
 
 TOLERANCE = {2: 3e-2, 4: 5e-5, 8: 1e-8}  # of a part of a number, by its bytes
+EXACT = 1e-2  # of that, for results in float64: they are not compared with differences
 
 
 def numbers(results):
@@ -33,6 +34,7 @@ def compare(what, got, want, tolerance):
     if got.shape != want.shape:
         raise Mismatch(f"{what}: the shape {got.shape} in place of {want.shape}")
     finite = np.isfinite(want)
+    tolerance *= EXACT if tolerance == TOLERANCE[8] else 1
     size = max(1.0, float(np.abs(want[finite]).max(initial=0)))
     with np.errstate(all="ignore"):
         right = np.where(finite, np.abs(got - want) <= tolerance * size, np.isnan(want) & np.isnan(got) | (got == want))
