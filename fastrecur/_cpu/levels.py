@@ -75,7 +75,7 @@ def follow_vjp(g, g_last, x, attack, release, first, y, axis, to_x):
 
 def is_varying(x, axis, *gates):
     """Return whether a gate varies in time."""
-    return any(gate.ndim >= x.ndim - axis and gate.shape[axis - x.ndim] > 1 for gate in gates)
+    return any(gate.ndim >= x.ndim - axis and gate.shape[axis - x.ndim] != 1 for gate in gates)
 
 
 def _of_series(gate, x, axis):

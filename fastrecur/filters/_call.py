@@ -54,7 +54,7 @@ def sosfilt_vjp(g, sos, x, y, zi, axis, reverse, lengths, grad_zf, fields=FIELDS
     grad_x = allocate.empty(x.shape, dtype, shapes.like(x.shape, dtype, (x.shape, x.strides)))
     grad_sos, grad_zi = filters.vjp(g, y if poles else x, sos, zi, grad_zf, axis, reverse, lengths, grad_x, poles)
     if x.dtype.kind != "c" and complex_:
-        grad_x = np.ascontiguousarray(grad_x.real)
+        grad_x = grad_x.real.astype(x.dtype, order="C")
     if zi is not None:
         grad_zi = grad_zi.real if zi.dtype.kind != "c" else grad_zi
         grad_zi = _arrays.summed_to(grad_zi, zi.shape).astype(zi.dtype)

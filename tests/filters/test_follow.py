@@ -99,3 +99,13 @@ def test_gradients_of_many_steps(rng):
 def test_errors(rng, call, error, text):
     with pytest.raises(error, match=text):
         call(rng.standard_normal(9))
+
+
+@pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 3)])
+def test_gradients_of_no_steps(shape):
+    gates, x = (torch.full(shape, 0.5, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    zi = torch.ones((1,) * len(shape), dtype=torch.float64, requires_grad=True)
+    y, zf = follow(x, gates, gates, zi=zi)
+    grads = torch.autograd.grad(y.sum() + zf.sum(), [x, gates, zi])
+    assert [grad.shape for grad in grads] == [x.shape, gates.shape, zi.shape]
+    assert grads[2].item() == zf.numel()

@@ -72,6 +72,12 @@ def test_complex_states_beside_real_cotangents():
     assert abs(sosfilt_vjp(x, sos, x, x, zi, grad_zf=grad_zf)[2].imag).all()
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_gradients_beside_complex_states_have_the_signal_s_dtype(dtype):
+    x, zi = noise(3, 9).astype(dtype), noise(3, 1) + 0j
+    assert allpole_vjp(x, [0.3], x, allpole([0.3], x, zi=zi)[0], zi)[1].dtype == dtype
+
+
 @pytest.mark.parametrize("take", [np.array, torch.from_numpy])
 def test_no_steps_hand_the_states_on_as_a_copy(take):
     zi, x = noise(1, 3), np.ones((2, 0))
@@ -250,6 +256,24 @@ def test_allpole(kind, reverse, order):
         assert_close(grad, other.numpy())
     again = allpole_vjp(torch.from_numpy(g), *tensors[:2], own[0], tensors[2], axis=0, **options)
     assert [v.shape for v in again] == [v.shape for v in wanted]
+
+
+@pytest.mark.parametrize("shape", [(2,), (3, 2), (20, 3, 2)])
+def test_coefficients_in_bfloat16(shape):
+    """As bits they would be great numbers."""
+    a, x = torch.from_numpy(0.3 * noise(*shape)).bfloat16(), torch.from_numpy(noise(20, 3)).requires_grad_()
+    for given in (a, a[..., :1]):
+        wanted = allpole(given.double(), x, 0)
+        torch.testing.assert_close(allpole(given, x, 0), wanted, rtol=1e-12, atol=1e-12)
+        grads = (torch.autograd.grad(y.sum(), x)[0] for y in (allpole(given, x, 0), wanted))
+        torch.testing.assert_close(*grads, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", [np.flip, lambda a: a.astype(">f8")], ids=["backwards", "other byte order"])
+def test_arrays_of_any_form_beside_tensors(form):
+    a, zi, x = form(0.3 * noise(2)), form(noise(3, 2)), torch.from_numpy(noise(3, 20))
+    for ours, wanted in zip(allpole(a, x, zi=zi), allpole(a, x.numpy(), zi=zi), strict=True):
+        assert_close(ours.numpy(), wanted)
 
 
 @pytest.mark.parametrize("reverse", [False, True])

@@ -59,8 +59,8 @@ def tensor_of(name, value, like):
         digits = torch.float64 if isinstance(value, float) and name != "x" else None  # torch's default has fewer
         device = None if like is None else like.device
         value = np.asarray(value) if isinstance(value, (list, tuple)) else value
-        if isinstance(value, np.ndarray) and not torch.compiler.is_compiling() and not value.flags.writeable:
-            value = value.copy()  # torch warns of what it must not write to
+        if isinstance(value, np.ndarray) and not torch.compiler.is_compiling():
+            value = _readable(value)
         value = torch.as_tensor(value, dtype=digits, device=device)
     if value.layout is not torch.strided:
         raise TypeError(say.layout(name, f"layout {value.layout}"))
@@ -70,6 +70,13 @@ def tensor_of(name, value, like):
         is_half = value.dtype in (torch.float16, torch.bfloat16)
         return value.float() if is_half and name not in ("x", "y", "grad_y", "a") else value
     return value.to(torch.get_default_dtype() if name in ("x", "y", "grad_y") else torch.float64)
+
+
+def _readable(array):
+    """Return an array's numbers in one that torch takes, and does not warn that it must not write to."""
+    if array.flags.writeable and array.dtype.isnative and min(array.strides, default=0) >= 0:
+        return array
+    return np.array(array, array.dtype.newbyteorder("="), order="C")
 
 
 def check_out(out, x, operands):
@@ -92,15 +99,16 @@ def _signal(x, *others):
     return torch.promote_types(x.dtype, torch.complex64) if _wide(x, *others).is_complex else x.dtype
 
 
-def _sections(sos, poles):
-    sos = numpy_of(sos)
+def _sections(sos, poles, x):
+    """Return coefficients as kernels and tables take them: bfloat16, of which NumPy has the bits, if they vary."""
+    sos = numpy_of(sos.float() if sos.dtype is torch.bfloat16 and sos.ndim < x.ndim + 2 else sos)
     if not poles:
         check_a0(sos)
     return sos
 
 
 def _run_forward(x, sos, zi, lengths, axis, reverse, poles):
-    y, coefficients = empty_like(x, _signal(x, zi)), _sections(sos, poles)
+    y, coefficients = empty_like(x, _signal(x, zi)), _sections(sos, poles, x)
     lengths = None if lengths is None else lengths_of(lengths, tuple(x.shape), axis)
     with _threads.lent(team()):
         zf = _host.forward(numpy_of(x), coefficients, numpy_of(zi), axis, reverse, lengths, numpy_of(y), poles)
@@ -113,7 +121,7 @@ def _run_backward(g, grad_zf, x, sos, zi, lengths, axis, reverse, poles):
     lengths = None if lengths is None else lengths_of(lengths, tuple(x.shape), axis)
     with _threads.lent(team()):
         rest = numpy_of(zi), numpy_of(grad_zf), axis, reverse, lengths, numpy_of(grad_x), poles
-        grad_sos, grad_zi = _host.vjp(*given, _sections(sos, poles), *rest)
+        grad_sos, grad_zi = _host.vjp(*given, _sections(sos, poles, x), *rest)
     grad_x = grad_x if x.is_complex() or not grad_x.is_complex() else grad_x.real.clone()
     grad_zi = torch.from_numpy(np.ascontiguousarray(grad_zi))
     if zi is not None:
