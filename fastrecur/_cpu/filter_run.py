@@ -163,12 +163,12 @@ class Run:
         parts = _threads.ranges(vectors, 1 if self.threads == 1 else min(vectors, most))
         return [(low * self.width, high * self.width) for low, high in parts]
 
-    def run(self, function, arrays, words=0):
+    def run(self, name, arrays, words=0):
         """Run a kernel of named arrays in its order; ``words`` float64 numbers are each part's own."""
         elements = {name: element_of(array.dtype) for name, array in arrays.items() if name != "carry"}
         if words:
             elements["kept"] = "f8"
-        call, parts = kernel(function, self.rule, "f8", **elements), self.parts()
+        call, parts = kernel(name, self.rule, "f8", **elements), self.parts()
         places = [*map(address, arrays.values())]
         room = allocate.aligned((len(parts), -(-words // OCTET) * OCTET), _WIDE)
         rooms = [[address(own)] if words else [] for own in room]

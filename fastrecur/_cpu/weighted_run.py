@@ -210,9 +210,9 @@ class Walk:
         elements = {name: element(dtype) for name, (dtype, *_) in names}
         self.is_cut = lanes == 1 and steps >= CUT_STEPS and may_cut
         self.first, self.is_decay = FIRST_STEPS if "covariance" in rule else 0, "fixed" not in rule
-        own = weighted.walk_cut if self.is_cut else weighted.walk_alone
-        walk = weighted.walk_groups if self.by_group else own if self.alone else weighted.walk
-        self.call = kernel(walk, rule, "f8", **elements)
+        own = "walk_cut" if self.is_cut else "walk_alone"
+        walk = "walk_groups" if self.by_group else own if self.alone else "walk"
+        self.call = kernel(f"weighted.{walk}", rule, "f8", **elements)
         self.nbytes = places[0][0].itemsize * steps * lanes
 
     def run(self, operands, states):
@@ -358,7 +358,7 @@ def decays(times, first_gap, halflife, alpha):
     found[0] = np.exp2(power * (first_gap / halflife))
     # Those between such ends are floats without a loss; others are out of order, which the kernel sees.
     are_exact = name != "i8" or max(abs(int(times[0])), abs(int(times[-1]))) <= MOST_EXACT
-    call = kernel(_decays.walk, "" if are_exact else "integers", "f8", times=name, decays="f8")
+    call = kernel("decays.walk", "" if are_exact else "integers", "f8", times=name, decays="f8")
     team = _threads.team()
     threads = team.size if len(times) >= SERIAL_TIMES else 1
     parts = _threads.ranges(len(times) - 1, cost.items(TIME_BYTES * len(times), threads, len(times) // LONG_TIMES))

@@ -188,7 +188,7 @@ def _plan(forms, dtype, axis, traits, threads):
     if by_vectors or is_row:
         words += [name for name, stride in zip(FIELDS[:H], inner, strict=False) if stride == 0]
     elements = {name: _arrays.element(dtype) for name, (dtype, _, _) in zip(FIELDS[: H + 1], forms, strict=False)}
-    call = kernel(_advantages.walk, " ".join(words), "f8", **elements)
+    call = kernel("advantages.walk", " ".join(words), "f8", **elements)
     return own, call, geometry, parts, repetitions(outer)
 
 

@@ -18,7 +18,6 @@ import pytest
 import fastrecur
 from fastrecur import __main__, _config, reference
 from fastrecur._cpu.compiler import cache as _cache, compile as _compile, native
-from fastrecur._cpu.kernels import rows
 
 
 def test_names():
@@ -180,12 +179,12 @@ assert not {"numba.core.typing.arraydecl", "numba.np.linalg"} & set(sys.modules)
 @pytest.mark.skipif(os.name == "nt", reason="files have no locks of single bytes there")
 def test_of_several_processes_one_makes_a_kernel(tmp_path):
     script = """
-from fastrecur._cpu.compiler import compile as _compile
-real = _compile.machine_code
+from fastrecur._cpu.compiler import build as _build
+real = _build.machine_code
 def told(function, signature):
     print(function.__module__, function.__name__, signature)
     return real(function, signature)
-_compile.machine_code = told
+_build.machine_code = told
 """
     command = [sys.executable, "-W", "error", "-c", script + WORKS]
     environment = os.environ | {"FASTRECUR_CACHE_DIR": str(tmp_path)}
@@ -221,7 +220,7 @@ def test_compiling_is_logged_where_it_is_long(monkeypatch, tmp_path, caplog):
     caplog.set_level("INFO", "fastrecur")
     for silence, name in ((60.0, "kept-00000000000a"), (-1.0, "kept-00000000000b"), (-1.0, "kept-00000000000b")):
         monkeypatch.setattr(_cache, "SILENCE", silence)
-        _cache.find_or_make(name, lambda: (b"code", "symbol"), "rows.forward of float32")
+        _cache.find_or_make(name, lambda: (b"code", "symbol"), lambda: "rows.forward of float32")
     assert caplog.messages == [f"compiled rows.forward of float32 in 0.0 s, kept in {tmp_path}"]
 
 
@@ -320,7 +319,7 @@ def test_what_machine_code_is_kept_for(run_python, tmp_path):
 
 def test_wrong_arguments_of_native_code():
     """What Python cannot take for a number ends in its own error, and nothing runs."""
-    call = _compile.kernel(rows.forward, "forget_same", "f8", a="f8", b="f8", h="f8", flags="b1")
+    call = _compile.kernel("rows.forward", "forget_same", "f8", a="f8", b="f8", h="f8", flags="b1")
     prepared = native.prepared(call, [0] * 16, (1, 2), 4, 1, releases=False, owners=())
     for value in ("1.5", np.float64(1.5), [0], np.ma.zeros(3), np.zeros(3).view(np.recarray)):
         with pytest.raises(TypeError, match="int"):
@@ -408,15 +407,16 @@ def test_a_report_says_that_there_can_be_no_workers(monkeypatch):
 def test_a_kernel_is_made_once_for_all_threads(monkeypatch):
     made = []
 
-    def make(function, rule, carry, elements):
-        made.append(rule)
+    def make(wanted):
+        made.append(wanted.rule)
         time.sleep(0.05)
         return made
 
-    monkeypatch.setattr(_compile, "_compiled", make)
-    monkeypatch.setattr(_compile, "_interpreted", make)
+    monkeypatch.setattr(_compile, "code_of", make)
+    monkeypatch.setattr(_compile.native, "callable_of", lambda *made: made)
+    monkeypatch.setattr(_compile, "is_interpreted", lambda: False)
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: _compile.kernel(rows.forward, "of this test", "f8", a="f8"), range(8)))
+        list(pool.map(lambda _: _compile.kernel("rows.forward", "of this test", "f8", a="f8"), range(8)))
     assert made == ["of this test"]
 
 
