@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import os
 import platform
 import sys
@@ -68,10 +67,12 @@ def _threads():
 
 
 def _version(package):
+    from importlib import metadata  # here, as it takes 30 ms
+
     for name in (package, *_WHEELS.get(package, ())):
         try:
-            return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
             pass
     return "not installed"
 

@@ -8,13 +8,13 @@ import numpy as np
 from .._arguments import arrays
 from .._arguments.arrays import address
 from .._plan import layout as at
+from .._plan.fields import scan as blocks
+from .._plan.fields.scan import BLOCK
 from .._plan.layout import ACCUMULATE, CARRY, FLAGS, LENGTHS, N_STEPS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
 from .._plan.problem import PACKED, ROWS, SCAN, TRANSPOSE8
 from . import cost
 from .compiler import native
 from .compiler.compile import kernel
-from .kernels import blocks
-from .kernels.series import BLOCK
 from .machine import allocate, threads as _threads
 from .machine.threads import ranges
 

@@ -6,13 +6,13 @@ import math
 import numpy as np
 
 from .._arguments.arrays import address, element
+from .._plan.fields.tiles import BLOCKS, BLOCKS_BACK, HEAD, OPERANDS, ROWS, SINGLE, STEPS, STREAMED, TABLES, Y
 from .._plan.loops import starts
+from .._plan.widths import OCTET, WIDTH
 from . import cost
 from .compiler.compile import kernel
-from .kernels.tiles import BLOCKS, BLOCKS_BACK, HEAD, OPERANDS, ROWS, SINGLE, STEPS, STREAMED, TABLES, Y
 from .machine import allocate, threads as _threads
 from .machine.memory_pool import LINE
-from .vectors.types import OCTET, WIDTH
 
 SERIAL = 1 << 14  # samples, times sections, up to which one thread does it all
 FEW_SERIES = 1  # that are taken one after the other, 8 steps at once

@@ -11,10 +11,10 @@ from numpy.lib.stride_tricks import as_strided
 
 from .._arguments import shapes
 from .._arguments.arrays import address, pairs, summed_to
+from .._plan.fields.tiles import FIELDS, GRADIENTS, STEPS
 from .compiler.compile import kernel
 from .filter_coefficients import CHUNKS, coefficients, shared
 from .filter_run import Run, element_of
-from .kernels.tiles import FIELDS, GRADIENTS, STEPS
 from .machine import allocate, threads as _threads
 
 LONG_SERIES = 1 << 15  # steps of a series that is cut

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from .._plan.fields.levels import ATTACK, LEFT, LEVEL, PLANES, RELEASE, TO_LEVEL, TO_PHI, TREND
 from .filter_run import Run
-from .kernels.levels import ATTACK, LEFT, LEVEL, PLANES, RELEASE, TO_LEVEL, TO_PHI, TREND
 
 
 def holt(x, k, waits, axis, level, trend):

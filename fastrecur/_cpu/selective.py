@@ -9,8 +9,8 @@ from .._arguments import arrays as _arrays, checks, messages as say, shapes as _
 from .._arguments.arrays import address
 from .._arguments.selective import MAPS, TIMED, Operands, by_time, check, check_out
 from .._plan import selective as _plan
+from .._plan.fields import selective as _kernels
 from .compiler.compile import kernel
-from .kernels import selective as _kernels, selective_back as _back
 from .machine import allocate, threads as _threads
 
 _BITS = np.dtype(np.uint16)  # of bfloat16
@@ -118,7 +118,7 @@ def scan_vjp(grad_y, operands, sizes, options, grad_state=None, checkpoints=None
             sums[name].fill(0)
     results = {f"to_{name}": array for name, array in (grads | sums).items()}
     call.run(
-        "selective_back.vjp", _back.BACKWARD,
+        "selective_back.vjp", _kernels.BACKWARD,
         timed | {"g": grad_y} | {k: v for k, v in results.items() if k[3:] in TIMED},
         False, states=states, checkpoints=checkpoints, **{k: v for k, v in results.items() if k[3:] not in TIMED},
     )  # fmt: skip

@@ -8,13 +8,25 @@ import numpy as np
 from .._arguments import shapes
 from .._arguments.arrays import address, element
 from .._plan import problem
+from .._plan.fields import decays as _decays, weighted
+from .._plan.fields.weighted import (
+    ALIKE,
+    COUNT,
+    COVARIANCE,
+    MEAN,
+    MEAN_Y,
+    ORIGIN,
+    ORIGIN_Y,
+    PLANES,
+    ROOM,
+    STEPS,
+    WEIGHT,
+)
 from .._plan.loops import starts
+from .._plan.widths import WIDTH
 from . import cost, run as _run
 from .compiler.compile import kernel
-from .kernels import decays as _decays, weighted
-from .kernels.weighted import ALIKE, COUNT, COVARIANCE, MEAN, MEAN_Y, ORIGIN, ORIGIN_Y, PLANES, ROOM, STEPS, WEIGHT
 from .machine import allocate, threads as _threads
-from .vectors.types import WIDTH
 
 SERIAL_BYTES = cost.SERIAL_BYTES // 4  # of samples, of which each takes so much longer than a recurrence's step
 LARGE = 16 << 20  # bytes of a result from which it goes past the cache

@@ -9,7 +9,7 @@ from .._arguments import arrays, shapes
 from .._arguments.arrays import address, at, join, quiet
 from .._cpu.compiler.compile import kernel
 from .._cpu.machine import allocate, threads as _threads
-from .._cpu.vectors.types import WIDTH
+from .._plan.widths import WIDTH
 from ..recurrence import forget_mult
 
 BLOCK = 2048  # elements that are taken at once, of buffers that stay in the nearest cache

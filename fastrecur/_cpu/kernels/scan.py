@@ -19,20 +19,21 @@ bit, an open one the value. Where a series begins anew, a decay is 0.
 from collections import namedtuple
 
 from ..._plan import layout
+from ..._plan.fields.scan import BLOCK, SUMMARY
 from ..._plan.layout import FIRST_BLOCK, LAST_BLOCK, N_STEPS, PHASE, STREAMING, A, B, H
+from ..._plan.widths import OCTET
 from ..._steps.recurrence import constant, everywhere, fma, is_finite, magnitude, select
 from ..compiler.numba_internals import INLINE, helper, inlined
 from ..vectors import scalars, vectors
 from ..vectors.scalars import itemsize, load, load_int, minimum, prefetch, shift, stack, stack_of, store, width
 from ..vectors.transposes import has_flags
-from ..vectors.types import OCTET
 from ..vectors.vectors import broadcast, broadcast_lane, earlier, lane_of, load_vector, opaque_zero, store_vector, total
 from . import blocks, rules, series as _series
-from .blocks import DECAY, OFFSET, ORIGIN, PEAK, SUMMARY, WEIGHT, each_block, has_border, operand, stays_finite
+from .blocks import DECAY, OFFSET, ORIGIN, PEAK, WEIGHT, each_block, has_border, operand, stays_finite
 from .operands import NO, ONE, YES, ZERO
 from .packing import strides_of
 from .rules import a_is_time_invariant, advance, begins_anew, decay, is_average, is_flagged, kept, step, step_input
-from .series import BLOCK, NO_STEPS, PREFETCH, WHOLE_BLOCK, compose, higher, lower, packed, packed_flags
+from .series import NO_STEPS, PREFETCH, WHOLE_BLOCK, compose, higher, lower, packed, packed_flags
 
 FEW_BORDERS = 8  # of a block's vectors, where the processor guesses well which ones have none
 LOST = 64.0  # an average's composed state must not be so many times smaller than the origin

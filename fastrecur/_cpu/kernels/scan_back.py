@@ -5,6 +5,7 @@ from collections import namedtuple
 import numpy as np
 
 from ..._plan import layout
+from ..._plan.fields.scan import BLOCK, SUMMARY
 from ..._plan.layout import A_MODE, ACCUMULATE, B_MODE, N_STEPS, STORE, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
 from ..._steps.recurrence import constant, everywhere, fma, is_finite, magnitude, select
 from ..compiler.numba_internals import INLINE, helper, inlined
@@ -22,11 +23,11 @@ from ..vectors.vectors import (
     total,
 )
 from . import blocks, series as _series
-from .blocks import DECAY, OFFSET, PEAK, SUMMARY, operand, warm_up
+from .blocks import DECAY, OFFSET, PEAK, operand, warm_up
 from .operands import NO, ONE, YES, ZERO
 from .packing import strides_of
 from .rules import a_is_time_invariant, adjoint, begins_anew, by_borders, choice, kept, retreat
-from .series import BLOCK, NO_STEPS, PREFETCH, higher, lower, packed, packed_flags
+from .series import NO_STEPS, PREFETCH, higher, lower, packed, packed_flags
 
 # A gradient: where it is stored, its partial sums if it is accumulated, bytes from one to the next, and output mode.
 Gradient = namedtuple("Gradient", "to sums sum_bytes mode in_place")

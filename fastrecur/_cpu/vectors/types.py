@@ -17,13 +17,10 @@ from llvmlite import binding, ir
 from numba import types
 from numba.extending import NativeValue, intrinsic, models, register_model, unbox
 
+from ..._plan.widths import OCTET, WIDTH
 from .processor import has, is_interpreted
 
 INTERPRETED = is_interpreted()
-
-WIDTH = 16  # lanes in a vector: a cache line of float32, and four registers of float64 on AVX2
-OCTET = 8  # lanes and steps of a block that is transposed in registers
-LINE = 64  # bytes of a cache line
 
 I1, I8, I16, I32, I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
 F16, F32, F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()

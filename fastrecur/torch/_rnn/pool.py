@@ -8,8 +8,8 @@ import torch
 from ..._arguments import checks, messages as say
 from ..._arguments.arrays import address, element
 from ..._cpu.compiler.compile import kernel
-from ..._cpu.kernels import pool
 from ..._cpu.machine import threads as _threads
+from ..._plan.fields import pool
 from .._operator import team as _team, tensors
 
 BLOCK = 1024  # rows of a product that are pooled while they are in the cache
