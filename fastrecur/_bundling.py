@@ -86,7 +86,10 @@ class _Compiler:
         """Return a kernel, of which is known that it can be loaded elsewhere."""
         given, taken = cast(IO[str], self._process.stdin), cast(IO[str], self._process.stdout)
         print(json.dumps(wanted), file=given, flush=True)
-        code, symbol, count = json.loads(taken.readline())
+        answer = taken.readline()
+        if not answer:
+            raise RuntimeError(say.bundling(wanted.name))
+        code, symbol, count = json.loads(answer)
         kernel = Kernel(base64.b64decode(code), symbol, count)
         missing = object_file.undefined(kernel.code) - KNOWN
         if missing:
