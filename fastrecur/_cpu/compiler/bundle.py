@@ -133,7 +133,7 @@ class Bundle:
 
 def read(path: pathlib.Path, processor: str) -> Bundle | None:
     """Return the bundle in a file; None if there is none, or it is no whole bundle for such a processor."""
-    with contextlib.suppress(OSError, ValueError, KeyError), path.open("rb") as file:
+    with contextlib.suppress(OSError, LookupError, TypeError, ValueError, AttributeError), path.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
             return None
         length, _, sum_ = file.readline(100).decode().strip().partition(" ")
