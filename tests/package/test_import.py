@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import fastrecur
-from fastrecur import __main__, _config, reference
+from fastrecur import __main__, _common, _config, reference
 from fastrecur._cpu.compiler import cache as _cache, compile as _compile, native
 
 
@@ -78,15 +78,16 @@ def test_version():
         assert importlib.metadata.version("fastrecur") == fastrecur.__version__
 
 
-def test_import_loads_numpy_and_numba_alone(run_python):
+def test_import_loads_numpy_and_llvmlite_alone(run_python):
     run_python(
         """
 import sys
-import numpy, numba
+import numpy
 before = set(sys.modules)
 import fastrecur
+assert "numba" not in sys.modules
 loaded = {name.partition(".")[0] for name in set(sys.modules) - before}
-foreign = loaded - set(sys.stdlib_module_names) - {"fastrecur", "numpy", "numba", "llvmlite"}
+foreign = loaded - set(sys.stdlib_module_names) - {"fastrecur", "numpy", "llvmlite"}
 assert not foreign, foreign
 heavy = {"scipy", "torch", "pandas", "cupy", "ml_dtypes", "jax", "asyncio", "multiprocessing"}
 heavy -= {name.partition(".")[0] for name in before}
@@ -131,6 +132,26 @@ assert before == (
 )
 """
     )
+
+
+FAMILIES = {
+    "states": "fastrecur.forget_mult_vjp(fastrecur.forget_mult(x, x), x, x, x)",
+    "statistics": "fastrecur.smoothing.ewm_mean(x, alpha=0.5)",
+    "filters": "fastrecur.filters.sosfilt([[1, 0.5, 0.2, 1, -0.5, 0.1]], x, axis=0)",
+    "levels": "fastrecur.smoothing.holt(x, alpha=0.5, beta=0.1)",
+    "returns": "fastrecur.returns.gae(x[:-1], x, 0.9, 0.9, x[:-1] < 0)",
+    "selective": "fastrecur.selective_scan(x[None], x[None], -x[:1].T, x[None, :, :1], x[None, :, :1], layout='bld')",
+    "tensors": "import torch; x = torch.ones(9, 5, requires_grad=True); fastrecur.forget_mult(x, x).sum().backward()",
+}
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=pytest.mark.exhaustive if name != "states" else ()) for name in FAMILIES]
+)
+def test_a_process_that_has_its_kernels_does_without_numba(run_python, family):
+    before = "import sys\nimport numpy as np\nimport fastrecur\nx = np.ones((9, 5), np.float32)\n" + FAMILIES[family]
+    run_python(before)  # compiles what is missing
+    run_python(before + "\nassert 'numba' not in sys.modules or family == 'tensors'".replace("family", repr(family)))
 
 
 WORKS = """
@@ -227,7 +248,7 @@ def test_compiling_is_logged_where_it_is_long(monkeypatch, tmp_path, caplog):
 def test_common_kernels_are_made_beforehand(monkeypatch, capsys):
     """The command's calls are right ones, and it shows how far they are."""
     few = {"one short series": ((100,), 0)}
-    monkeypatch.setattr(__main__, "_LAYOUTS", few)
+    monkeypatch.setattr(_common, "LAYOUTS", few)
     __main__.main(["--compile", "float64"])
     printed = capsys.readouterr()
     assert " 0 of 6 [" in printed.err and "float64: ewm_std, one short series" in printed.err
