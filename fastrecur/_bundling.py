@@ -28,6 +28,7 @@ from ._cpu.machine import threads
 DTYPES = "float32", "float64"
 # What of the C library kernels may call; trampolines are given the rest (`native.py`).
 KNOWN = {"memcpy", "memset", "memmove", *python.TRAMPOLINES, *native.THINGS}
+_OF_TORCH = Wanted("workers.team", None, None, ())  # which calls need where torch has several threads
 _TEAM = 4  # threads, with which calls that are large use other kernels
 
 
@@ -54,7 +55,8 @@ def _noting() -> Iterator[dict[Wanted, None]]:
 
 def common_kernels() -> list[Wanted]:
     """Return the kernels that a bundle has."""
-    return kernels_of(call for dtype in DTYPES for _, call in _common.calls_of_bundle(dtype))
+    calls = (call for dtype in DTYPES for _, call in _common.calls_of_bundle(dtype))
+    return sorted({*kernels_of(calls), _OF_TORCH}, key=str)
 
 
 def kernels_of(calls: Iterable[Callable[[], Any]]) -> list[Wanted]:
@@ -73,6 +75,7 @@ class _Compiler:
     """A process that compiles for a processor."""
 
     def __init__(self, processor: bundle.Processor) -> None:
+        self._machine = processor.machine
         features = ",".join(f"+{name}" for name in (*processor.needs, *processor.has))
         script = pathlib.Path(elsewhere.__file__).read_text("utf-8")
         paths = str(cache.PACKAGE.parent), os.environ.get("PYTHONPATH")
@@ -94,6 +97,9 @@ class _Compiler:
         missing = object_file.undefined(kernel.code) - KNOWN
         if missing:
             raise RuntimeError(say.bundled_kernel(wanted.name, ", ".join(sorted(missing))))
+        far = object_file.relocations(kernel.code) - object_file.ANYWHERE[self._machine]
+        if far:
+            raise RuntimeError(say.bundled_relocations(wanted.name, sorted(far)))
         return kernel
 
     def close(self) -> None:

@@ -58,6 +58,7 @@ kernel_parameters = _message("{kernel} has more than {most} parameters")
 kernel_arguments = _message("a kernel takes {arity} arguments here, and {came} came")
 bundling = _message("the kernel {name} was not compiled for a bundle: what its compiler says stands above")
 bundled_kernel = _message("the kernel {name} cannot be bundled: it calls {missing}, which not every process has")
+bundled_relocations = _message("the kernel {name} cannot be bundled: it has relocations of the kinds {kinds}")
 kernel_scratch = _message("a prepared call has room for {most} words of scratch memory, and {words} are required")
 gpu_packages = _message(
     "arrays on a GPU need numba-cuda, and {missing} is missing: in a clone of fastrecur, pip install '.[cuda13]',"

@@ -221,22 +221,17 @@ def test_a_process_that_finds_its_kernels_compiles_nothing(run_python, made, tmp
     assert found == run_python(USES, FASTRECUR_BUNDLE="0", PYTHONHASHSEED="0")
 
 
-# Relocations by ELF's numbers: addresses and distances of 64 bits; of ARM, too, 16 bits each of an address of 64
-# (MOVW_UABS), distances of 32 bits from tables for exceptions, and branches, for which LLVM's loader writes stubs.
-X86 = {1, 24}
-ANYWHERE = {"x86-64-v3": X86, "x86-64-v4": X86, "aarch64": {257, 260, 261, 282, 283, *range(263, 271)}}
-
-
 @pytest.mark.exhaustive
 def test_what_code_of_bundles_asks_of_a_process(made):
     """A few functions by name, and nothing that is out of range wherever in memory it stands."""
     for path in made.iterdir():
-        kernels = bundle.read(path, path.stem.removeprefix("linux-"))
+        name = path.stem.removeprefix("linux-")
+        kernels, machine = bundle.read(path, name), bundle.PROCESSORS[name].machine
         assert kernels is not None
-        for name in kernels.head["kernels"]:
-            code = kernels.find(name).code
+        for key in kernels.head["kernels"]:
+            code = kernels.find(key).code
             assert object_file.undefined(code) <= _bundling.KNOWN
-            assert object_file.relocations(code) <= ANYWHERE[kernels.head["processor"]]
+            assert object_file.relocations(code) <= object_file.ANYWHERE[machine]
 
 
 @pytest.mark.exhaustive
