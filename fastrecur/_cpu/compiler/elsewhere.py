@@ -42,3 +42,4 @@ def main():
 
 if __name__ == "__main__":
     main()
+    os._exit(0)  # what is compiled takes seconds to be freed
