@@ -349,3 +349,31 @@ def test_calls_of_a_bundle_are_right_ones():
     names = [[name for name, _ in _bundling._common.calls_of_bundle(dtype)] for dtype in _bundling.DTYPES]
     assert names[0] == names[1]
     assert len(names[0]) == len(set(names[0]))
+
+
+# ---- What a kernel is made of ---------------------------------------------------------------------------------------
+
+
+def imported(name):
+    """Return the files that a file imports, as Python's parser reads it."""
+    from test_layers import imports
+
+    return {file for file in imports(name) if not file.startswith(cache.BESIDE)}
+
+
+@pytest.mark.parametrize("name", sorted(p.name for p in (cache.PACKAGE / "_cpu" / "kernels").glob("[!_]*.py")))
+def test_sources_of_kernels(name):
+    found, left = set(), {f"_cpu/kernels/{name}", *cache.COMPILES}
+    while left:
+        found |= left
+        left = {file for source in left for file in imported(source)} - found
+    assert cache.sources_of(f"_cpu/kernels/{name}") == found
+    assert "_steps/recurrence.py" in found
+    assert "_cpu/vectors/arithmetic.py" in found
+
+
+def test_a_kernel_depends_on_its_own_sources():
+    """So a change of one leaves others as they are."""
+    rows, scan = (cache.sources_of(f"_cpu/kernels/{name}.py") for name in ("rows", "scan"))
+    assert "_cpu/kernels/wide.py" in rows - scan
+    assert "_cpu/kernels/blocks.py" in scan - rows
