@@ -44,7 +44,7 @@ def _noting() -> Iterator[dict[Wanted, None]]:
 
     nothing = object_file.of_nothing("nothing")
     before = _compile.code_of, threads.prewake
-    _compile.code_of, threads.prewake = note, lambda count: count
+    _compile.code_of, threads.prewake = note, lambda threads: threads
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")  # of results that nothing was written to

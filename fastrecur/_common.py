@@ -64,11 +64,10 @@ def _filters(layout: str, x: Any, axis: int) -> Calls:
 
 def _returns(layout: str, rewards: Any) -> Calls:
     values, flags = np.concatenate([rewards, rewards[:1]]), np.zeros(rewards.shape, bool)
-    for words, ends in ((", flags", (flags,)), (", both flags", (flags, flags))):
-        yield f"gae, {layout}{words}", partial(returns.gae, rewards, values, 0.99, 0.95, *ends)
-    for words, ends in (("", ()), (", flags", (flags,))):
-        call = partial(returns.discounted_returns, rewards, 0.99, *ends)
-        yield f"discounted_returns, {layout}{words}", call
+    yield f"gae, {layout}", partial(returns.gae, rewards, values, 0.99, 0.95, flags)
+    yield f"gae, {layout}, both flags", partial(returns.gae, rewards, values, 0.99, 0.95, flags, flags)
+    yield f"discounted_returns, {layout}", partial(returns.discounted_returns, rewards, 0.99)
+    yield f"discounted_returns, {layout}, flags", partial(returns.discounted_returns, rewards, 0.99, flags)
 
 
 def _train(dtype: str) -> None:

@@ -69,7 +69,7 @@ class Kernel(NamedTuple):
 
     code: bytes
     symbol: str
-    count: int
+    arity: int
 
 
 def name_of(wanted: Wanted) -> str:
@@ -97,7 +97,7 @@ def write(path: pathlib.Path, processor: str, kernels: dict[Wanted, Kernel], **m
         name, source = name_of(wanted), wanted.source
         packed = zlib.compress(kernel.code, 9)
         sum_ = hashlib.sha256(packed).hexdigest()[:32]
-        head["kernels"][name] = [place, len(packed), sum_, kernel.symbol, kernel.count, source]
+        head["kernels"][name] = [place, len(packed), sum_, kernel.symbol, kernel.arity, source]
         head["sources"][source] = cache.digest(source)
         place += len(packed)
         codes.append(packed)

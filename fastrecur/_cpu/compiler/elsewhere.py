@@ -14,7 +14,7 @@ import sys
 from llvmlite import binding
 
 
-def pretend(machine, name, features):
+def pretend(machine: str, name: str, features: str) -> None:
     """Tell what is imported later that this machine has some processor, of features in LLVM's words."""
     os.environ |= {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features}
     if binding.get_process_triple().startswith(machine):
@@ -26,15 +26,15 @@ def pretend(machine, name, features):
     platform.machine = lambda: machine
 
 
-def main():
+def main() -> None:
     """Answer each line."""
     pretend(*sys.argv[1:])
     from fastrecur._cpu.compiler import bundle, compile as _compile, trampolines
 
     output, sys.stdout = sys.stdout, sys.stderr  # whatever else is printed
     for line in sys.stdin:
-        *names, elements = json.loads(line)
-        wanted = bundle.Wanted(*names, tuple(map(tuple, elements)))
+        name, rule, carry, elements = json.loads(line)
+        wanted = bundle.Wanted(name, rule, carry, tuple((key, element) for key, element in elements))
         is_kernel = wanted != bundle.TRAMPOLINES
         code, symbol, count = _compile.kept_or_made(wanted) if is_kernel else (trampolines.compiled(), "", 0)
         print(json.dumps([base64.b64encode(code).decode(), symbol, count]), file=output, flush=True)

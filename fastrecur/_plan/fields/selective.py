@@ -28,7 +28,7 @@ BACKWARD = (
 )
 
 
-def scratch_numbers(states, back):
+def scratch_numbers(states: int, back: bool) -> int:
     """Return how much scratch memory a call needs, in numbers."""
     blocks, row = GROUP * WIDTH * states, GROUP * WIDTH
     forward = 2 * blocks + 2 * max(blocks, -(-states // WIDTH) * TILE) + 2 * row
