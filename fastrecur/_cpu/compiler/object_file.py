@@ -6,8 +6,8 @@ from typing import NamedTuple
 from llvmlite import binding
 
 # By machine, the relocations, by ELF's numbers, of what may be loaded anywhere: addresses and distances of 64 bits; of
-# ARM also 16 bits each of an address of 64 (MOVW_UABS), distances of 32 bits from tables for exceptions, and what LLVM's
-# loader writes stubs and a table of addresses (GOT) for, beside the code.
+# ARM also 16 bits each of an address of 64 (MOVW_UABS), distances of 32 bits from tables for exceptions, and what
+# LLVM's loader writes stubs and a table of addresses (GOT) for, beside the code.
 ANYWHERE = {"x86_64": {1, 24}, "aarch64": {257, 260, 261, 282, 283, 311, 312, *range(263, 271)}}
 _SYMBOLS, _RELOCATIONS = 2, 4  # types of sections
 _UNDEFINED = 0  # the section of a symbol that is elsewhere
