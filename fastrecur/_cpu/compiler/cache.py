@@ -63,7 +63,7 @@ CUDA = (
 )  # files, and folders with what is in them, that GPU kernels are made of
 # Whatever a kernel of a processor is, it is compiled by these; and what they import that says nothing of its code.
 COMPILES = ("_cpu/compiler/build.py",)
-BESIDE = "_arguments/", "_cpu/compiler/cache.py"
+BESIDE = ("_arguments/", *(f"_cpu/compiler/{name}.py" for name in ("bundle", "cache", "compile", "native")))
 _IMPORT = re.compile(r"^[ \t]*from (\.+)([\w.]*) import (\([^)]*\)|.*)$", re.MULTILINE)
 
 
