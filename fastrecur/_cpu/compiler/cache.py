@@ -56,11 +56,8 @@ def describe() -> str:
 
 
 PACKAGE = pathlib.Path(__file__).parents[2]
-CUDA = (
-    "_steps",
-    "_cuda",
-    "_cpu/compiler/cache.py",
-)  # files, and folders with what is in them, that GPU kernels are made of
+# Files, and folders with what is in them, that GPU kernels are made of.
+CUDA = "_steps", "_cuda", "_cpu/compiler/cache.py"
 # Whatever a kernel of a processor is, it is compiled by these; and what they import that says nothing of its code.
 COMPILES = ("_cpu/compiler/build.py",)
 BESIDE = ("_arguments/", *(f"_cpu/compiler/{name}.py" for name in ("bundle", "cache", "compile", "native")))
