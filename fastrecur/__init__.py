@@ -16,8 +16,6 @@ import typing as _typing
 from importlib import import_module as _import_module
 from pathlib import Path as _Path
 
-import numba as _numba  # noqa: F401  # the first call needs it: better to wait for it here
-
 from . import reference
 from ._config import __version__, show_config
 from ._cpu.machine.threads import get_num_threads, set_num_threads

@@ -1,63 +1,58 @@
-"""``python -m fastrecur``: print what a report about a problem needs; with ``--compile``, make common kernels."""
+"""``python -m fastrecur``: print what a report about a problem needs; make common kernels, or bundles of them."""
 
 from __future__ import annotations
 
 import argparse
+import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any
+from collections.abc import Callable
 
-import numpy as np
-
-from . import forget_mult, forget_mult_vjp, show_config, smoothing
+from . import _common, show_config
 from ._arguments import notices
-from ._cpu.compiler import cache
-
-DTYPES = "float16", "float32", "float64"
-# Shapes and axes of time: each has kernels of its own.
-_LAYOUTS = {
-    "one series": ((1_000_000,), 0),
-    "one short series": ((1000,), 0),
-    "time first": ((1000, 1000), 0),
-    "time last": ((1000, 1000), 1),
-    "few series": ((100_000, 4), 0),
-}
+from ._common import DTYPES
+from ._cpu.compiler import bundle, cache
 
 
-def calls(dtype: str) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Yield what is compiled, in words, and the call that compiles it."""
-    for layout, (shape, axis) in _LAYOUTS.items():
-        x = np.full(shape, 0.5, dtype)
-        for gate, f in (("a number", 0.5), ("an array", x)):
-            yield f"forget_mult, {layout}, f is {gate}", partial(forget_mult, f, x, axis=axis)
-            yield f"forget_mult_vjp, {layout}, f is {gate}", partial(forget_mult_vjp, x, f, x, x, axis=axis)
-        for statistic in (smoothing.ewm_mean, smoothing.ewm_std) if dtype != "float16" else ():
-            yield f"{statistic.__name__}, {layout}", partial(statistic, x, alpha=0.5, axis=axis)
+def _progress(count: int) -> Callable[[int, str], None]:
+    """Return what shows how much of some work is done, and a label: a bar at a terminal, else a line each."""
+
+    def show(done: int, label: str) -> None:
+        if sys.stderr.isatty():
+            bar, end = f"[{'#' * (30 * done // count):<30}] ", "\n" if done == count else ""
+            print(f"\r{done:>3} of {count} {bar}{label}\033[K", end=end, file=sys.stderr, flush=True)
+        else:
+            print(f"{done:>3} of {count} {label}", file=sys.stderr, flush=True)
+
+    return show
 
 
 def make_kernels(dtypes: list[str]) -> None:
     """Compile the common kernels of these dtypes, and show how far that is."""
-    work, began = [(f"{dtype}: {label}", call) for dtype in dtypes for label, call in calls(dtype)], time.monotonic()
+    work = [(f"{dtype}: {label}", call) for dtype in dtypes for label, call in _common.calls(dtype)]
+    began, show = time.monotonic(), _progress(len(work))
     notices.hush()
     for done, (label, call) in enumerate(work):
-        _show(f"{done:>3} of {len(work)}", done / len(work), label)
+        show(done, label)
         call()
-    _show(f"{len(work):>3} of {len(work)}", 1, "done\n")
+    show(len(work), "done")
     place = cache.folder()
     kept = 0 if place is None or not place.is_dir() else sum(1 for path in place.iterdir() if path.name != "lock")
     print(f"{time.monotonic() - began:.0f} s for {len(work)} calls, some of which share a kernel")
     print(f"{kept} kernels are kept in {place or 'no place: there is no home'}")
 
 
-def _show(count: str, part: float, label: str) -> None:
-    """Show how far the work is: a bar at a terminal, else a line for each call."""
-    if sys.stderr.isatty():
-        bar = f"\r{count} [{'#' * int(30 * part):<30}] {label}\033[K"
-        print(bar, end="", file=sys.stderr, flush=True)
-    else:
-        print(count, label.strip(), file=sys.stderr, flush=True)
+def make_bundles(processors: list[str], into: pathlib.Path) -> None:
+    """Compile the kernels of a bundle for these processors, and show how far that is."""
+    from . import _bundling
+
+    began = time.monotonic()
+    kernels = _bundling.common_kernels()
+    count = (1 + len(kernels)) * len(processors)
+    _bundling.make(processors, into, kernels, _progress(count))
+    print(f"{time.monotonic() - began:.0f} s")
+    for path in (bundle.file_of(into, name) for name in processors):
+        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -68,11 +63,27 @@ def main(arguments: list[str] | None = None) -> None:
         help="compile the common kernels of these dtypes (float32 and float64 by default) into the cache instead: for "
         f"images and classrooms, where no first call shall wait; one of {', '.join(DTYPES)}",
     )  # fmt: skip
-    asked = parser.parse_args(arguments).compile
-    if asked is None:
-        show_config()
+    parser.add_argument(
+        "--bundle", action="store_true",
+        help="compile more common kernels, of float32 and float64, for processors that this machine need not have "
+        "instead, into a file for each, which a call reads before it looks into the cache; wheels have these files",
+    )  # fmt: skip
+    names = list(bundle.PROCESSORS)
+    parser.add_argument(
+        "--cpu", nargs="+", choices=names, metavar="CPU", default=names,
+        help=f"with --bundle: for these processors, of {', '.join(names)}; all by default",
+    )  # fmt: skip
+    parser.add_argument(
+        "--into", type=pathlib.Path, metavar="FOLDER", default=bundle.OWN,
+        help="with --bundle: write the files there instead of into the package; FASTRECUR_BUNDLE names such a folder",
+    )  # fmt: skip
+    asked = parser.parse_args(arguments)
+    if asked.bundle:
+        make_bundles(asked.cpu, asked.into)
+    elif asked.compile is not None:
+        make_kernels(asked.compile or ["float32", "float64"])
     else:
-        make_kernels(asked or ["float32", "float64"])
+        show_config()
 
 
 if __name__ == "__main__":

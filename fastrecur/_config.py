@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import os
 import platform
 import sys
 
 import numpy as np
 
-from ._cpu.compiler import cache
+from ._cpu.compiler import bundle, cache
 from ._cpu.machine import memory_pool, workers
 from ._cpu.machine.threads import get_num_threads
 from .recurrence import forget_mult
@@ -57,6 +56,7 @@ def _lines():
     yield "GPU kernels", _attempt(_gpu, "do not work, which matters only to arrays on a GPU")
     yield "memory", _attempt(memory_pool.describe, "large results cannot be made")
     yield "cache", _attempt(cache.describe, "unknown")
+    yield "bundle", _attempt(bundle.describe, "unknown")
     set_here = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(_VARIABLES)]
     yield "environment", ", ".join(set_here) or "nothing is set that matters here"
 
@@ -68,10 +68,12 @@ def _threads():
 
 
 def _version(package):
+    from importlib import metadata  # here, as it takes 30 ms
+
     for name in (package, *_WHEELS.get(package, ())):
         try:
-            return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
             pass
     return "not installed"
 

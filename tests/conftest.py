@@ -22,6 +22,8 @@ sys.path += SHARED
 
 from thresholds import lower_thresholds  # noqa: E402
 
+os.environ.setdefault("FASTRECUR_BUNDLE", "0")  # tests are of kernels that are made here
+
 import fastrecur  # noqa: E402 - after the line above, which must precede the import of compare
 from fastrecur._arguments.arrays import address  # noqa: E402
 from fastrecur._cpu import host  # noqa: E402

@@ -1,13 +1,15 @@
 """What is distributed: build both archives, look at what is in them, and run the wheel where nothing else is.
 
-    python tests/distribution.py [--python OTHER_PYTHON ...] [--tests]
+    python tests/distribution.py [--python OTHER_PYTHON ...] [--tests] [--bundle FOLDER]
 
 needs the packages ``build`` and ``setuptools>=77``. The wheel is built from the sdist and once more from the checkout;
 the two must be the same. It is then installed in a fresh environment, alone, for this Python and each of the others.
-With ``--tests``, tests of arrays and of the documentation are run from the unpacked sdist, as a packager would.
+With ``--tests``, tests of arrays and of the documentation are run from the unpacked sdist, as a packager would. With
+``--bundle``, both archives have the compiled kernels of a folder, and common calls are made with nothing else.
 """
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +19,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+MOST_BYTES = 12 << 20  # of a wheel
 
 # Run from a folder that knows nothing of the checkout.
 USE = """
@@ -53,27 +56,56 @@ foreign = {"torch", "pandas", "polars", "xarray", "scipy", "numba_cuda"} & sys.m
 assert not foreign, foreign
 """
 
+# Of what a bundle is for, there: whatever else is needed would be compiled.
+USE_BUNDLE = """
+import sys
+sys.modules["numba"] = None
+import numpy as np
+import fastrecur
+from fastrecur import _common, reference
+from fastrecur._cpu.compiler import bundle
+from fastrecur._cpu.machine import threads
+
+assert "kernels in" in bundle.describe() and "other sources" not in bundle.describe(), bundle.describe()
+fastrecur.set_num_threads(2)
+for dtype in "float32", "float64":
+    for name, call in _common.calls_of_bundle(dtype):
+        call()
+        with threads.alone():
+            call()
+f, x = np.random.default_rng(0).random((2, 600, 640))
+np.testing.assert_allclose(fastrecur.forget_mult(f, x), reference.forget_mult(f, x), rtol=1e-12)
+print(bundle.describe())
+"""
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--python", nargs="*", default=[], help="other interpreters to run the wheel on")
     parser.add_argument("--tests", action="store_true", help="run tests from the unpacked sdist")
+    parser.add_argument("--bundle", type=Path, help="a folder that `python -m fastrecur --bundle --into` has written")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        sdist, wheel = build(folder)
+        sdist, wheel = build(folder, options.bundle)
         for python in [sys.executable, *options.python]:
             run_alone(python, wheel, folder)
+        if options.bundle:
+            run_bundle(wheel, folder)
         if options.tests:
             run_tests(sdist, wheel, folder)
 
 
-def build(folder):
+def build(folder, bundle):
     """Build the sdist and the wheel, check what they hold, and return their paths."""
     # From a copy, as what was built before in the checkout would get in.
     made = "build", "dist", "_build", "*.egg-info", "__pycache__", "*.pyc", "generated", "*.pt", "*.pt2"
-    leave = shutil.ignore_patterns(".git", ".venv", ".*_cache", ".hypothesis", ".coverage*", *made)
+    leave = shutil.ignore_patterns("_bundle", ".git", ".venv", ".*_cache", ".hypothesis", ".coverage*", *made)
     checkout = shutil.copytree(ROOT, folder / "checkout", ignore=leave)
+    kernels = sorted(bundle.glob("*.kernels")) if bundle else []
+    if bundle:
+        shutil.copytree(bundle, checkout / "fastrecur" / "_bundle")
+        assert kernels, f"{bundle} has no kernels"
     for target, *kinds in [("both",), ("direct", "--wheel")]:
         run(sys.executable, "-m", "build", "--no-isolation", *kinds, "--outdir", folder / target, checkout)
     (sdist,), (wheel,) = (folder / "both").glob("*.tar.gz"), (folder / "both").glob("*.whl")
@@ -82,7 +114,8 @@ def build(folder):
     assert wheel.name == f"{name}-py3-none-any.whl", wheel.name
 
     package = {p.relative_to(ROOT).as_posix() for p in (ROOT / "fastrecur").rglob("*.py*") if p.suffix != ".pyc"}
-    package.add("fastrecur/py.typed")
+    package |= {"fastrecur/py.typed", *(f"fastrecur/_bundle/{path.name}" for path in kernels)}
+    assert wheel.stat().st_size < MOST_BYTES, f"{wheel.stat().st_size} bytes"
     about = {"METADATA", "WHEEL", "RECORD", "top_level.txt", "licenses/LICENSE"}
     contents = read_wheel(wheel)
     expect("wheel", set(contents), package | {f"{name}.dist-info/{file}" for file in about})
@@ -134,6 +167,19 @@ def run_alone(python, wheel, folder):
     printed = run(own, "-W", "error", "-c", USE, cwd=elsewhere)
     numbers = [" ".join(line.split()) for line in printed.splitlines() if line.startswith(("numpy", "numba  "))]
     print(f"{version}: works alone, with {', '.join(numbers)}")
+
+
+def run_bundle(wheel, folder):
+    """Install the wheel where no kernel is kept and none can be compiled, and make the calls that a bundle is for."""
+    place = folder / "bundled"
+    run(sys.executable, "-m", "venv", place)
+    own = place / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+    run(own, "-m", "pip", "install", "--quiet", wheel)
+    environment = os.environ | {"FASTRECUR_CACHE_DIR": str(folder / "no-kernels")}
+    environment.pop("FASTRECUR_BUNDLE", None)
+    printed = run(own, "-W", "error", "-c", USE_BUNDLE, cwd=folder / "elsewhere", env=environment)
+    assert not (folder / "no-kernels").exists(), "kernels were compiled"
+    print(f"works without the compiler: {printed.strip()}")
 
 
 def run_tests(sdist, wheel, folder):

@@ -23,7 +23,7 @@ from llvmlite import binding  # noqa: E402
 
 import fastrecur  # noqa: E402
 from fastrecur import filters, smoothing  # noqa: E402
-from fastrecur._cpu.compiler import compile as _compile  # noqa: E402
+from fastrecur._cpu.compiler import build as _build  # noqa: E402
 
 SECTIONS = b".text", b".ltext", b".rodata", b".lrodata"
 # Time first and last, gates in another order, ragged, few lanes, one series.
@@ -41,7 +41,7 @@ DTYPES = "f2", "f4", "f8", "c8"
 
 def codes(calls):
     """Yield ``(call, hash)`` for each kernel in the order in which calls ask for them."""
-    make, found = _compile.machine_code, []
+    make, found = _build.machine_code, []
 
     def noted(*arguments):
         code, symbol = make(*arguments)
@@ -50,7 +50,7 @@ def codes(calls):
         found.append(hashlib.sha256(b"".join(kept)).hexdigest()[:16])
         return code, symbol
 
-    _compile.machine_code = noted
+    _build.machine_code = noted
     for name, call in calls:
         del found[:]
         call()

@@ -60,6 +60,9 @@ no_kernel = _message("the compiled kernel holds no function {symbol}")
 kernel_type = _message("numba {version} compiles kernels to functions of a type that cannot be called here: {kind}")
 kernel_parameters = _message("{kernel} has more than {most} parameters")
 kernel_arguments = _message("a kernel takes {arity} arguments here, and {came} came")
+bundling = _message("the kernel {name} was not compiled for a bundle: see above what its compiler says")
+bundled_kernel = _message("the kernel {name} cannot be bundled: it calls {missing}, which not every process has")
+bundled_relocations = _message("the kernel {name} cannot be bundled: it has relocations of the kinds {kinds}")
 kernel_scratch = _message("a prepared call has room for {most} words of scratch memory, and {words} are required")
 gpu_packages = _message(
     "arrays on a GPU need numba-cuda, and {missing} is missing: in a clone of fastrecur, pip install '.[cuda13]',"

@@ -8,21 +8,21 @@ import numpy as np
 from .._arguments import arrays
 from .._arguments.arrays import address
 from .._plan import layout as at
+from .._plan.fields import scan as blocks
+from .._plan.fields.scan import BLOCK
 from .._plan.layout import ACCUMULATE, CARRY, FLAGS, LENGTHS, N_STEPS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
 from .._plan.problem import PACKED, ROWS, SCAN, TRANSPOSE8
 from . import cost
 from .compiler import native
 from .compiler.compile import kernel
-from .kernels import blocks, packed, rows, scan, scan_back, transpose8, transpose8_back
-from .kernels.series import BLOCK
 from .machine import allocate, threads as _threads
 from .machine.threads import ranges
 
 _KERNELS = {
-    ROWS: (rows.forward, rows.vjp),
-    TRANSPOSE8: (transpose8.forward, transpose8_back.vjp),
-    PACKED: (packed.forward, packed.vjp),  # summaries, too
-    SCAN: (scan.forward, scan_back.vjp),
+    ROWS: ("rows.forward", "rows.vjp"),
+    TRANSPOSE8: ("transpose8.forward", "transpose8_back.vjp"),
+    PACKED: ("packed.forward", "packed.vjp"),  # summaries, too
+    SCAN: ("scan.forward", "scan_back.vjp"),
 }
 
 # Beside `layout`'s operands, with strides as the carry's: the states before all steps, of which a gradient's carry
@@ -48,8 +48,8 @@ class Bound:
         if "summary" in direction:
             traits, elements = direction.split(), elements | {"h": wide}
         rule = " ".join([plan.rule, *plan.traits, *traits])
-        function = _KERNELS[plan.traversal][direction == "vjp"]
-        self.kernel = kernel(function, rule, wide, **elements)
+        name = _KERNELS[plan.traversal][direction == "vjp"]
+        self.kernel = kernel(name, rule, wide, **elements)
         self.is_native = native.is_native([(self.kernel,)])
 
     def offset(self, operand, repeat=0):

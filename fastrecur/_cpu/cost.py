@@ -12,11 +12,11 @@ import os
 import sys
 from typing import NamedTuple
 
+from .._plan.fields.scan import BLOCK
 from .._plan.layout import A_IS_BROADCAST, SUMS_A, H
 from .._plan.problem import FEW_LANES, LARGE_PROBLEM, ROWS, SCAN, TRANSPOSE8
-from .kernels.series import BLOCK
+from .._plan.widths import OCTET, WIDTH
 from .machine.memory_pool import LINE
-from .vectors.types import OCTET, WIDTH
 
 # Bytes "moved" are those that all operands and results of a problem have together.
 SERIAL_BYTES = LARGE_PROBLEM  # moved, below which a second thread costs more than it brings,

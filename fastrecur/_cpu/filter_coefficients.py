@@ -4,8 +4,8 @@ import functools
 
 import numpy as np
 
+from .._plan.widths import OCTET, WIDTH
 from .._steps import sections as _steps
-from .vectors.types import OCTET, WIDTH
 
 CHUNKS = 2 * WIDTH  # series, with those that are cut, that keep two threads busy
 FORGOTTEN = 2.0**-80  # of a state, before a chunk that is warmed up

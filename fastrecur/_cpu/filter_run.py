@@ -6,13 +6,13 @@ import math
 import numpy as np
 
 from .._arguments.arrays import address, element
+from .._plan.fields.tiles import BLOCKS, BLOCKS_BACK, HEAD, OPERANDS, ROWS, SINGLE, STEPS, STREAMED, TABLES, Y
 from .._plan.loops import starts
+from .._plan.widths import OCTET, WIDTH
 from . import cost
 from .compiler.compile import kernel
-from .kernels.tiles import BLOCKS, BLOCKS_BACK, HEAD, OPERANDS, ROWS, SINGLE, STEPS, STREAMED, TABLES, Y
 from .machine import allocate, threads as _threads
 from .machine.memory_pool import LINE
-from .vectors.types import OCTET, WIDTH
 
 SERIAL = 1 << 14  # samples, times sections, up to which one thread does it all
 FEW_SERIES = 1  # that are taken one after the other, 8 steps at once
@@ -163,12 +163,12 @@ class Run:
         parts = _threads.ranges(vectors, 1 if self.threads == 1 else min(vectors, most))
         return [(low * self.width, high * self.width) for low, high in parts]
 
-    def run(self, function, arrays, words=0):
+    def run(self, name, arrays, words=0):
         """Run a kernel of named arrays in its order; ``words`` float64 numbers are each part's own."""
         elements = {name: element_of(array.dtype) for name, array in arrays.items() if name != "carry"}
         if words:
             elements["kept"] = "f8"
-        call, parts = kernel(function, self.rule, "f8", **elements), self.parts()
+        call, parts = kernel(name, self.rule, "f8", **elements), self.parts()
         places = [*map(address, arrays.values())]
         room = allocate.aligned((len(parts), -(-words // OCTET) * OCTET), _WIDE)
         rooms = [[address(own)] if words else [] for own in room]

@@ -11,11 +11,10 @@ from numpy.lib.stride_tricks import as_strided
 
 from .._arguments import shapes
 from .._arguments.arrays import address, pairs, quiet, summed_to
+from .._plan.fields.tiles import FIELDS, GRADIENTS, STEPS
 from .compiler.compile import kernel
 from .filter_coefficients import CHUNKS, coefficients, shared
 from .filter_run import Run, element_of
-from .kernels import sections, sections_back
-from .kernels.tiles import FIELDS, GRADIENTS, STEPS
 from .machine import allocate, threads as _threads
 
 LONG_SERIES = 1 << 15  # steps of a series that is cut
@@ -33,7 +32,7 @@ class _Short:
         run = Run({"x": x, "y": np.ndarray(x.shape, x.dtype, strides=_like(x))}, axis, reverse, None, c)
         table, signs = c.tables(run)
         elements = {"x": element_of(x.dtype), "y": element_of(x.dtype), "coefficients": "f8", "signs": "f8"}
-        self.call = kernel(sections.walk, run.rule, "f8", **elements)
+        self.call = kernel("sections.walk", run.rule, "f8", **elements)
         self.parts, self.threads, self.n, self.fill = run.parts(), run.threads, run.places.series, run.fill
         self.shape, self.dtype, self.strides = x.shape, x.dtype, _like(x)
         self.keep, self.tables = (run, table, signs), (address(table), address(signs))
@@ -189,7 +188,7 @@ def cascade(x, y, c, zi, axis, reverse, lengths):
     carry, given = run.lanes(states), {"coefficients": table, "signs": own_signs}
     if chunks > 1:
         carry = _warmed_up(x, c, axis, reverse, chunks, carry, given)
-    run.run(sections.walk, {"x": x, "y": y, **given, "carry": carry})
+    run.run("sections.walk", {"x": x, "y": y, **given, "carry": carry})
     return _turned(run.back(carry), -signs, c.poles)
 
 
@@ -197,7 +196,7 @@ def _warmed_up(x, c, axis, reverse, chunks, carry, given):
     """Return the states before all chunks, of which ``carry`` has those of the first ones."""
     run = Run({"x": x, "y": x}, axis, reverse, None, c, chunks, (c.warm_up, x.itemsize))
     states, nowhere = np.zeros_like(carry), np.empty(carry.shape[-1], x.dtype)
-    run.run(sections.walk, {"x": x, "y": nowhere, **given, "carry": states})
+    run.run("sections.walk", {"x": x, "y": nowhere, **given, "carry": states})
     firsts = run.fill % chunks == 0
     states[..., firsts] = carry[..., firsts]
     return states
@@ -242,7 +241,7 @@ def cascade_vjp(g, x, to_x, c, zi, grad_zf, axis, reverse, lengths):
     words = (-(-steps // STEPS) * c.order * c.sections + (c.sections + 2) * STEPS) * run.width
     if c.poles:
         words = (c.order + (2 + c.order) * STEPS) * run.width
-    run.run(sections_back.walk, {"x": x, "y": to_x, "g": g, "grads": grads, **given}, words)
+    run.run("sections_back.walk", {"x": x, "y": to_x, "g": g, "grads": grads, **given}, words)
     found = grads if varies else run.back(sums)
     if each != fields:
         found = _by_fields(found, signs)

@@ -2,9 +2,8 @@
 
 import numpy as np
 
+from .._plan.fields.levels import ATTACK, LEFT, LEVEL, PLANES, RELEASE, TO_LEVEL, TO_PHI, TREND
 from .filter_run import Run
-from .kernels import levels
-from .kernels.levels import ATTACK, LEFT, LEVEL, PLANES, RELEASE, TO_LEVEL, TO_PHI, TREND
 
 
 def holt(x, k, waits, axis, level, trend):
@@ -17,7 +16,7 @@ def holt(x, k, waits, axis, level, trend):
     if x.size:
         run = Run({"x": x, "y": level}, axis)
         own = run.lanes(carry)
-        run.run(levels.walk_holt, {"x": x, "level": level, "trend": trend, "carry": own})
+        run.run("levels.walk_holt", {"x": x, "level": level, "trend": trend, "carry": own})
         carry = run.back(own)
     return carry[[LEVEL, TREND, LEFT]]
 
@@ -30,7 +29,7 @@ def holt_vjp(g_level, g_trend, x, level, trend, k, waits, axis, to_x):
     run = Run(operands, axis)
     carry = run.lanes(_planes(k, np.subtract(waits, x.shape[axis] - 1)))
     arrays = {"x": x, "to_x": to_x, "g_level": g_level, "level": level, "trend": trend, "g_trend": g_trend}
-    run.run(levels.walk_holt_back, {**arrays, "carry": carry})
+    run.run("levels.walk_holt_back", {**arrays, "carry": carry})
     return run.back(carry[TO_LEVEL:])
 
 
@@ -55,7 +54,7 @@ def follow(x, attack, release, first, axis, y):
     run = Run({"x": x, "y": y, **({"g": gates[0], "grads": gates[1]} if varies else {})}, axis)
     run.rule += " varying" * varies
     carry = run.lanes(carry)
-    run.run(levels.walk_follow, {"x": x, "y": y, "attack": gates[0], "release": gates[1], "carry": carry})
+    run.run("levels.walk_follow", {"x": x, "y": y, "attack": gates[0], "release": gates[1], "carry": carry})
     return run.back(carry[LEVEL : LEVEL + 1])[0]
 
 
@@ -68,7 +67,7 @@ def follow_vjp(g, g_last, x, attack, release, first, y, axis, to_x):
     carry[ATTACK], carry[RELEASE] = (_of_series(gate, x, axis) for gate in (attack, release))
     run = Run({"x": x, "y": to_x, "g": g, "coefficients": y}, axis)
     carry = run.lanes(carry)
-    run.run(levels.walk_follow_back, {"x": x, "to_x": to_x, "g": g, "y": y, "carry": carry})
+    run.run("levels.walk_follow_back", {"x": x, "to_x": to_x, "g": g, "y": y, "carry": carry})
     to_first, _, to_attack, to_release = run.back(carry[TO_LEVEL:TO_PHI])
     return to_first, to_attack, to_release
 

@@ -9,8 +9,8 @@ from .._arguments import arrays as _arrays, checks, messages as say, shapes as _
 from .._arguments.arrays import address
 from .._arguments.selective import MAPS, TIMED, Operands, by_time, check, check_out
 from .._plan import selective as _plan
+from .._plan.fields import selective as _kernels
 from .compiler.compile import kernel
-from .kernels import selective as _kernels, selective_back as _back
 from .machine import allocate, threads as _threads
 
 _BITS = np.dtype(np.uint16)  # of bfloat16
@@ -91,7 +91,7 @@ def scan(operands, sizes, options, out=None, keep=False, writes=True):
     checkpoints = call.empty((call.checkpoints if keep else 0,))
     timed = {"u": operands.u, "delta": operands.delta, "z": operands.z, "y": y}
     call.clear_padding(y)
-    call.run(_kernels.forward, _kernels.FORWARD, timed, keep, states=states, checkpoints=checkpoints)
+    call.run("selective.forward", _kernels.FORWARD, timed, keep, states=states, checkpoints=checkpoints)
     states[call.chunks.cleared] = 0
     return y, states, checkpoints if keep else None
 
@@ -118,7 +118,8 @@ def scan_vjp(grad_y, operands, sizes, options, grad_state=None, checkpoints=None
             sums[name].fill(0)
     results = {f"to_{name}": array for name, array in (grads | sums).items()}
     call.run(
-        _back.vjp, _back.BACKWARD, timed | {"g": grad_y} | {k: v for k, v in results.items() if k[3:] in TIMED},
+        "selective_back.vjp", _kernels.BACKWARD,
+        timed | {"g": grad_y} | {k: v for k, v in results.items() if k[3:] in TIMED},
         False, states=states, checkpoints=checkpoints, **{k: v for k, v in results.items() if k[3:] not in TIMED},
     )  # fmt: skip
     with np.errstate(all="ignore"):
@@ -209,21 +210,22 @@ class _Call:
                 table[at + 2] = 0  # of all groups of the other one
         return table
 
-    def run(self, function, names, timed, keeps, **others):
+    def run(self, kernel_name, names, timed, keeps, **others):
         """Run a kernel on all units, given arrays by its names of them, None for what is not read or written."""
         if 0 in (self.sizes.channels, len(self.chunks.chunks)):
             return
         arrays = timed | self.maps | self.parameters | others | {"rows": self.chunks.rows, "chunks": self.chunks.chunks}
         arrays = {name: timed["u"] if array is None else array for name, array in arrays.items()}
+        is_back = kernel_name == "selective_back.vjp"
         traits = [f"constant_{name}" for name, array in self.maps.items() if array.ndim == 2]
-        traits += ["vjp"] * (function is _back.vjp)
+        traits += ["vjp"] * is_back
         elements = {
             name: "bf2" if array.dtype == _BITS else _arrays.element(array.dtype) for name, array in arrays.items()
         }
-        call = kernel(function, " ".join(traits), _arrays.element(self.wide), **elements)
+        call = kernel(kernel_name, " ".join(traits), _arrays.element(self.wide), **elements)
         # Units of long rows follow each other: threads take them in turn.
         items = min(self.units.size, 1 if self.team.size == 1 else 2 * self.team.size)
-        numbers = _kernels.scratch_numbers(self.sizes.states, function is not _kernels.forward)
+        numbers = _kernels.scratch_numbers(self.sizes.states, is_back)
         scratch = allocate.aligned((items, numbers), self.wide)
         geometry = self.geometry(timed, keeps)
         places = [address(arrays[name]) for name in names.split()[:-1]]

@@ -13,11 +13,10 @@ import numpy as np
 
 from .._arguments.arrays import address, are_same, array_at
 from .._plan import layout as at
+from .._plan.fields.scan import ALL, BLOCK, DOWNSWEEP, HOLD, REDUCE, SCAN_CARRIES, SUMMARY, WARM_UP
 from .._plan.layout import CARRY, SUMS_A, SUMS_B, H
 from .._plan.problem import APART
 from .bound import FIRST, Calls, geometry_of, sum_bytes_of
-from .kernels.blocks import ALL, DOWNSWEEP, HOLD, REDUCE, SCAN_CARRIES, SUMMARY, WARM_UP
-from .kernels.series import BLOCK
 from .machine import allocate
 from .machine.threads import ranges
 

@@ -8,14 +8,26 @@ import numpy as np
 from .._arguments import shapes
 from .._arguments.arrays import address, element
 from .._plan import problem
+from .._plan.fields import decays as _decays, weighted
+from .._plan.fields.weighted import (
+    ALIKE,
+    COUNT,
+    COVARIANCE,
+    MEAN,
+    MEAN_Y,
+    ORIGIN,
+    ORIGIN_Y,
+    PLANES,
+    ROOM,
+    STEPS,
+    WEIGHT,
+)
 from .._plan.loops import starts
+from .._plan.widths import WIDTH
 from . import cost, run as _run
 from .compiler import native
 from .compiler.compile import kernel
-from .kernels import decays as _decays, weighted
-from .kernels.weighted import ALIKE, COUNT, COVARIANCE, MEAN, MEAN_Y, ORIGIN, ORIGIN_Y, PLANES, ROOM, STEPS, WEIGHT
 from .machine import allocate, threads as _threads
-from .vectors.types import WIDTH
 
 SERIAL_BYTES = cost.SERIAL_BYTES // 4  # of samples, of which each takes so much longer than a recurrence's step
 LARGE = 16 << 20  # bytes of a result from which it goes past the cache
@@ -230,9 +242,9 @@ class Walk:
         elements = {name: element(dtype) for name, (dtype, *_) in names}
         self.is_cut = lanes == 1 and steps >= CUT_STEPS and may_cut
         self.first, self.is_decay = FIRST_STEPS if "covariance" in rule else 0, "fixed" not in rule
-        own = weighted.walk_cut if self.is_cut else weighted.walk_alone
-        walk = weighted.walk_groups if self.by_group else own if self.alone else weighted.walk
-        self.call = kernel(walk, rule, "f8", **elements)
+        own = "walk_cut" if self.is_cut else "walk_alone"
+        walk = "walk_groups" if self.by_group else own if self.alone else "walk"
+        self.call = kernel(f"weighted.{walk}", rule, "f8", **elements)
         self.nbytes = places[0][0].itemsize * steps * lanes
 
     def prepared(self):
@@ -395,7 +407,7 @@ def decays(times, first_gap, halflife, alpha):
     found[0] = np.exp2(power * (first_gap / halflife))
     # Those between such ends are floats without a loss; others are out of order, which the kernel sees.
     are_exact = name != "i8" or max(abs(int(times[0])), abs(int(times[-1]))) <= MOST_EXACT
-    call = kernel(_decays.walk, "" if are_exact else "integers", "f8", times=name, decays="f8")
+    call = kernel("decays.walk", "" if are_exact else "integers", "f8", times=name, decays="f8")
     team = _threads.team()
     threads = team.size if len(times) >= SERIAL_TIMES else 1
     parts = _threads.ranges(len(times) - 1, cost.items(TIME_BYTES * len(times), threads, len(times) // LONG_TIMES))

@@ -13,13 +13,13 @@ from .._arguments.arrays import at, join
 from .._arguments.checks import number
 from .._arguments.shapes import axis_of
 from .._cpu.compiler.compile import kernel
-from .._cpu.kernels import advantages as _advantages
-from .._cpu.kernels.advantages import FIELDS, PLANES, RHOS, H
 from .._cpu.machine import allocate, threads as _threads
-from .._cpu.vectors.types import WIDTH
 from .._plan import problem
+from .._plan.fields import advantages as _advantages
+from .._plan.fields.advantages import FIELDS, PLANES, RHOS, H
 from .._plan.layout import HEAD
 from .._plan.loops import ONCE, merge, repetitions
+from .._plan.widths import WIDTH
 from ..recurrence import linear_recurrence
 from ..smoothing._arrays import Data
 
@@ -188,7 +188,7 @@ def _plan(forms, dtype, axis, traits, threads):
     if by_vectors or is_row:
         words += [name for name, stride in zip(FIELDS[:H], inner, strict=False) if stride == 0]
     elements = {name: _arrays.element(dtype) for name, (dtype, _, _) in zip(FIELDS[: H + 1], forms, strict=False)}
-    call = kernel(_advantages.walk, " ".join(words), "f8", **elements)
+    call = kernel("advantages.walk", " ".join(words), "f8", **elements)
     return own, call, geometry, parts, repetitions(outer)
 
 

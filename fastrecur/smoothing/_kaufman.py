@@ -8,9 +8,8 @@ import numpy as np
 from .._arguments import arrays, shapes
 from .._arguments.arrays import address, at, join, quiet
 from .._cpu.compiler.compile import kernel
-from .._cpu.kernels import kaufman
 from .._cpu.machine import allocate, threads as _threads
-from .._cpu.vectors.types import WIDTH
+from .._plan.widths import WIDTH
 from ..recurrence import forget_mult
 
 BLOCK = 2048  # elements that are taken at once, of buffers that stay in the nearest cache
@@ -49,7 +48,7 @@ def _write_gates(x: np.ndarray, gates: np.ndarray, period: int, quick: float, ca
         parts = [(0, outer, period + low, period + high) for low, high in _threads.ranges(steps - period, threads)]
     spread = lanes * x.itemsize, lanes * _WIDE.itemsize
     apart = steps * spread[0], spread[0], steps * spread[1], spread[1]
-    call = kernel(kaufman.walk, "", "f8", x=arrays.element(x.dtype), gates="f8")
+    call = kernel("kaufman.walk", "", "f8", x=arrays.element(x.dtype), gates="f8")
     buffers = np.empty((len(parts), WIDTH + 2 * room))
     buffers[:, :2] = calm, quick - calm
     places = address(x), address(gates)

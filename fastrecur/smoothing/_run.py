@@ -11,8 +11,8 @@ from .._arguments.arrays import at, quiet
 from .._arguments.checks import is_array
 from .._arguments.shapes import axis_of
 from .._cpu import weighted_run
-from .._cpu.kernels.weighted import AVERAGE_PLANES, PLANES
 from .._cpu.machine import threads
+from .._plan.fields.weighted import AVERAGE_PLANES, PLANES
 from . import _formulas
 from ._arguments import ALPHA
 from ._arrays import Data, check_constant

@@ -36,13 +36,13 @@ def assemblies():
     import numpy as np
 
     import fastrecur
-    from fastrecur._cpu.compiler import compile as _compile
+    from fastrecur._cpu.compiler import build as _build
     from fastrecur._cpu.compiler.numba_internals import compiled
 
     def found(*arguments):
         raise Found(*arguments)
 
-    _compile.machine_code = found
+    _build.machine_code = found
     for name, (shape, axis) in SHAPES.items():
         x = np.zeros(shape, np.float32)
         for function, given in ("forget_mult", (x, x)), ("forget_mult_vjp", (x, x, x, x)):

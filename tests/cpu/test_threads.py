@@ -13,11 +13,13 @@ import time
 import numpy as np
 import pytest
 from compare import assert_same_bits
+from numba import types
 from thresholds import lower_thresholds
 
 import fastrecur
 from fastrecur._cpu.compiler import compile as _compile, native, python
-from fastrecur._cpu.kernels import rows
+from fastrecur._cpu.compiler.numba_internals import machine_code
+from fastrecur._cpu.kernels import workers as _words
 from fastrecur._cpu.machine import threads as _threads, workers as _workers
 
 # Problems large enough for several threads, on every axis; and a small one.
@@ -403,7 +405,7 @@ def test_who_comes_late_never_looks_at_a_table(set_threads):
 
 def note(order, place):
     """Be a kernel that notes when it is called."""
-    _workers.store(place, _workers.add(order, 1))
+    _words.store(place, _words.add(order, 1))
 
 
 @pytest.mark.parametrize("team", ["workers", "OpenMP", "alone"])
@@ -412,7 +414,7 @@ def test_every_call_is_done_once_and_a_chain_in_order(set_threads, team, calls, 
     """By whoever takes it; as often as the table is run."""
     set_threads(3)
     order, places = np.zeros(1, np.int64), np.full(calls, -1)
-    kernel = _compile.kernel(note, None, None)
+    kernel = native.callable_of(*machine_code(note, types.none(types.int64, types.int64)), 2)
     table = native.table([(kernel, order.ctypes.data, places[k:].ctypes.data) for k in range(calls)], chain)
     for turn in range(20):
         if team == "workers":
@@ -639,7 +641,7 @@ print("done")
 
 
 def test_a_kernel_is_given_as_many_arguments_as_it_takes():
-    kernel = _compile.kernel(rows.forward, "forget_same", "f8", a="f8", b="f8", h="f8", flags="b1")
+    kernel = _compile.kernel("rows.forward", "forget_same", "f8", a="f8", b="f8", h="f8", flags="b1")
     for count in (0, 15, 17, 33, 500):
         with pytest.raises(TypeError, match=f"takes 16 arguments here, and {count} came"):
             kernel(*[0] * count)

@@ -18,10 +18,9 @@ import numpy as np
 import pytest
 
 import fastrecur
-from fastrecur import __main__, _config, reference
+from fastrecur import __main__, _common, _config, reference
 from fastrecur._arguments import notices
 from fastrecur._cpu.compiler import cache as _cache, compile as _compile, native
-from fastrecur._cpu.kernels import rows
 
 
 def test_names():
@@ -82,15 +81,16 @@ def test_version():
         assert importlib.metadata.version("fastrecur") == fastrecur.__version__
 
 
-def test_import_loads_numpy_and_numba_alone(run_python):
+def test_import_loads_numpy_and_llvmlite_alone(run_python):
     run_python(
         """
 import sys
-import numpy, numba
+import numpy
 before = set(sys.modules)
 import fastrecur
+assert "numba" not in sys.modules
 loaded = {name.partition(".")[0] for name in set(sys.modules) - before}
-foreign = loaded - set(sys.stdlib_module_names) - {"fastrecur", "numpy", "numba", "llvmlite"}
+foreign = loaded - set(sys.stdlib_module_names) - {"fastrecur", "numpy", "llvmlite"}
 assert not foreign, foreign
 heavy = {"scipy", "torch", "pandas", "cupy", "ml_dtypes", "jax", "asyncio", "multiprocessing"}
 heavy -= {name.partition(".")[0] for name in before}
@@ -135,6 +135,26 @@ assert before == (
 )
 """
     )
+
+
+FAMILIES = {
+    "states": "fastrecur.forget_mult_vjp(fastrecur.forget_mult(x, x), x, x, x)",
+    "statistics": "fastrecur.smoothing.ewm_mean(x, alpha=0.5)",
+    "filters": "fastrecur.filters.sosfilt([[1, 0.5, 0.2, 1, -0.5, 0.1]], x, axis=0)",
+    "levels": "fastrecur.smoothing.holt(x, alpha=0.5, beta=0.1)",
+    "returns": "fastrecur.returns.gae(x[:-1], x, 0.9, 0.9, x[:-1] < 0)",
+    "selective": "fastrecur.selective_scan(x[None], x[None], -x[:1].T, x[None, :, :1], x[None, :, :1], layout='bld')",
+    "tensors": "import torch; x = torch.ones(9, 5, requires_grad=True); fastrecur.forget_mult(x, x).sum().backward()",
+}
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=pytest.mark.exhaustive if name != "states" else ()) for name in FAMILIES]
+)
+def test_a_process_that_has_its_kernels_does_without_numba(run_python, family):
+    before = "import sys\nimport numpy as np\nimport fastrecur\nx = np.ones((9, 5), np.float32)\n" + FAMILIES[family]
+    run_python(before)  # compiles what is missing
+    run_python(before + "\nassert 'numba' not in sys.modules or family == 'tensors'".replace("family", repr(family)))
 
 
 WORKS = """
@@ -183,12 +203,12 @@ assert not {"numba.core.typing.arraydecl", "numba.np.linalg"} & set(sys.modules)
 @pytest.mark.skipif(os.name == "nt", reason="files have no locks of single bytes there")
 def test_of_several_processes_one_makes_a_kernel(tmp_path):
     script = """
-from fastrecur._cpu.compiler import compile as _compile
-real = _compile.machine_code
+from fastrecur._cpu.compiler import build as _build
+real = _build.machine_code
 def told(function, signature):
     print(function.__module__, function.__name__, signature)
     return real(function, signature)
-_compile.machine_code = told
+_build.machine_code = told
 """
     command = [sys.executable, "-W", "error", "-c", script + WORKS]
     environment = os.environ | {"FASTRECUR_CACHE_DIR": str(tmp_path)}
@@ -224,7 +244,7 @@ def test_compiling_is_logged_where_it_is_long(monkeypatch, tmp_path, caplog):
     caplog.set_level("INFO", "fastrecur")
     for silence, name in ((60.0, "kept-00000000000a"), (-1.0, "kept-00000000000b"), (-1.0, "kept-00000000000b")):
         monkeypatch.setattr(_cache, "SILENCE", silence)
-        _cache.find_or_make(name, lambda: (b"code", "symbol"), "rows.forward of float32")
+        _cache.find_or_make(name, lambda: (b"code", "symbol"), lambda: "rows.forward of float32")
     assert caplog.messages == [f"compiled rows.forward of float32 in 0.0 s, kept in {tmp_path}"]
 
 
@@ -258,7 +278,8 @@ def _make(folder, monkeypatch):
     monkeypatch.setenv("FASTRECUR_CACHE_DIR", str(folder))
     with concurrent.futures.ThreadPoolExecutor() as pool:
         names = [f"kept-{number:012x}" for number in range(2)]
-        list(pool.map(lambda name: _cache.find_or_make(name, lambda: (b"code", "symbol"), "scan of float32"), names))
+        made = (b"code", "symbol"), "scan of float32"
+        list(pool.map(lambda name: _cache.find_or_make(name, *(lambda v=v: v for v in made)), names))
 
 
 def test_a_person_at_a_terminal_is_told_once_what_a_pause_was(monkeypatch, tmp_path, terminal):
@@ -295,7 +316,7 @@ def test_who_hears_nothing_of_a_pause(monkeypatch, tmp_path, terminal, how):
 def test_common_kernels_are_made_beforehand(monkeypatch, capsys):
     """The command's calls are right ones, and it shows how far they are: by a line each in the log of an image."""
     few = {"one short series": ((100,), 0)}
-    monkeypatch.setattr(__main__, "_LAYOUTS", few)
+    monkeypatch.setattr(_common, "LAYOUTS", few)
     monkeypatch.setattr(notices, "_left", [])
     __main__.main(["--compile", "float64"])
     printed = capsys.readouterr()
@@ -398,7 +419,7 @@ def test_what_machine_code_is_kept_for(run_python, tmp_path):
 
 def test_wrong_arguments_of_native_code():
     """What Python cannot take for a number ends in its own error, and nothing runs."""
-    call = _compile.kernel(rows.forward, "forget_same", "f8", a="f8", b="f8", h="f8", flags="b1")
+    call = _compile.kernel("rows.forward", "forget_same", "f8", a="f8", b="f8", h="f8", flags="b1")
     prepared = native.prepared(call, [0] * 16, (1, 2), 4, 1, releases=False, owners=())
     for value in ("1.5", np.float64(1.5), [0], np.ma.zeros(3), np.zeros(3).view(np.recarray)):
         with pytest.raises(TypeError, match="int"):
@@ -486,15 +507,16 @@ def test_a_report_says_that_there_can_be_no_workers(monkeypatch):
 def test_a_kernel_is_made_once_for_all_threads(monkeypatch):
     made = []
 
-    def make(function, rule, carry, elements):
-        made.append(rule)
+    def make(wanted):
+        made.append(wanted.rule)
         time.sleep(0.05)
         return made
 
-    monkeypatch.setattr(_compile, "_compiled", make)
-    monkeypatch.setattr(_compile, "_interpreted", make)
+    monkeypatch.setattr(_compile, "code_of", make)
+    monkeypatch.setattr(_compile.native, "callable_of", lambda *made: made)
+    monkeypatch.setattr(_compile, "is_interpreted", lambda: False)
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: _compile.kernel(rows.forward, "of this test", "f8", a="f8"), range(8)))
+        list(pool.map(lambda _: _compile.kernel("rows.forward", "of this test", "f8", a="f8"), range(8)))
     assert made == ["of this test"]
 
 

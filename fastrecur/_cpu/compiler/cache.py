@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import importlib.metadata
 import os
 import pathlib
+import re
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 
 from ..._arguments import notices
 
-FORMAT = 2  # of what is kept: raised when files of older versions must not be read
+FORMAT = 3  # of what is kept: raised when files of older versions must not be read
 SILENCE = 0.5  # seconds that a kernel may take to be compiled without a word
 LONGEST_WAIT = 60  # seconds, for another process that makes a kernel: it may have been stopped
 
@@ -55,47 +56,82 @@ def describe() -> str:
 
 
 PACKAGE = pathlib.Path(__file__).parents[2]
-# Files, and folders with what is in them, that kernels are made of.
-SOURCES = {
-    "cpu": (
-        "_steps",
-        "_plan/layout.py",
-        "_plan/selective.py",
-        "_cpu/vectors",
-        "_cpu/compiler",
-        "_cpu/machine",
-        "_cpu/kernels",
-    ),
-    "cuda": ("_steps", "_cuda", "_cpu/compiler/cache.py"),
-}
+# Files, and folders with what is in them, that GPU kernels are made of.
+CUDA = "_steps", "_cuda", "_cpu/compiler/cache.py"
+# Whatever a kernel of a processor is, it is compiled by these; and what they import that says nothing of its code.
+COMPILES = ("_cpu/compiler/build.py",)
+BESIDE = ("_arguments/", *(f"_cpu/compiler/{name}.py" for name in ("bundle", "cache", "compile", "native")))
+_IMPORT = re.compile(r"^[ \t]*from (\.+)([\w.]*) import (\([^)]*\)|.*)$", re.MULTILINE)
 
 
 @functools.cache
-def digest(target: str, *packages: str) -> str:
-    """Return a name for the sources that the kernels of a target are made of, and for what compiles them."""
-    text = f"{_sources(target)} {' '.join(f'{package} {_version(package)};' for package in packages)}"
+def digest(of: str, *packages: str) -> str:
+    """Return a name for the sources of a kernel in a file, or of all kernels for GPUs, and for what compiles them."""
+    text = f"{_sources(of)} {' '.join(f'{package} {_version(package)};' for package in packages)}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-@functools.cache
-def _sources(target: str) -> str:
+def _sources(of: str) -> str:
     text = hashlib.sha256(str(FORMAT).encode())
-    places = [PACKAGE / name for name in SOURCES[target]]
-    paths = [path for place in places for path in (place.rglob("*.py") if place.is_dir() else [place])]
     if not PACKAGE.is_dir():  # in an archive
         paths = [path for path in PACKAGE.parents if path.is_file()][:1]
+    elif of == "cuda":
+        places = [PACKAGE / name for name in CUDA]
+        paths = [path for place in places for path in (place.rglob("*.py") if place.is_dir() else [place])]
+    else:
+        paths = [PACKAGE / name for name in sources_of(of)]
     for path in sorted(paths):
         text.update(path.read_bytes())
     return text.hexdigest()
 
 
+def sources_of(name: str) -> set[str]:
+    """Return the files that a kernel in a file is made of: that one, and what it and the compiler's import."""
+    found: set[str] = set()
+    left = {name, *COMPILES}
+    while left:
+        found |= left
+        left = {file for name in left for file in _imported_by(name) if not file.startswith(BESIDE)} - found
+    return found
+
+
+@functools.cache
+def _imported_by(name: str) -> frozenset[str]:
+    """Return the files of the package that a file imports, as its text says: importing it may start the compiler."""
+    here, found = name.split("/")[:-1], set()
+    for dots, module, names in _IMPORT.findall((PACKAGE / name).read_text("utf-8")):
+        place = [*here[: len(here) + 1 - len(dots)], *filter(None, module.split("."))]
+        words = [[]] if _is_file(*place) else [[word] for word in re.findall(r"\w+", names)]
+        found |= {"/".join([*place, *word]) + ".py" for word in words if _is_file(*place, *word)}
+    return frozenset(found)
+
+
+@functools.cache
+def _is_file(*place: str) -> bool:
+    return os.path.isfile(os.path.join(PACKAGE, *place) + ".py")
+
+
 def _version(package: str) -> str:
-    """Return a package's version: what it says itself if it is there, as what is installed takes longer to read."""
+    """Return a package's version, or none."""
     version = getattr(sys.modules.get(package), "__version__", None)
-    try:
-        return version or importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "none"
+    if package == "numba":  # which is not imported to ask
+        version = version or _written_version(package)
+    if version is None:
+        from importlib import metadata  # here, as it takes 30 ms
+
+        try:
+            version = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            version = "none"
+    return str(version)
+
+
+def _written_version(package: str) -> str | None:
+    """Return a package's version as it stands in its file; None if it is not found there."""
+    spec = find_spec(package)
+    path = pathlib.Path(spec.origin if spec and spec.origin else "").parent / "_version.py"
+    found = re.search(r'"version": "([^"]+)"', path.read_text("utf-8")) if path.is_file() else None
+    return found[1] if found else None
 
 
 def name_of(kind: str, *parts: object) -> str:
@@ -112,7 +148,9 @@ def find(name: str) -> tuple[bytes, str] | None:
         return None
 
 
-def find_or_make(name: str, make: Callable[[], tuple[bytes, str]], what: str = "") -> tuple[bytes, str]:
+def find_or_make(
+    name: str, make: Callable[[], tuple[bytes, str]], what: Callable[[], str] | None = None
+) -> tuple[bytes, str]:
     """Return what is kept under a name, or make it and keep it; of several processes that come first, one does.
 
     That ``what`` was made is said where people may wonder what they waited for.
@@ -127,7 +165,7 @@ def find_or_make(name: str, make: Callable[[], tuple[bytes, str]], what: str = "
                 keep(name, *kept)
                 if (seconds := time.monotonic() - began) > SILENCE:
                     place = folder() or "this process"
-                    notices.compiled(what or name, seconds, place)
+                    notices.compiled(what() if what else name, seconds, place)
     return kept
 
 

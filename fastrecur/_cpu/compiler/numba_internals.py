@@ -89,7 +89,7 @@ def _linked_only():
 @functools.cache
 def _works(pipeline):
     """Return whether helpers can be linked only in this Numba; that they can is noted where kernels are kept."""
-    versions = cache.digest("cpu", "numba", "llvmlite"), sys.version
+    versions = cache.digest("_cpu/compiler/numba_internals.py", "numba", "llvmlite"), sys.version
     name = cache.name_of("linked-only", *versions)
     if cache.find(name) is None:
         if not _links(pipeline):
@@ -191,9 +191,3 @@ def _target_machine():
     reloc = "static" if triple.startswith(("x86", "i386", "i686")) else "default"
     options = {"opt": int(config.OPT), "reloc": reloc, "codemodel": "jitdefault", "jit": True}
     return binding.Target.from_triple(triple).create_target_machine(cpu, features, **options)
-
-
-def circumstances():
-    """Return what machine code depends on beside the kernel's source and the versions of what compiles it."""
-    names = "OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "ENABLE_AVX"
-    return binding.get_process_triple(), processor(), [str(getattr(config, name, None)) for name in names]

@@ -2,29 +2,38 @@
 
 from collections import namedtuple
 
-import numpy as np
 from numba.extending import register_jitable
 
+from ..._plan.fields.advantages import (
+    CARRY,
+    CUTS,
+    ENDS,
+    FIELDS,
+    GAMMA,
+    LAM,
+    MASK,
+    REWARDS,
+    RHOS,
+    SUCCESSORS,
+    TRAITS,
+    VALUES,
+    H,
+    State,
+)
+from ..._plan.widths import WIDTH
 from ..._steps import recurrence
 from ..._steps.recurrence import constant, select
 from ..compiler.numba_internals import INLINE, helper, inlined
 from ..vectors.scalars import load, maximum, prefetch, prefetch_for_write, shift, store
-from ..vectors.types import WIDTH
 from ..vectors.vectors import broadcast, broadcast_row, load_row, load_vector, store_row, store_vector
 from .operands import NO, ZERO, at_place, operand
 from .rules import choice, trait
 
-REWARDS, VALUES, SUCCESSORS, MASK, GAMMA, LAM, ENDS, CUTS, RHOS, H, CARRY = np.arange(11, dtype=np.int64)
-FIELDS = "rewards values successors mask gamma lam ends cuts rhos h carry".split()
 Operands = namedtuple("Operands", FIELDS)  # pointers; or these with their strides
 Step = namedtuple("Step", FIELDS[:9])  # what is read of them at a step
 # How many steps; which series; how many of them are walked side by side, whether by vectors; bytes between planes of
 # ``carry``, and between results.
 Walk = namedtuple("Walk", "steps low high chunk by_vectors plane result")
-# What a step goes on from, a plane of ``carry`` each: a sum; the value and the target of the next step that is read,
-# whether there is one; the greatest weights of `_steps.vtrace`.
-State = namedtuple("State", "later value target is_known rho c pg_rho")
-PLANES = len(State._fields)
 
 
 def plain(x, successors, h):
@@ -38,9 +47,6 @@ def plain(x, successors, h):
 
 # Whether one number serves a vector.
 one_reward, one_value, one_successor, one_mask, one_gamma, one_lam, one_end, one_cut, one_rho = map(trait, FIELDS[:9])
-# Whether there are weights of actions, values of the states after each step (else the next step's are taken), episodes
-# that are cut off, and steps that are masked; whether a step's own value is added to a sum.
-TRAITS = "off_policy has_successors has_cuts masked adds_values".split()
 is_off_policy, has_successors, has_cuts, is_masked, adds_values = map(trait, TRAITS)
 advantage, vtrace = inlined(recurrence.advantage), inlined(recurrence.vtrace)
 for part in recurrence.guarded, recurrence.at_most, recurrence.end_of, recurrence.error_of:

@@ -5,27 +5,24 @@ A block's summary gives the state after it from the one before it. What a call d
 """
 
 from ..._plan import layout
+from ..._plan.fields.scan import BLOCK, DOWNSWEEP, REDUCE, SCAN_CARRIES, SUMMARY
 from ..._plan.layout import LENGTHS, N_STEPS, REVERSE
+from ..._plan.widths import OCTET
 from ..._steps.recurrence import constant, fma, is_finite, magnitude
 from ..compiler.numba_internals import helper, inlined
 from ..vectors import scalars
 from ..vectors.scalars import itemsize, load, load_int, maximum, minimum, shift, store
 from ..vectors.transposes import has_flags
-from ..vectors.types import OCTET
 from . import rules, series as _series
 from .operands import ONE, ZERO, valid_range
 from .packing import lane_offset, strides_of
 from .rules import is_flagged
-from .series import BLOCK, WHOLE_BLOCK, Operand, States
+from .series import WHOLE_BLOCK, Operand, States
 
-# Phases. WARM_UP does not look at the result that it follows: HOLD does.
-ALL, WARM_UP, REDUCE, SCAN_CARRIES, DOWNSWEEP, HOLD = range(6)
-SUMS = 6  # fields of a scan, in place of those of rows: how many partial sums over time; then bytes of a's and b's
-SUMMARY = 8  # numbers in a block's summary:
-DECAY, OFFSET, WEIGHT, ORIGIN, PEAK, CARRY_IN = range(6)  # the last one is the state before the block
+# Numbers of a block's summary; the last one is the state before the block.
+DECAY, OFFSET, WEIGHT, ORIGIN, PEAK, CARRY_IN = range(6)
 MOST_WARM_UP, WARM_UP_SHARE = 64, 4  # blocks before a thread's own that it may reduce: one for so many of its own,
 FORGOTTEN = 2.0**-80  # until no more than this is left of the state before them
-CANCELLED = 16.0  # a linear recurrence's composed state must not be so many times smaller than its summands
 NOT_A_NUMBER = float("nan")
 
 

@@ -1,18 +1,16 @@
 """The kernel of decays from times: what is left of a weight after the time between two samples."""
 
+from ..._plan.fields.decays import HALFLIFE, POWER, SOUND
+from ..._plan.widths import WIDTH
 from ..._steps import pooling
 from ..._steps.recurrence import constant
 from ..compiler.numba_internals import helper
 from ..vectors.scalars import load, load_int, minimum, stack, store, width
-from ..vectors.types import WIDTH
 from ..vectors.vectors import broadcast, load_vector, store_vector
 from .rules import trait
 from .series import lower
 
 is_whole = trait("integers")  # which are subtracted as such: nanoseconds since 1970 have more digits than a float64
-# Fields of ``carry``: the time of a half-life, the power to which a half-life's decay is 2; behind them a vector, which
-# is written: numbers that are not negative if no time is before the one before it, and all are finite.
-HALFLIFE, POWER, SOUND = 0, 1, WIDTH
 
 
 def plain(times, decays, halflife, power):

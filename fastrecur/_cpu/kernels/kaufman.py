@@ -8,10 +8,10 @@ from collections import namedtuple
 
 import numpy as np
 
+from ..._plan.widths import WIDTH
 from ..._steps.recurrence import constant, magnitude, select
 from ..compiler.numba_internals import helper, inlined
 from ..vectors.scalars import itemsize, load, minimum, shift, store
-from ..vectors.types import WIDTH
 from ..vectors.vectors import broadcast, load_vector, store_vector
 
 # Which arrays of steps and neighboring series there are, and which of their steps; the length of a window; how many

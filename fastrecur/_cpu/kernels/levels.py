@@ -8,6 +8,24 @@ import math
 import numpy as np
 from numba.extending import register_jitable
 
+from ..._plan.fields.levels import (
+    ALPHA,
+    ATTACK,
+    BETA,
+    LEFT,
+    LEVEL,
+    PHI,
+    RELEASE,
+    TO_ALPHA,
+    TO_ATTACK,
+    TO_BETA,
+    TO_LEVEL,
+    TO_PHI,
+    TO_RELEASE,
+    TO_TREND,
+    TREND,
+)
+from ..._plan.fields.tiles import CHUNK, COEFFICIENTS, GRADS, PADDED, STEPS, G, X, Y
 from ..._steps import levels
 from ..._steps.recurrence import constant, select
 from ..compiler.numba_internals import INLINE, helper, inlined
@@ -15,28 +33,7 @@ from ..vectors.scalars import fence, itemsize, load_int, maximum, minimum, shift
 from ..vectors.vectors import load_vector, store_vector
 from .operands import ZERO
 from .sections import sized
-from .tiles import (
-    CHUNK,
-    COEFFICIENTS,
-    GRADS,
-    PADDED,
-    STEPS,
-    TILE,
-    G,
-    X,
-    Y,
-    counts_at,
-    drain,
-    fill,
-    operand,
-    varies,
-)  # fmt: skip
-
-# Planes of ``carry``, one number for each series: the state; Holt's constants, or an envelope's two gates; steps until
-# a series begins; cotangents of the state; sums of the gradients of constants.
-LEVEL, TREND, ALPHA, BETA, PHI, LEFT, TO_LEVEL, TO_TREND, TO_ALPHA, TO_BETA, TO_PHI = np.arange(11, dtype=np.int64)
-PLANES = 11
-ATTACK, RELEASE, TO_ATTACK, TO_RELEASE = ALPHA, BETA, TO_ALPHA, TO_BETA
+from .tiles import TILE, counts_at, drain, fill, operand, varies
 
 
 def plain_holt(x, level, trend, alpha, beta, phi):

@@ -7,12 +7,13 @@ series, and of each operand the strides in bytes along time and along series, ou
 from collections import namedtuple
 
 from ..._plan.layout import HEAD, N_STEPS, REVERSE, STRIDES
+from ..._plan.widths import LINE, OCTET, WIDTH
 from ..._steps.recurrence import constant
 from ..compiler.numba_internals import helper, inlined
 from ..vectors import scalars
 from ..vectors.scalars import copy_number, itemsize, load, load_int, maximum, minimum, prefetch, shift, store, width
 from ..vectors.transposes import copy_transposed8, stack_lines, stream_lines
-from ..vectors.types import LINE, OCTET, WIDTH, first, primitive
+from ..vectors.types import first, primitive
 from ..vectors.vectors import load_vector, store_vector, total
 from .operands import ZERO, valid_range
 

@@ -6,6 +6,7 @@ its state is what the cotangents of outputs add to those of earlier ones.
 
 import numpy as np
 
+from ..._plan.fields.tiles import GRADS, ORDER, PADDED, STEPS, G, X, Y
 from ..._steps import sections
 from ..._steps.recurrence import constant, fma
 from ..compiler.numba_internals import helper, inlined
@@ -14,14 +15,7 @@ from ..vectors.vectors import load_vector, store_vector
 from .operands import TWO, ZERO
 from .rules import choice
 from .tiles import (
-    GRADS,
     MOST,
-    ORDER,
-    PADDED,
-    STEPS,
-    G,
-    X,
-    Y,
     any_coefficient,
     bring,
     counts_at,
@@ -35,7 +29,7 @@ from .tiles import (
     steady_of,
     take_away,
     varies,
-)  # fmt: skip
+)
 
 AHEAD = 2 * STEPS  # from where coefficients are prefetched
 two_poles = inlined(sections.two_poles)

@@ -19,20 +19,22 @@ bit, an open one the value. Where a series begins anew, a decay is 0.
 from collections import namedtuple
 
 from ..._plan import layout
+from ..._plan.fields import scan as fields
+from ..._plan.fields.scan import BLOCK, SUMMARY
 from ..._plan.layout import FIRST_BLOCK, LAST_BLOCK, N_STEPS, PHASE, STREAMING, A, B, H
+from ..._plan.widths import OCTET
 from ..._steps.recurrence import constant, everywhere, fma, is_finite, magnitude, select
 from ..compiler.numba_internals import INLINE, helper, inlined
 from ..vectors import scalars, vectors
 from ..vectors.scalars import itemsize, load, load_int, minimum, prefetch, shift, stack, stack_of, store, width
 from ..vectors.transposes import has_flags
-from ..vectors.types import OCTET
 from ..vectors.vectors import broadcast, broadcast_lane, earlier, lane_of, load_vector, opaque_zero, store_vector, total
 from . import blocks, rules, series as _series
-from .blocks import DECAY, OFFSET, ORIGIN, PEAK, SUMMARY, WEIGHT, each_block, has_border, operand, stays_finite
+from .blocks import DECAY, OFFSET, ORIGIN, PEAK, WEIGHT, each_block, has_border, operand, stays_finite
 from .operands import NO, ONE, YES, ZERO
 from .packing import strides_of
 from .rules import a_is_time_invariant, advance, begins_anew, decay, is_average, is_flagged, kept, step, step_input
-from .series import BLOCK, NO_STEPS, PREFETCH, WHOLE_BLOCK, compose, higher, lower, packed, packed_flags
+from .series import NO_STEPS, PREFETCH, WHOLE_BLOCK, compose, higher, lower, packed, packed_flags
 
 FEW_BORDERS = 8  # of a block's vectors, where the processor guesses well which ones have none
 LOST = 64.0  # an average's composed state must not be so many times smaller than the origin
@@ -286,7 +288,7 @@ def composed(rule, summary, h):
         sound = weight * magnitude(origin) <= constant(LOST, h) * magnitude(new)
     else:
         new = fma(product, h, offset)
-        sound = is_average(rule) or magnitude(product * h) <= constant(blocks.CANCELLED, h) * magnitude(new)
+        sound = is_average(rule) or magnitude(product * h) <= constant(fields.CANCELLED, h) * magnitude(new)
     return new, sound and is_finite(new) and stays_finite(h, load(summary, PEAK, summary))
 
 
@@ -381,7 +383,7 @@ def forward(rule, a, b, h, carry, marks: layout.Marks, geometry, summaries, firs
     n_blocks, phase = all_steps // BLOCK, load_int(geometry, PHASE)
     first_block, last_block = load_int(geometry, FIRST_BLOCK), load_int(geometry, LAST_BLOCK)
     is_down = load_int(strides_of(geometry, H), 0) < 0
-    if phase == blocks.WARM_UP:
+    if phase == fields.WARM_UP:
         store(carry, 2 * last, constant(1.0, load(carry, 0, carry)))
     for turn in range(last - first):
         lane = last - 1 - turn if is_down else first + turn  # in the order of memory
@@ -391,7 +393,7 @@ def forward(rule, a, b, h, carry, marks: layout.Marks, geometry, summaries, firs
             operand(a, a_rows, geometry, A, lane, start, 1), operand(b, b_rows, geometry, B, lane, start, 1), to,
             blocks.borders_of(rule, marks, flags, place, geometry, lane, start), clean, steps,
             shift(summaries, lane * n_blocks * SUMMARY * itemsize(carry)), own, stands and blocks.may_stand(to),
-            0 if phase == blocks.ALL else first_block, blocks.states_of_segments(marks.segment_states, geometry, lane),
+            0 if phase == fields.ALL else first_block, blocks.states_of_segments(marks.segment_states, geometry, lane),
             entries,
         )  # fmt: skip
         _series.fill_constant(series.a)
@@ -399,7 +401,7 @@ def forward(rule, a, b, h, carry, marks: layout.Marks, geometry, summaries, firs
         top = minimum(last_block, steps // BLOCK)
         low = minimum(first_block, top)
         state = load(carry, lane, carry)
-        if phase == blocks.WARM_UP and first_block > 0:
+        if phase == fields.WARM_UP and first_block > 0:
             zero, others = constant(0.0, state), first_block if first_block * BLOCK < steps else 0
             nearest, count = first_block - 1, last_block - first_block
             state, is_known = blocks.warm_up(reduce_block, scan_carry, rule, series, nearest, 1, others, count, zero)
@@ -409,9 +411,9 @@ def forward(rule, a, b, h, carry, marks: layout.Marks, geometry, summaries, firs
             store(carry, last + lane, state)
             if is_average(rule) and load(shift(series.a.at, first_block * BLOCK * series.a.step), 0, carry) == zero:
                 store(carry, 2 * last + 1, constant(1.0, zero))
-        ends = last_block == n_blocks and (phase == blocks.ALL or phase == blocks.WARM_UP)
+        ends = last_block == n_blocks and (phase == fields.ALL or phase == fields.WARM_UP)
         rest = steps - top * BLOCK if ends else 0
-        if phase == blocks.HOLD:
+        if phase == fields.HOLD:
             state = hold(rule, series, first_block * BLOCK, carry, state)
         else:
             state = each_block(reduce_block, scan_carry, walk_block, rule, series, low, top, rest, 1, phase, state)

@@ -5,6 +5,8 @@ from collections import namedtuple
 import numpy as np
 
 from ..._plan import layout
+from ..._plan.fields import scan as fields
+from ..._plan.fields.scan import BLOCK, SUMMARY
 from ..._plan.layout import A_MODE, ACCUMULATE, B_MODE, N_STEPS, STORE, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
 from ..._steps.recurrence import constant, everywhere, fma, is_finite, magnitude, select
 from ..compiler.numba_internals import INLINE, helper, inlined
@@ -22,11 +24,11 @@ from ..vectors.vectors import (
     total,
 )
 from . import blocks, series as _series
-from .blocks import DECAY, OFFSET, PEAK, SUMMARY, operand, warm_up
+from .blocks import DECAY, OFFSET, PEAK, operand, warm_up
 from .operands import NO, ONE, YES, ZERO
 from .packing import strides_of
 from .rules import a_is_time_invariant, adjoint, begins_anew, by_borders, choice, kept, retreat
-from .series import BLOCK, NO_STEPS, PREFETCH, higher, lower, packed, packed_flags
+from .series import NO_STEPS, PREFETCH, higher, lower, packed, packed_flags
 
 # A gradient: where it is stored, its partial sums if it is accumulated, bytes from one to the next, and output mode.
 Gradient = namedtuple("Gradient", "to sums sum_bytes mode in_place")
@@ -239,7 +241,7 @@ def composed(rule, summary, r):
     """Return what leaves a block at its start from what reaches its end, and whether it may be used."""
     product = load(summary, DECAY, summary)
     new = fma(product, r, load(summary, OFFSET, summary))
-    sound = magnitude(product * r) <= constant(blocks.CANCELLED, r) * magnitude(new)
+    sound = magnitude(product * r) <= constant(fields.CANCELLED, r) * magnitude(new)
     return new, sound and is_finite(new) and blocks.stays_finite(r, load(summary, PEAK, summary))
 
 
@@ -327,7 +329,7 @@ def vjp(
     n_blocks = all_steps // BLOCK
     first_block, last_block = load_int(geometry, layout.FIRST_BLOCK), load_int(geometry, layout.LAST_BLOCK)
     is_down = load_int(strides_of(geometry, H), 0) > 0
-    if phase == blocks.WARM_UP:
+    if phase == fields.WARM_UP:
         store(carry, 2 * last, constant(1.0, load(carry, 0, carry)))
     for turn in range(last - first):
         lane = last - 1 - turn if is_down else first + turn  # in the order of memory
@@ -336,10 +338,10 @@ def vjp(
             operand(g, g_rows, geometry, G, lane, start, -1), operand(a, a_rows, geometry, A, lane, start, -1),
             operand(b, b_rows, geometry, B, lane, start, -1), operand(h, h_rows, geometry, H, lane, start, -1),
             blocks.borders_of(rule, marks, flags, place, geometry, lane, start), clean,
-            gradient(to_a, to_a_rows, sums_a, geometry, TO_A, SUMS_A, A_MODE, blocks.SUMS + 1, lane, start),
-            gradient(to_b, to_b_rows, sums_b, geometry, TO_B, SUMS_B, B_MODE, blocks.SUMS + 2, lane, start),
+            gradient(to_a, to_a_rows, sums_a, geometry, TO_A, SUMS_A, A_MODE, fields.SUMS + 1, lane, start),
+            gradient(to_b, to_b_rows, sums_b, geometry, TO_B, SUMS_B, B_MODE, fields.SUMS + 2, lane, start),
             load(h0, lane, carry), steps, shift(summaries, lane * n_blocks * SUMMARY * itemsize(carry)), own,
-            maximum(1, load_int(geometry, blocks.SUMS)), n_blocks,
+            maximum(1, load_int(geometry, fields.SUMS)), n_blocks,
             blocks.states_of_segments(marks.segment_states, geometry, lane), borders,
         )  # fmt: skip
         _series.fill_constant(series.g)
@@ -348,7 +350,7 @@ def vjp(
         _series.fill_constant(series.h)
         top = minimum(last_block, steps // BLOCK)
         r = load(carry, lane, carry)
-        if phase == blocks.WARM_UP:
+        if phase == fields.WARM_UP:
             others, count, zero = maximum(0, steps // BLOCK - last_block), last_block - first_block, constant(0.0, r)
             r, is_known = warm_up(reduce_block, scan_carry, rule, series, last_block, -1, others, count, zero)
             if not is_known:
@@ -356,7 +358,7 @@ def vjp(
                 break
             store(carry, last + lane, r)
         low, rest = minimum(first_block, top), 0
-        if last_block == n_blocks and (phase == blocks.ALL or phase == blocks.SCAN_CARRIES):
+        if last_block == n_blocks and (phase == fields.ALL or phase == blocks.SCAN_CARRIES):
             rest = steps - top * BLOCK
             if series.to_a.mode == STORE:
                 _series.clear_outside(series.to_a.to, start, steps, all_steps)

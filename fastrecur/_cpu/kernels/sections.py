@@ -4,6 +4,8 @@ A vector of series is taken a tile of steps at a time: each section goes through
 Series that end earlier than others go on one by one.
 """
 
+from ..._plan.fields.tiles import CHUNK, FIELDS, N_SECTIONS, N_SERIES, ORDER, OWN, PADDED, STEPS, X, Y
+from ..._plan.widths import OCTET
 from ..._steps import sections
 from ..._steps.recurrence import all_finite, constant, fma
 from ..compiler.numba_internals import helper, inlined
@@ -21,7 +23,6 @@ from ..vectors.scalars import (
     store,
     width,
 )  # fmt: skip
-from ..vectors.types import OCTET
 from ..vectors.vectors import load_vector, store_vector, total
 from .operands import ZERO
 from .poles import run_poles
@@ -29,17 +30,7 @@ from .rules import choice
 from .tiles import (
     ALL_FIELDS,
     BLOCK,
-    CHUNK,
-    FIELDS,
-    N_SECTIONS,
-    N_SERIES,
-    ORDER,
-    OWN,
-    PADDED,
-    STEPS,
     TILE,
-    X,
-    Y,
     any_coefficient,
     bring,
     counts_at,
@@ -53,7 +44,7 @@ from .tiles import (
     series_at,
     steady_of,
     together,
-)  # fmt: skip
+)
 
 
 def plain(x, sos, z, y):

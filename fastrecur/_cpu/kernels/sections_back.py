@@ -6,6 +6,7 @@ all sections with each one's output kept, and back through them.
 
 from collections import namedtuple
 
+from ..._plan.fields.tiles import GRADIENTS, GRADS, N_SECTIONS, N_SERIES, ORDER, OWN, PADDED, STEPS, G, X, Y
 from ..._steps import sections
 from ..._steps.recurrence import constant, fma, select
 from ..compiler.numba_internals import helper, inlined
@@ -17,17 +18,6 @@ from .rules import choice
 from .sections import run_all, sized
 from .tiles import (
     ALL_FIELDS,
-    GRADIENTS,
-    GRADS,
-    N_SECTIONS,
-    N_SERIES,
-    ORDER,
-    OWN,
-    PADDED,
-    STEPS,
-    G,
-    X,
-    Y,
     any_coefficient,
     bring,
     counts_at,
@@ -42,7 +32,7 @@ from .tiles import (
     take_away,
     together,
     varies,
-)  # fmt: skip
+)
 
 section_adjoint = inlined(sections.section_adjoint)
 

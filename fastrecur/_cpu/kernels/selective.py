@@ -12,7 +12,32 @@ from collections import namedtuple
 
 import numpy as np
 
+from ..._plan.fields.selective import (
+    CHANNELS,
+    DELTA,
+    FORWARD,
+    GATED,
+    GROUPS,
+    KEEPS,
+    OF_UNIT,
+    PARTS,
+    PER_GROUP,
+    REVERSE,
+    ROWS,
+    SOFTPLUS,
+    STATES,
+    SUBS,
+    TILE,
+    VECTORS,
+    WRITES,
+    B,
+    C,
+    U,
+    Y,
+    Z,
+)
 from ..._plan.selective import CHUNK, GROUP
+from ..._plan.widths import OCTET, WIDTH
 from ..._steps import selective
 from ..._steps.recurrence import constant
 from ..compiler.numba_internals import helper, inlined
@@ -30,29 +55,10 @@ from ..vectors.scalars import (
     width,
 )
 from ..vectors.transposes import load_octet, store_octet
-from ..vectors.types import OCTET, WIDTH
 from ..vectors.vectors import add_products, broadcast, copies, load_each, load_vector, store_vector
 from .rules import trait
 from .tiles import ONE, put_rows, rows_of
 
-TILE = CHUNK * WIDTH
-
-# Fields of ``geometry``: sizes, of `_plan.selective.Units` too; whether steps go through softplus, there is a gate,
-# checkpoints are kept, outputs are written; then strides in bytes: of what has a number for each step those of a
-# sequence, a step and a channel; of B and C those of a sequence, a step, a group and a state, or a channel and a state.
-(
-    STATES, CHANNELS, BATCH, N_STEPS, PARTS, GROUPS, SUBS, PER_GROUP, VECTORS, OF_UNIT, ROWS, REVERSE, SOFTPLUS, GATED,
-    KEEPS, WRITES,
-) = np.arange(16, dtype=np.int64)  # fmt: skip
-HEAD = 16
-TIMED = "u", "delta", "z", "y", "g", "to_u", "to_delta", "to_z"
-U, DELTA, Z, Y, G, TO_U, TO_DELTA, TO_Z = HEAD + 3 * np.arange(8, dtype=np.int64)
-B, C = HEAD + 24 + 4 * np.arange(2, dtype=np.int64)
-FIELDS = HEAD + 32
-
-# What kernels take as one value: addresses. States, and what goes with them in a gradient, are (rows, channels,
-# states); ``carry`` is scratch memory.
-FORWARD = "u delta z b c y a skip bias states checkpoints rows chunks carry"
 Forward = namedtuple("Forward", FORWARD)
 # Of a unit: its first channel and how many it has, their group, which of the group's units it is, and its first vector.
 Unit = namedtuple("Unit", "part channel channels group sub vector")
@@ -151,13 +157,6 @@ def write_tile(place, time, lane, tile, steps, lanes):
 # Scratch memory of a unit, from its parts' first numbers: blocks of rates, of states, and of B and C where they are
 # constant; else a chunk of these, WIDTH states after WIDTH states.
 Scratch = namedtuple("Scratch", "rates states b c skip bias")
-
-
-def scratch_numbers(states, back):
-    """Return how much scratch memory a call needs, in numbers."""
-    blocks, row = GROUP * WIDTH * states, GROUP * WIDTH
-    forward = 2 * blocks + 2 * max(blocks, -(-states // WIDTH) * TILE) + 2 * row
-    return forward + back * (4 * blocks + 2 * TILE * states + 2 * row)
 
 
 @inlined

@@ -2,17 +2,11 @@
 
 from collections import namedtuple
 
-from ..._steps import selective
-from ..._steps.recurrence import constant, fma
-from ..compiler.numba_internals import helper, inlined
-from ..vectors.scalars import fourfold, load_int, minimum, stack, width
-from ..vectors.types import WIDTH
-from ..vectors.vectors import add_products, copies, load_vector, store_vector, totals
-from .selective import (
+from ..._plan.fields.selective import (
+    BACKWARD,
     BATCH,
     CHANNELS,
     GATED,
-    GROUP,
     GROUPS,
     N_STEPS,
     REVERSE,
@@ -23,9 +17,18 @@ from .selective import (
     TO_U,
     TO_Z,
     G,
+    Z,
+)
+from ..._plan.widths import WIDTH
+from ..._steps import selective
+from ..._steps.recurrence import constant, fma
+from ..compiler.numba_internals import helper, inlined
+from ..vectors.scalars import fourfold, load_int, minimum, stack, width
+from ..vectors.vectors import add_products, copies, load_vector, store_vector, totals
+from .selective import (
+    GROUP,
     Past,
     Tiles,
-    Z,
     b_is_constant,
     b_of,
     begin_chunk,
@@ -57,9 +60,6 @@ from .selective import (
 TILES = 9 * TILE
 DECAYS, PAST = 4 * TILE, 4 * (TILE + WIDTH)  # of four states: after each step of a chunk, and before the first, too
 
-BACKWARD = (
-    "g u delta z b c a skip bias states checkpoints rows chunks to_u to_delta to_z to_a to_b to_c to_skip to_bias carry"
-)
 Backward = namedtuple("Backward", BACKWARD)
 # Scratch memory behind that of a forward scan: blocks of states', A's, and constant B's and C's; sums of B's and C's
 # over a unit's channels.

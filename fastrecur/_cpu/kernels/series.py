@@ -11,17 +11,17 @@ from collections import namedtuple
 
 import numpy as np
 
+from ..._plan.fields.scan import BLOCK
+from ..._plan.widths import OCTET, WIDTH
 from ..._steps.recurrence import constant, fma, is_finite, select
 from ..compiler.numba_internals import INLINE, helper, inlined
 from ..vectors import scalars
 from ..vectors.scalars import in_place, is_same_kind, itemsize, load, load_int, maximum, prefetch, shift, store, width
 from ..vectors.transposes import has_flags
-from ..vectors.types import OCTET, WIDTH
 from ..vectors.vectors import broadcast, load_vector, reverse_lanes, store_vector
 from .operands import ONE, ZERO
 from .rules import choice, decay, kept
 
-BLOCK = 512  # steps
 PREFETCH = 1024  # bytes: prefetch distance within packed steps
 # As int64: Numba compiles a function anew for each plain number that it is called with.
 NO_STEPS, WHOLE_BLOCK = np.array([0, BLOCK])

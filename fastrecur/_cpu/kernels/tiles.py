@@ -6,8 +6,26 @@ written where the results belong.
 
 from collections import namedtuple
 
-import numpy as np
-
+from ..._plan.fields.tiles import (
+    APART,
+    BLOCKS,
+    BLOCKS_BACK,
+    COEFFICIENTS,
+    COUNTS,
+    FIELDS,
+    HEAD,
+    N_SECTIONS,
+    OWN,
+    PADDED,
+    ROWS,
+    SINGLE,
+    STEPS,
+    STREAMED,
+    WAY,
+    WAYS,
+    X_STEP,
+)
+from ..._plan.widths import LINE, OCTET, WIDTH
 from ..._steps import sections
 from ..._steps.recurrence import constant
 from ..compiler.numba_internals import helper, inlined
@@ -25,23 +43,10 @@ from ..vectors.scalars import (
     width,
 )  # fmt: skip
 from ..vectors.transposes import collect_octet, load_octet, stack_lines, store_octet, stream_lines
-from ..vectors.types import LINE, OCTET, WIDTH
 from ..vectors.vectors import load_half_vector, load_vector, store_vector, stream_vector
 from .operands import ONE, ZERO
 from .rules import trait
 
-# Fields of ``geometry``: how many sections, how many series, and how many with those that fill the last vector; steps
-# that all series go before the next; numbers of a section's state; of coefficients that vary in time, how many a
-# section has, bytes from one to the next, and 1, or -1 if time is reversed; bytes from step to step, by operand (X_STEP
-# and what follows). Then tables: where each operand's series begin, in bytes; how many steps each series has; and how
-# each operand is read, by vector.
-N_SECTIONS, N_SERIES, PADDED, CHUNK, ORDER, OWN, APART, WAY, X_STEP = np.arange(9, dtype=np.int64)
-X, Y, G, COEFFICIENTS, GRADS, COUNTS, WAYS = np.arange(7, dtype=np.int64)
-OPERANDS = 5
-HEAD, TABLES = 8 + OPERANDS, 2 * OPERANDS + 1
-STEPS = 32  # of a tile
-FIELDS = 6  # of a section: of `sections.Section`, or SciPy's where they vary in time
-GRADIENTS = 5  # that have one: all but the sign, and SciPy's a0
 TILE = STEPS * WIDTH
 ALL_FIELDS = FIELDS * TILE
 MOST = FIELDS * STEPS  # coefficients that vary in time, of all steps that are in a buffer
@@ -53,9 +58,6 @@ Operand = namedtuple("Operand", "at offsets step way")
 Rows = namedtuple("Rows", "at step")
 # Of a vector of series: the coefficients, the signs of the difference form, the states, and the first of the series.
 Series = namedtuple("Series", "coefficients signs carry lane")
-ROWS, BLOCKS, BLOCKS_BACK, SINGLE = np.arange(4, dtype=np.int64)
-# What is written so goes past the cache, where all series of a tile begin with a line.
-STREAMED = 4
 STREAMED_ROWS, STREAMED_BLOCKS = ROWS + STREAMED, BLOCKS + STREAMED
 
 form, section = inlined(sections.form), inlined(sections.section)

@@ -11,12 +11,12 @@ from collections import namedtuple
 
 from ..._plan import layout
 from ..._plan.layout import FLAGS, HEAD, N_STEPS, STORE, STREAMING, A, B, H, Marks
+from ..._plan.widths import LINE, OCTET
 from ..._steps.recurrence import constant
 from ..compiler.numba_internals import INLINE, helper, inlined
 from ..vectors import scalars, transposes
 from ..vectors.scalars import fence, itemsize, load_int, minimum, misalignment, prefetch, shift, stack, store
 from ..vectors.transposes import collect_octet, has_flags, load_octet, stack_lines, store_octet, stream_lines
-from ..vectors.types import LINE, OCTET
 from ..vectors.vectors import load_half_vector, store_vector
 from . import rules
 from .operands import NO, ONE, YES, ZERO, segment_of, states_of

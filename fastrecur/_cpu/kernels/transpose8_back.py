@@ -4,11 +4,11 @@ from collections import namedtuple
 
 from ..._plan import layout
 from ..._plan.layout import A_MODE, B_MODE, FLAGS, N_STEPS, STORE, STREAMING, SUMS_A, TO_A, TO_B, A, B, G, H, Marks
+from ..._plan.widths import OCTET
 from ..compiler.numba_internals import INLINE, helper, inlined
 from ..vectors import scalars
 from ..vectors.scalars import fence, load, load_int, minimum, shift, stack, store
 from ..vectors.transposes import stack_lines, store_across
-from ..vectors.types import OCTET
 from ..vectors.vectors import store_vector
 from . import rules, transpose8
 from .operands import NO, ONE, YES, ZERO, Inputs, states_of, takes_states, write_zeros

@@ -7,9 +7,36 @@ sample takes part is written in `_steps`. Where series are neighbours, all of th
 
 from collections import namedtuple
 
-import numpy as np
 from numba.extending import overload
 
+from ..._plan.fields.weighted import (
+    ALIKE,
+    AVERAGE_PLANES,
+    BIAS,
+    BORDERS_STRIDE,
+    CHUNK,
+    COUNT,
+    COVARIANCE,
+    GATE_STRIDE,
+    H_STRIDE,
+    HEAD,
+    MEAN,
+    MEAN_Y,
+    MIN_PERIODS,
+    N_SERIES,
+    N_STEPS,
+    ORIGIN,
+    ORIGIN_Y,
+    PADDED,
+    PLANES,
+    ROOM,
+    STEPS,
+    STREAMING,
+    WEIGHT,
+    X_STRIDE,
+    Y_STRIDE,
+)
+from ..._plan.widths import LINE, WIDTH
 from ..._steps import recurrence
 from ..._steps.recurrence import constant, everywhere, is_finite, select
 from ..compiler.numba_internals import INLINE, function_of, helper, inlined
@@ -27,31 +54,18 @@ from ..vectors.scalars import (
     store,
     width,
 )
-from ..vectors.types import LINE, WIDTH
 from ..vectors.vectors import load_mask, load_one_mask, load_vector, store_vector, stream_vector
 from .operands import NO, YES, ZERO
 from .packing import View, column, copy, stream_transposed
 from .rules import flag_is_broadcast, trait
 
-# Fields of ``geometry``, before each operand's table of where each series begins, in bytes; strides are such, too.
-(
-    N_STEPS, CHUNK, N_SERIES, PADDED, X_STRIDE, Y_STRIDE, H_STRIDE, GATE_STRIDE, BORDERS_STRIDE, MIN_PERIODS, BIAS,
-    STREAMING,
-) = np.arange(12, dtype=np.int64)  # fmt: skip
-HEAD = 12
-# The rows of ``carry``. Means of what covaries are deviations from the ORIGIN, the first sample since the series began:
-# data far from 0 lose nothing.
-WEIGHT, COUNT, MEAN, ORIGIN, ORIGIN_Y, MEAN_Y, COVARIANCE, ROOM = range(8)
-PLANES = 8
-AVERAGE_PLANES = MEAN + 1
-STEPS = 64
 ROW = WIDTH  # numbers from one plane of a walked state to the next
 STATE_SIZE, TILE = ROW * PLANES, WIDTH * STEPS
 AHEAD = 256  # bytes: prefetch distance along a series,
 NEAR = 1 << 14  # if no more than this is between its rows: what is farther would not stay in the first level
 ROWS_AHEAD = 16  # else in rows of memory
 NAN = float("nan")
-ALIKE = 2.0**-40  # by how much of itself a state may be off
+
 
 # An operand of a vector of series: a pointer, the table of where each series begins, bytes from step to step, a buffer
 # for a tile; up to which series all stand as far apart as the first two, and how far.

@@ -9,10 +9,10 @@ What they compute is `rows.plain`.
 from collections import namedtuple
 
 from ..._plan.layout import ACCUMULATE, REDUCE, STORE
+from ..._plan.widths import LINE
 from ..._steps.recurrence import constant, select
 from ..compiler.numba_internals import helper, inlined
 from ..vectors.scalars import itemsize, load, maximum, minimum, misalignment, prefetch, prefetch_for_write, store, width
-from ..vectors.types import LINE
 from ..vectors.vectors import broadcast, load_mask, load_one_mask, load_vector, store_vector, stream_vector, total
 from . import operands, rules
 from .operands import FOUR, NO, ONE, THREE, TWO, YES, ZERO, Gradient, bytes_of, gradient_later, inputs_later, later

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..._arguments import checks
 from ..compiler import native
-from ..vectors.types import INTERPRETED
+from ..vectors.processor import is_interpreted
 from . import workers
 
 _threads: int | None = None
@@ -136,7 +136,7 @@ def prewake(threads: int) -> int:
 
     Return for how many threads to prepare it: fewer where others have the workers' processors, or have the workers.
     """
-    if INTERPRETED:  # what is not compiled runs on this thread, part by part
+    if is_interpreted():  # what is not compiled runs on this thread, part by part
         return threads
     return workers.wake(threads) if workers.can_hire() else 1
 

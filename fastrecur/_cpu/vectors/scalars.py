@@ -4,8 +4,9 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
+from ..._plan.widths import LINE, OCTET, WIDTH
 from .conversions import call_llvm, complex_number, narrow, resize, shuffle, widen
-from .types import I1, I8, I32, I64, LINE, OCTET, WIDTH, Address, Pointer, constant_of, first, primitive
+from .types import I1, I8, I32, I64, Address, Pointer, constant_of, first, primitive
 
 # ---- What all loads and stores are made of ------------------------------------------------------------------------
 

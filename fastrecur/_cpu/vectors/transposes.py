@@ -6,10 +6,11 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
+from ..._plan.widths import LINE, OCTET
 from . import scalars
 from .conversions import aggregate, narrow, shuffle, splat, widen
 from .scalars import copy_number, load, load_int, moved, no_prefetch, read, scaled, shift, stack, store, write
-from .types import F32, I32, I64, LINE, OCTET, Vector, first, primitive
+from .types import F32, I32, I64, Vector, first, primitive
 from .vectors import spread, truth
 
 

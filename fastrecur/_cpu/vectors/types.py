@@ -10,22 +10,18 @@ With ``NUMBA_DISABLE_JIT=1`` the primitives work on addresses in the interpreter
 
 import ctypes
 import inspect
-import platform
 from collections import namedtuple
 
 import numpy as np
-from llvmlite import ir
-from numba import config, types
+from llvmlite import binding, ir
+from numba import types
 from numba.extending import NativeValue, intrinsic, models, register_model, unbox
 
-from .processor import has
+from ..._plan.widths import OCTET, WIDTH
+from .processor import has, is_interpreted
 
-INTERPRETED = bool(config.DISABLE_JIT)
+INTERPRETED = is_interpreted()
 BITS = np.dtype([("bfloat16", np.uint16)])  # of a bfloat16, for the interpreter: NumPy has none of its own
-
-WIDTH = 16  # lanes in a vector: a cache line of float32, and four registers of float64 on AVX2
-OCTET = 8  # lanes and steps of a block that is transposed in registers
-LINE = 64  # bytes of a cache line
 
 I1, I8, I16, I32, I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
 F16, F32, F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
@@ -45,7 +41,7 @@ ELEMENTS = {
 }
 
 # LLVM lowers half <-> float to one instruction, or to a library call that may not exist at run time.
-HARDWARE_HALF = has("f16c") or (has() and platform.machine() in ("aarch64", "arm64"))
+HARDWARE_HALF = has("f16c") or (has() and binding.get_process_triple().startswith(("aarch64", "arm64")))
 HAS_AVX = has("avx")
 HAS_MASKS = has("avx512f")  # a bit for each lane, in a register of its own
 

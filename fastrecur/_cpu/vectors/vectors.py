@@ -6,10 +6,11 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
+from ..._plan.widths import LINE, OCTET, WIDTH
 from . import conversions
 from .conversions import call_llvm, complex_of, halves, joined, narrow, numbers_of, shuffle, splat, widen
 from .scalars import element_at, load, moved, read, store, width, write
-from .types import F32, HAS_AVX, I8, I16, I32, LINE, OCTET, WIDTH, Vector, first, llvm_type, primitive
+from .types import F32, HAS_AVX, I8, I16, I32, Vector, first, llvm_type, primitive
 
 # ---- Load and store -----------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from torch.autograd import Function
 
 from ..._arguments import checks
 from ..._arguments.checks import Segments
-from ..._cpu.kernels.blocks import CANCELLED
+from ..._plan.fields.scan import CANCELLED
 from ..._plan.problem import LINEAR
 from . import along_time, arguments, exchange, ops, tensors as _tensors
 from .along_time import adjoint, decay, like, masked, resets_beside, valid_steps

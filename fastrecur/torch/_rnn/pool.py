@@ -8,8 +8,8 @@ import torch
 from ..._arguments import checks, messages as say
 from ..._arguments.arrays import address, element
 from ..._cpu.compiler.compile import kernel
-from ..._cpu.kernels import pool
 from ..._cpu.machine import threads as _threads
+from ..._plan.fields import pool
 from .._operator import team as _team, tensors
 
 BLOCK = 1024  # rows of a product that are pooled while they are in the cache
@@ -120,7 +120,7 @@ def forward(product, bias, keep, carry, h, states, layout, gated):
     operands = {
         "product": product, "bias": bias, "keep": keep, "h": h, "states": states, "flags": layout.resets, "carry": carry
     }  # fmt: skip
-    _run(pool.forward, operands, layout, gated)
+    _run("pool.forward", operands, layout, gated)
 
 
 def vjp(g, product, keep, states, first, carry, to_product, layout, gated):
@@ -131,17 +131,17 @@ def vjp(g, product, keep, states, first, carry, to_product, layout, gated):
         return _launch("pool_vjp", layout, gated, **operands | {"g": 0.0 if g is None else g})
     if layout.resets is not None:
         operands["first"] = torch.cat([first, torch.zeros_like(first[:1])])
-    _run(pool.vjp, operands, layout, gated)
+    _run("pool.vjp", operands, layout, gated)
 
 
-def _run(function, operands, layout, gated):
+def _run(name, operands, layout, gated):
     """Run a kernel of operands, in its order, on the threads there are; None is not read."""
     team, (product, keep, carry) = _team.team(), (operands[name] for name in ("product", "keep", "carry"))
     parts, by_channels = _parts(layout, carry.shape[-1], product.numel(), team.size)
     by_steps = not layout.packed and product.nbytes <= STEP_AHEAD * layout.steps * len(parts)
     forms = tuple([(v.dtype, v.stride()) if isinstance(v, torch.Tensor) else None for v in operands.values()])
     head, options = (layout.steps, layout.reverse, layout.batch), (carry.shape[-1], by_channels, gated)
-    call, table = _kernel(function, tuple(operands), forms, layout.axis, head, by_steps, options)
+    call, table = _kernel(name, tuple(operands), forms, layout.axis, head, by_steps, options)
     if not isinstance(keep, torch.Tensor):
         operands["keep"] = _filled((), 1.0 if keep is None else keep, dtype=carry.dtype, device="cpu")
     places = [(product if v is None else v).data_ptr() for v in operands.values()]
@@ -155,17 +155,17 @@ def _strides(form, axis):
 
 
 @functools.lru_cache(1024)
-def _kernel(function, names, forms, axis, head, by_steps, options):
+def _kernel(name, names, forms, axis, head, by_steps, options):
     """Return a kernel and the table that it reads; what is no tensor is of the carry's dtype."""
     forms = dict(zip(names, forms, strict=True))
-    elements = {name: element(tensors.DTYPES[(form or forms["carry"])[0]]) for name, form in forms.items()}
+    elements = {key: element(tensors.DTYPES[(form or forms["carry"])[0]]) for key, form in forms.items()}
     step, row, *strides = [n for name in pool.STRIDED for n in _strides(forms.get(name), axis)]
     ahead = ROWS_AHEAD * row
     if by_steps:
-        ahead = step if head[1] == (function is pool.vjp) else -step
+        ahead = step if head[1] == (name == "pool.vjp") else -step
     has = [forms.get(name) is not None for name in ("keep", "states", "g", "flags")]
     table = np.array([*head, ahead, *options, *has, step, row, *strides], np.int64)
-    return kernel(function, None, elements.pop("carry"), **elements), table
+    return kernel(name, None, elements.pop("carry"), **elements), table
 
 
 def _launch(name, layout, gated, *, keep, carry, flags=None, **operands):
