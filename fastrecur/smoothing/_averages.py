@@ -207,7 +207,7 @@ def pcen(
     max_size : int, default 1
         The mean is that of the greatest value of so many neighboring bands, as of
         ``scipy.ndimage.maximum_filter1d(S, max_size, axis=max_axis)``; at the borders of those that there are.
-    ref : array_like, optional
+    ref : float or array_like, optional
         What the mean is made of, in place of ``S`` and of its greatest values; it broadcasts against ``S``.
     axis : int, default -1
         The axis of time.
