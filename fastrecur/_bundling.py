@@ -81,7 +81,7 @@ class _Compiler:
         paths = str(cache.PACKAGE.parent), os.environ.get("PYTHONPATH")
         self._process = subprocess.Popen(
             [sys.executable, "-c", script, processor.machine, processor.name, features],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "FASTRECUR_NOTICES": "0"},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 
