@@ -178,6 +178,40 @@ class Composed(Rules):
         return gradients_of(cls.composed, inputs, needs, cotangents)
 
 
+class Recorded(Rules):
+    """An operator whose gradients are those of an operator ``back``: of cotangents, all tensors, and first results."""
+
+    back: Any
+
+    @classmethod
+    def setup(cls, ctx, inputs, output):
+        tensors = [v for v in inputs if v is None or isinstance(v, torch.Tensor)]
+        ctx.back, ctx.others = cls.back, inputs[len(tensors) :]  # compilers read a context alone
+        count = len(cls.back._schema.arguments) - len(inputs) - len(output)
+        ctx.save_for_backward(*tensors, *output[:count])
+
+    @staticmethod
+    def gradients(ctx, needs, *cotangents):
+        return ctx.back(*cotangents, *ctx.saved_tensors, *ctx.others)
+
+
+def operator(schema, fake, *, cpu, cuda, vmap, rules=Composed, composed=None, is_anywhere=False, back=None):
+    """Define an operator with all that torch asks of it, in every graph and under every transform; return it.
+
+    ``fake`` gives its results of tensors without numbers; ``cpu`` and ``cuda`` run it. ``composed`` does the same by
+    what has derivatives: it is what gradients are made of, unless an operator ``back`` or other ``rules`` make them,
+    and what runs on all other devices if it ``is_anywhere``. ``vmap`` takes the operator, and then what torch gives.
+    """
+    runs = {"CPU": cpu, "CUDA": cuda}
+    if is_anywhere:
+        runs["CompositeExplicitAutograd"] = ops.anywhere(fake, composed)
+    run = ops.define(schema, fake, **runs)
+    known = {"operator": run, "composed": composed and staticmethod(composed), "back": back}
+    own: Any = type(rules.__name__, (rules if back is None else Recorded,), known)
+    own.register(functools.partial(vmap, run))
+    return run
+
+
 class _Vjp(Composed):
     family: str
 

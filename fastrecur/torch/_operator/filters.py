@@ -10,7 +10,7 @@ from ..._plan.filters import FIELDS, check_a0, check_cascade, lengths_of, state_
 from . import arguments, autograd
 from .along_time import ends_of, like, steps_of
 from .autograd import with_batch
-from .ops import anywhere, define
+from .ops import anywhere
 from .team import team
 from .tensors import empty_like, numpy_of
 
@@ -259,19 +259,7 @@ def _adjoint(*arguments):
     return (_composed_poles if poles else _composed)(*given)
 
 
-# Of a gradient on a GPU all signals between sections are in memory.
-_backward_on_gpu = anywhere(_fake_backward, _adjoint)
-_ARGUMENTS = "Tensor x, Tensor sos, Tensor? zi, Tensor? lengths, int axis, bool reverse, bool poles"
-_forward = define(f"sosfilt({_ARGUMENTS}) -> (Tensor, Tensor)", _fake_forward, CPU=_run_forward, CUDA=_on_gpu)
-_backward = define(
-    f"sosfilt_backward(Tensor grad_y, Tensor? grad_zf, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor)",
-    _fake_backward, CPU=_run_backward, CUDA=_backward_on_gpu,
-)  # fmt: skip
-
-
 class _Sosfilt(autograd.Rules):
-    operator = _forward
-
     @staticmethod
     def setup(ctx, inputs, output):
         x, *tensors, ctx.axis, ctx.reverse, ctx.poles = inputs
@@ -287,11 +275,7 @@ class _Sosfilt(autograd.Rules):
         return grad_x.real if grad_x.is_complex() and not ctx.is_complex else grad_x, *grads
 
 
-class _SosfiltBackward(autograd.Composed):
-    operator, composed = _backward, staticmethod(_adjoint)
-
-
-# ---- vmap -----------------------------------------------------------------------------------------------------------
+# ---- The operators ---------------------------------------------------------------------------------------------------
 
 
 def _batched(info, dims, x, sos, zi, lengths, axis, own):
@@ -307,12 +291,12 @@ def _batched(info, dims, x, sos, zi, lengths, axis, own):
     return x, sos, zi, lengths, axis + 1
 
 
-def _vmap_forward(info, dims, x, sos, zi, lengths, axis, *scan):
+def _vmap_forward(_, info, dims, x, sos, zi, lengths, axis, *scan):
     *operands, axis = _batched(info, dims, x, sos, zi, lengths, axis, own=False)
     return _forward(*operands, axis, *scan), (0, 1)
 
 
-def _vmap_backward(info, dims, g, grad_zf, x, sos, zi, lengths, axis, *scan):
+def _vmap_backward(_, info, dims, g, grad_zf, x, sos, zi, lengths, axis, *scan):
     had = sos.shape if dims[3] is None else sos.movedim(dims[3], 0).shape[1:]
     *operands, axis = _batched(info, dims[2:6], x, sos, zi, lengths, axis, own=True)
     g, grad_zf = (with_batch(v, dims[k], info.batch_size, k) for k, v in enumerate((g, grad_zf)))
@@ -320,5 +304,12 @@ def _vmap_backward(info, dims, g, grad_zf, x, sos, zi, lengths, axis, *scan):
     return (grad_x, grad_sos.reshape(info.batch_size, *had), grad_zi), (0, 0, 1)
 
 
-_Sosfilt.register(_vmap_forward)
-_SosfiltBackward.register(_vmap_backward)
+_ARGUMENTS = "Tensor x, Tensor sos, Tensor? zi, Tensor? lengths, int axis, bool reverse, bool poles"
+_forward = autograd.operator(
+    f"sosfilt({_ARGUMENTS}) -> (Tensor, Tensor)",
+    _fake_forward, cpu=_run_forward, cuda=_on_gpu, rules=_Sosfilt, vmap=_vmap_forward,
+)  # fmt: skip
+_backward = autograd.operator(  # on a GPU of all signals between sections, in memory
+    f"sosfilt_backward(Tensor grad_y, Tensor? grad_zf, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor)",
+    _fake_backward, cpu=_run_backward, cuda=anywhere(_fake_backward, _adjoint), composed=_adjoint, vmap=_vmap_backward,
+)  # fmt: skip

@@ -8,9 +8,9 @@ from ..._cpu.machine import threads as _threads
 from ..._plan.problem import FORGET, LINEAR
 from . import autograd, ops
 from .along_time import steps_of
-from .autograd import with_batch
+from .autograd import operator, with_batch
 from .filters import tensor_of as tensor_of
-from .ops import anywhere, define
+from .ops import anywhere
 from .team import team
 from .tensors import empty_like, numpy_of
 
@@ -173,68 +173,13 @@ def _follow_adjoint(g, g_last, x, attack, release, first, y, axis):
     return to_x, to_attack, to_release, to_first.to(first.dtype)
 
 
-_follow_backward_on_gpu = anywhere(_fake_follow_backward, _follow_adjoint)
-holt = define(  # of `_cpu.levels.holt`'s arguments; all have gradients
-    "holt(Tensor x, Tensor k, Tensor? waits, int axis) -> (Tensor, Tensor)",
-    _fake_holt,
-    CPU=_run_holt,
-    CUDA=_holt_on_gpu,
-)
-_holt_backward = define(
-    "holt_backward(Tensor? grad_level, Tensor? grad_trend, Tensor x, Tensor k, Tensor? waits, Tensor level, "
-    "Tensor trend, int axis) -> (Tensor, Tensor)",
-    _fake_holt_backward, CPU=_run_holt_backward, CUDA=_holt_backward_on_gpu,
-)  # fmt: skip
-follow = define(  # returns the envelope, and the last one in float64
-    "follow(Tensor x, Tensor attack, Tensor release, Tensor first, int axis) -> (Tensor, Tensor)",
-    _fake_follow, CPU=_run_follow, CUDA=_follow_on_gpu,
-)  # fmt: skip
-_follow_backward = define(
-    "follow_backward(Tensor? grad_y, Tensor? grad_last, Tensor x, Tensor attack, Tensor release, Tensor first, "
-    "Tensor y, int axis) -> (Tensor, Tensor, Tensor, Tensor)",
-    _fake_follow_backward, CPU=_run_follow_backward, CUDA=_follow_backward_on_gpu,
-)  # fmt: skip
+# ---- The operators --------------------------------------------------------------------------------------------------
 
 
-class _Holt(autograd.Rules):
-    operator = holt
-
-    @staticmethod
-    def setup(ctx, inputs, output):
-        *tensors, ctx.axis = inputs
-        ctx.save_for_backward(*tensors, *output)
-
-    @staticmethod
-    def gradients(ctx, needs, grad_level, grad_trend):
-        return _holt_backward(grad_level, grad_trend, *ctx.saved_tensors, ctx.axis)
-
-
-class _HoltBackward(autograd.Composed):
-    operator = _holt_backward
-    composed = staticmethod(_holt_adjoint)
-
-
-class _Follow(autograd.Rules):
-    operator = follow
-    setup = _Holt.setup
-
-    @staticmethod
-    def gradients(ctx, needs, g, g_last):
-        return _follow_backward(g, g_last, *ctx.saved_tensors[:-1], ctx.axis)
-
-
-class _FollowBackward(autograd.Composed):
-    operator = _follow_backward
-    composed = staticmethod(_follow_adjoint)
-
-
-# ---- vmap -----------------------------------------------------------------------------------------------------------
-
-
-def _vmapped(operator, places, to):
+def _vmap(places, to):
     """Return the rule of an operator whose tensors have the batch at ``places``, its results at ``to``."""
 
-    def call(info, dims, *arguments):
+    def call(operator, info, dims, *arguments):
         *tensors, axis = arguments
         moved = (with_batch(v, dim, info.batch_size, at) for v, dim, at in zip(tensors, dims, places, strict=False))
         return operator(*moved, axis + 1), to
@@ -242,7 +187,23 @@ def _vmapped(operator, places, to):
     return call
 
 
-_Holt.register(_vmapped(holt, (0, 1, 0), (0, 0)))
-_HoltBackward.register(_vmapped(_holt_backward, (0, 0, 0, 1, 0, 0, 0), (0, 1)))
-_Follow.register(_vmapped(follow, (0, 0, 0, 0), (0, 0)))
-_FollowBackward.register(_vmapped(_follow_backward, (0,) * 7, (0,) * 4))
+_holt_backward = operator(
+    "holt_backward(Tensor? grad_level, Tensor? grad_trend, Tensor x, Tensor k, Tensor? waits, Tensor level, "
+    "Tensor trend, int axis) -> (Tensor, Tensor)",
+    _fake_holt_backward, cpu=_run_holt_backward, cuda=_holt_backward_on_gpu, composed=_holt_adjoint,
+    vmap=_vmap((0, 0, 0, 1, 0, 0, 0), (0, 1)),
+)  # fmt: skip
+holt = operator(  # of `_cpu.levels.holt`'s arguments; all have gradients
+    "holt(Tensor x, Tensor k, Tensor? waits, int axis) -> (Tensor, Tensor)",
+    _fake_holt, cpu=_run_holt, cuda=_holt_on_gpu, back=_holt_backward, vmap=_vmap((0, 1, 0), (0, 0)),
+)  # fmt: skip
+_follow_backward = operator(
+    "follow_backward(Tensor? grad_y, Tensor? grad_last, Tensor x, Tensor attack, Tensor release, Tensor first, "
+    "Tensor y, int axis) -> (Tensor, Tensor, Tensor, Tensor)",
+    _fake_follow_backward, cpu=_run_follow_backward, cuda=anywhere(_fake_follow_backward, _follow_adjoint),
+    composed=_follow_adjoint, vmap=_vmap((0,) * 7, (0,) * 4),
+)  # fmt: skip
+follow = operator(  # returns the envelope, and the last one in float64
+    "follow(Tensor x, Tensor attack, Tensor release, Tensor first, int axis) -> (Tensor, Tensor)",
+    _fake_follow, cpu=_run_follow, cuda=_follow_on_gpu, back=_follow_backward, vmap=_vmap((0,) * 4, (0, 0)),
+)  # fmt: skip

@@ -20,7 +20,7 @@ from ..._plan import selective as plan
 from ..._plan.problem import LINEAR
 from . import ops, team, tensors as _tensors
 from .along_time import valid_steps
-from .autograd import Composed, Rules, nothing, with_batch
+from .autograd import Rules, nothing, operator, with_batch
 
 OPERANDS = Operands._fields
 _COUNT = len(OPERANDS)
@@ -208,20 +208,7 @@ def _tensor(grad, operand):
     return grad if own else torch.empty_strided(grad.shape, strides, dtype=grad.dtype).copy_(grad)
 
 
-SCAN = ops.define(
-    f"selective_scan({_TAKES}, bool keep) -> (Tensor, Tensor, Tensor)",
-    _fake, CPU=_on_cpu, CUDA=_on_gpu, CompositeExplicitAutograd=ops.anywhere(_fake, composed),
-)  # fmt: skip
-VJP = ops.define(
-    f"selective_scan_backward(Tensor grad_y, Tensor? grad_state, {_TAKES}, Tensor? checkpoints, bool[] wanted)"
-    f" -> ({', '.join(['Tensor'] * _COUNT)})",
-    _vjp_fake, CPU=_vjp_on_cpu, CUDA=_vjp_on_gpu, CompositeExplicitAutograd=ops.anywhere(_vjp_fake, composed_vjp),
-)  # fmt: skip
-
-
 class _Scan(Rules):
-    operator, composed = SCAN, staticmethod(composed)
-
     @classmethod
     def forward(cls, ctx, way, *arguments):
         return super().forward(ctx, way, *arguments[:-1], True)
@@ -240,11 +227,7 @@ class _Scan(Rules):
         return VJP(grad_y, grad_state, *saved, *ctx.options, checkpoints, list(needs[:_COUNT]))
 
 
-class _ScanVjp(Composed):
-    operator, composed = VJP, staticmethod(composed_vjp)
-
-
-def _vmap(run, names, gives, wanted, info, in_dims, *arguments):
+def _vmap(names, gives, wanted, unkept, operator, info, in_dims, *arguments):
     """Take the batch for so many times the channels, each sample's behind the last one's; of B and C for groups.
 
     Checkpoints would be those of other channels: none are kept.
@@ -271,8 +254,8 @@ def _vmap(run, names, gives, wanted, info, in_dims, *arguments):
         if own < most:  # each sample's one group serves all groups of the sample's other map
             at, repeats[name] = names.index(name), (own, most // own)
             folded[at] = folded[at].repeat_interleave(most // own, of_channels)
-    results, dims = [], []
-    for name, v, is_wanted in zip(gives, run(*folded, *arguments[count:]), wanted(arguments), strict=True):
+    found, results, dims = operator(*folded, *unkept(arguments[count:])), [], []
+    for name, v, is_wanted in zip(gives, found, wanted(arguments), strict=True):
         dims.append(axes[name] if is_wanted else None)
         if name in repeats and is_wanted:
             v = v.unflatten(of_channels, repeats[name]).sum(of_channels + 1)
@@ -280,13 +263,18 @@ def _vmap(run, names, gives, wanted, info, in_dims, *arguments):
     return tuple(results), tuple(dims)
 
 
-def _scan(*arguments):
-    return SCAN(*arguments[:-1], False)
-
-
-def _vjp(*arguments):
-    return VJP(*arguments[:-2], None, arguments[-1])
-
-
-_Scan.register(functools.partial(_vmap, _scan, OPERANDS, ("u", "h0", "h0"), lambda _: (True, True, False)))
-_ScanVjp.register(functools.partial(_vmap, _vjp, ("grad_y", "grad_state", *OPERANDS), OPERANDS, lambda v: v[-1]))
+_forward_vmap = functools.partial(
+    _vmap, OPERANDS, ("u", "h0", "h0"), lambda _: (True, True, False), lambda v: (*v[:-1], False)
+)
+_vjp_vmap = functools.partial(
+    _vmap, ("grad_y", "grad_state", *OPERANDS), OPERANDS, lambda v: v[-1], lambda v: (*v[:-2], None, v[-1])
+)
+SCAN = operator(
+    f"selective_scan({_TAKES}, bool keep) -> (Tensor, Tensor, Tensor)",
+    _fake, cpu=_on_cpu, cuda=_on_gpu, composed=composed, is_anywhere=True, rules=_Scan, vmap=_forward_vmap,
+)  # fmt: skip
+VJP = operator(
+    f"selective_scan_backward(Tensor grad_y, Tensor? grad_state, {_TAKES}, Tensor? checkpoints, bool[] wanted)"
+    f" -> ({', '.join(['Tensor'] * _COUNT)})",
+    _vjp_fake, cpu=_vjp_on_cpu, cuda=_vjp_on_gpu, composed=composed_vjp, is_anywhere=True, vmap=_vjp_vmap,
+)  # fmt: skip

@@ -214,25 +214,7 @@ def _batch_fake(batch_sizes):
     return batch_sizes.new_empty(internals.open_size(), 0)
 
 
-FORWARD = ops.define(
-    f"qrnn_pool(Tensor product, {_OPTIONS}) -> (Tensor, Tensor, Tensor)",
-    _forward_fake, CPU=_forward, CUDA=_forward, CompositeExplicitAutograd=ops.anywhere(_forward_fake, composed),
-)  # fmt: skip
-VJP = ops.define(
-    f"qrnn_pool_backward(Tensor? grad_h, Tensor? grad_last, Tensor product, Tensor states, {_OPTIONS})"
-    " -> (Tensor, Tensor)",
-    _vjp_fake, CPU=_vjp, CUDA=_vjp, CompositeExplicitAutograd=ops.anywhere(_vjp_fake, _adjoint),
-)  # fmt: skip
-LAYER = ops.define(
-    f"qrnn_layer(Tensor source, Tensor weight, Tensor? bias, {_OPTIONS}) -> (Tensor, Tensor)",
-    _layer_fake, CPU=_layer, CUDA=_layer_composed, CompositeExplicitAutograd=_layer_composed,
-)  # fmt: skip
-BATCH = ops.define("packed_batch(Tensor batch_sizes) -> Tensor", _batch_fake, CPU=_batch)
-
-
 class Pool(autograd.Rules):
-    operator, composed = FORWARD, staticmethod(composed)
-
     @classmethod
     def forward(cls, ctx, way, product, c0, mask, *rest):
         """Pool by addresses in an eager call, of which the ``way`` is the layout, and the rest in one argument."""
@@ -265,15 +247,7 @@ class Pool(autograd.Rules):
         return VJP(*tensors, mask, scale, *cuts, *options)
 
 
-class _PoolVjp(autograd.Composed):
-    operator, composed = VJP, staticmethod(_adjoint)
-
-
-class _Layer(autograd.Composed):
-    operator, composed = LAYER, staticmethod(_layer_composed)
-
-
-def _vmap(operator, takes, gives, info, in_dims, *arguments):
+def _vmap(takes, gives, operator, info, in_dims, *arguments):
     """Take the samples of a batch for more sequences: side by side, or with offsets one after the other.
 
     What an operator takes before its options, and gives, is rows (r) and states of sequences (s).
@@ -308,18 +282,29 @@ def _vmap(operator, takes, gives, info, in_dims, *arguments):
     return tuple(zip(*map(unfold, results, gives), strict=True))
 
 
-def _layer_vmap(info, in_dims, source, weight, bias, *options):
+def _layer_vmap(_, info, in_dims, source, weight, bias, *options):
     source, weight, bias = (
         v if v is None else v.unsqueeze(0) if dim is None else v.movedim(dim, 0)
         for v, dim in zip((source, weight, bias), in_dims, strict=False)
     )
     product = source.flatten(1, -2) @ weight.mT + (0 if bias is None else bias.unsqueeze(1))
     product = product.unflatten(1, source.shape[1:-1])
-    results, dims = _forward_vmap(info, (0, *in_dims[3:]), product, *options)
+    results, dims = _forward_vmap(FORWARD, info, (0, *in_dims[3:]), product, *options)
     return results[:2], dims[:2]
 
 
-_forward_vmap = functools.partial(_vmap, FORWARD, "rs", "rsr")
-Pool.register(_forward_vmap)
-_PoolVjp.register(functools.partial(_vmap, VJP, "rsrrs", "rs"))
-_Layer.register(_layer_vmap)
+_forward_vmap = functools.partial(_vmap, "rs", "rsr")
+FORWARD = autograd.operator(
+    f"qrnn_pool(Tensor product, {_OPTIONS}) -> (Tensor, Tensor, Tensor)",
+    _forward_fake, cpu=_forward, cuda=_forward, composed=composed, is_anywhere=True, rules=Pool, vmap=_forward_vmap,
+)  # fmt: skip
+VJP = autograd.operator(
+    f"qrnn_pool_backward(Tensor? grad_h, Tensor? grad_last, Tensor product, Tensor states, {_OPTIONS})"
+    " -> (Tensor, Tensor)",
+    _vjp_fake, cpu=_vjp, cuda=_vjp, composed=_adjoint, is_anywhere=True, vmap=functools.partial(_vmap, "rsrrs", "rs"),
+)  # fmt: skip
+LAYER = autograd.operator(
+    f"qrnn_layer(Tensor source, Tensor weight, Tensor? bias, {_OPTIONS}) -> (Tensor, Tensor)",
+    _layer_fake, cpu=_layer, cuda=_layer_composed, composed=_layer_composed, is_anywhere=True, vmap=_layer_vmap,
+)  # fmt: skip
+BATCH = ops.define("packed_batch(Tensor batch_sizes) -> Tensor", _batch_fake, CPU=_batch)
