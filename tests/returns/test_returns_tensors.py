@@ -198,3 +198,9 @@ def test_flags_that_are_numbers_compile():
     rewards, values = torch.rand(5), torch.rand(6)
     compiled = torch.compile(lambda r, v: returns.gae(r, v, 0.9, 0.9, False, 0.0), backend="eager")
     torch.testing.assert_close(compiled(rewards, values), returns.gae(rewards, values, 0.9, 0.9, False, 0.0))
+
+
+def test_flags_that_are_lazily_negated():
+    rewards, weights = torch.rand(5), torch.rand(5)
+    found = returns.discounted_returns(rewards, 0.9, torch._neg_view(-weights))
+    assert torch.equal(found, returns.discounted_returns(rewards, 0.9, weights))
