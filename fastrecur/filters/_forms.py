@@ -119,7 +119,7 @@ def _state(xp, name, zi, x, axis, order, filled):
 
 def _poles(a, x, axis, zi, *others):
     """Return poles as a cascade of one, the signal, the axis of time, the order, and states of that cascade."""
-    xp = _namespace(a, x, zi, *others)
+    xp = _namespace(a, x, *zi.values(), *others)
     x = _signal(xp, x)
     axis = shapes.axis_of(axis, tuple(x.shape), ("x",))
     a = _polynomial(xp, "a", a, x, axis, halves=("a",))

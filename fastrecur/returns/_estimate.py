@@ -103,8 +103,10 @@ def _flags(data, name, flags, shape):
     if getattr(flags, "requires_grad", False):
         raise TypeError(say.flags_gradient(name))
     _arrays.refuse_masked(name, flags)
+    if not data.by_kernel and type(flags) in (bool, int, float):
+        flags = data.beside(flags)  # torch's compiler takes NumPy's arrays for tensors, and says that they are none
     if data.by_kernel or not hasattr(flags, "shape"):
-        flags = np.asarray(flags.detach().cpu() if hasattr(flags, "detach") else flags)
+        flags = np.asarray(flags.detach().cpu().resolve_neg() if hasattr(flags, "detach") else flags)
     is_numpy = isinstance(flags, np.ndarray)
     is_bool = flags.dtype == np.bool_ if is_numpy else str(flags.dtype).rpartition(".")[2] == "bool"
     if (name == "mask" and not is_bool) or (is_numpy and flags.dtype.kind not in "biuf"):

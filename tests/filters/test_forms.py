@@ -328,3 +328,9 @@ def test_gradients_of_tensors(kind):
 def test_errors(call, error, text):
     with pytest.raises(error, match=text):
         call(noise(9))
+
+
+def test_states_of_allpole_alone_are_tensors():
+    x, zi = noise(3, 9), noise(3, 1)
+    y, zf = allpole([0.3], x, zi=torch.from_numpy(zi))
+    torch.testing.assert_close((y, zf), tuple(map(torch.from_numpy, allpole([0.3], x, zi=zi))))

@@ -267,7 +267,11 @@ def tensor_call(call, rng, others=True):
     """Return operands as tensors; other arguments may stay arrays where `records.py` says so."""
     arguments, given = record(call.name).arguments, {}
     for name, value in call.given.items():
-        stays = arguments[name].host and chance(rng, 0.25) and np.asarray(value).dtype.name != "bfloat16"
+        stays = (
+            arguments[name].host
+            and chance(rng, 0.6 if isinstance(value, list) else 0.2)
+            and np.asarray(value).dtype.name != "bfloat16"
+        )
         if isinstance(value, list) and not stays:
             value = np.array(value)
         given[name] = value if stays else tensor_of(value, rng)

@@ -192,3 +192,15 @@ def test_returns_are_rounded_once(rng, convert):
         result = result.detach().numpy() if isinstance(result, torch.Tensor) else result
         assert result.dtype == np.float32
         np.testing.assert_allclose(result, expected, rtol=2.0**-24)
+
+
+def test_flags_that_are_numbers_compile():
+    rewards, values = torch.rand(5), torch.rand(6)
+    compiled = torch.compile(lambda r, v: returns.gae(r, v, 0.9, 0.9, False, 0.0), backend="eager")
+    torch.testing.assert_close(compiled(rewards, values), returns.gae(rewards, values, 0.9, 0.9, False, 0.0))
+
+
+def test_flags_that_are_lazily_negated():
+    rewards, weights = torch.rand(5), torch.rand(5)
+    found = returns.discounted_returns(rewards, 0.9, torch._neg_view(-weights))
+    assert torch.equal(found, returns.discounted_returns(rewards, 0.9, weights))

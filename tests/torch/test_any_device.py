@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fastrecur import selective_scan
 from fastrecur._arguments.checks import Segments
 from fastrecur.torch._operator import composed, ops, selective, tensors
 from fastrecur.torch._rnn import ops as pooling
@@ -143,3 +144,12 @@ def test_without_float64_numbers_are_carried_as_they_are(monkeypatch):
     expected = ops._forward("forget", f, x, *options)
     monkeypatch.setattr(tensors, "wide", lambda dtype, device: torch.float32)
     torch.testing.assert_close(ops._forward_composed("forget", f, x, *options), expected)
+
+
+def test_segments_of_a_scan_without_a_first_state():
+    u, delta, B, C = torch.rand(4, 1, 3, 7).unbind(0)
+    A, options = -torch.rand(3, 3), {"offsets": [0, 2, 7]}
+    leaves = [v.clone().requires_grad_() for v in (u, delta, A, B, C)]
+    expected = torch.autograd.grad(selective_scan(*leaves, **options).sum(), leaves)
+    with Elsewhere():
+        torch.testing.assert_close(torch.autograd.grad(selective_scan(*leaves, **options).sum(), leaves), expected)

@@ -123,7 +123,7 @@ class _Steps:
         return (
             grad_u, grad_delta, (of_exponent * self.delta.unsqueeze(-1)).sum((0, 1)), self.like(of_source * product, B),
             self.like(of_output * self.h, C), (g * self.u).sum((0, 1)), grad_z, by_time[1].sum((0, 1)),
-            grad_h0.squeeze(1) if self.is_cut else grad_h0,
+            grad_h0 if self.h0 is None or not self.is_cut else grad_h0.squeeze(1),
         )  # fmt: skip
 
 
