@@ -103,7 +103,7 @@ def _flags(data, name, flags, shape):
     if getattr(flags, "requires_grad", False):
         raise TypeError(say.flags_gradient(name))
     _arrays.refuse_masked(name, flags)
-    if not data.by_kernel and type(flags) in (bool, int, float):
+    if not data.by_kernel and type(flags) in (bool, int, float) and flags in (0, 1):
         flags = data.beside(flags)  # torch's compiler takes NumPy's arrays for tensors, and says that they are none
     if data.by_kernel or not hasattr(flags, "shape"):
         flags = np.asarray(flags.detach().cpu().resolve_neg() if hasattr(flags, "detach") else flags)

@@ -269,6 +269,7 @@ def tensor_call(call, rng, others=True):
     for name, value in call.given.items():
         stays = (
             arguments[name].host
+            and arguments[name].kind != "signal"
             and chance(rng, 0.6 if isinstance(value, list) else 0.2)
             and np.asarray(value).dtype.name != "bfloat16"
         )
