@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from compare import assert_close_lazy, assert_same_bits
-from records import KINDS, call, with_next
+from rollouts import KINDS, call, with_next
 
 from fastrecur import returns
 

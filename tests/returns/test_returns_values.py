@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from compare import assert_close, assert_same_bits
 from hypothesis import strategies as st
-from records import KINDS, call, expect, with_next
+from rollouts import KINDS, call, expect, with_next
 
 from fastrecur import returns
 
