@@ -17,7 +17,7 @@ from fastrecur import reference
 from fastrecur._cpu import weighted_run
 from fastrecur._plan import problem
 from fastrecur.filters import allpole, allpole_vjp, lfilter, sosfilt, sosfilt_vjp
-from fastrecur.returns import gae
+from fastrecur.returns import gae, vtrace
 from fastrecur.smoothing import ewm_cov, ewm_mean, ewm_sum, ewm_var, kama
 from fastrecur.torch._rnn import pooling
 
@@ -221,6 +221,10 @@ def follow_and_return(rng):
             own = None if given is None else given[:, k]
             one = gae(rewards[:, k], values[:, k], 0.9, 0.8, ends[:, k], mask=own)
             np.testing.assert_array_equal(rows[:, k], one)
+    targets, _ = vtrace(0.5 * rewards, rewards, values, 0.9, ends)
+    for k in range(3):
+        one, _ = vtrace(0.5 * rewards[:, k], rewards[:, k], values[:, k], 0.9, ends[:, k])
+        np.testing.assert_array_equal(targets[:, k], one)
 
 
 if __name__ == "__main__":

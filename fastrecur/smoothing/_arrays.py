@@ -123,7 +123,7 @@ class Data:
         """Return an array that may be NumPy's as one of the data's library, where the data are."""
         if self.by_kernel:
             return checks.with_numbers(name, array).detach().cpu().numpy() if hasattr(array, "detach") else array
-        if self.xp.__name__ == "torch" and hasattr(array, "detach"):
+        if self.xp.__name__ == "torch" and isinstance(array, self.xp.Tensor):
             return _moved(name, array, self.values[0].device)
         if not isinstance(array, (np.ndarray, np.generic)) and hasattr(array, "shape"):
             return array

@@ -67,7 +67,15 @@ def place():
                  "PrivateUse1")  # fmt: skip
     library.impl("empty_strided", lambda size, stride, dtype=None, **_: Elsewhere(
         torch.empty_strided(size, stride, dtype=dtype)), "PrivateUse1")  # fmt: skip
+    library.impl("_copy_from", _copy, "PrivateUse1")
     return torch.device("somewhere:0"), library  # which lasts as long as this
+
+
+def _copy(source, to, non_blocking=False):
+    """Copy from there, or to there."""
+    source, inner = (v.inner if isinstance(v, Elsewhere) else v for v in (source, to))
+    inner.copy_(source)
+    return to
 
 
 def moved(value):

@@ -194,10 +194,11 @@ def test_returns_are_rounded_once(rng, convert):
         np.testing.assert_allclose(result, expected, rtol=2.0**-24)
 
 
-def test_flags_that_are_numbers_compile():
+@pytest.mark.parametrize("flags", [(False, 0.0), (np.zeros(5, bool), [False] * 5), (np.array(False), None)])
+def test_flags_that_are_no_tensors_compile(flags):
     rewards, values = torch.rand(5), torch.rand(6)
-    compiled = torch.compile(lambda r, v: returns.gae(r, v, 0.9, 0.9, False, 0.0), backend="eager")
-    torch.testing.assert_close(compiled(rewards, values), returns.gae(rewards, values, 0.9, 0.9, False, 0.0))
+    compiled = torch.compile(lambda r, v: returns.gae(r, v, 0.9, 0.9, *flags), backend="eager")
+    torch.testing.assert_close(compiled(rewards, values), returns.gae(rewards, values, 0.9, 0.9, *flags))
 
 
 def test_flags_that_are_lazily_negated():

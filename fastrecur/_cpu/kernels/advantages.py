@@ -130,7 +130,8 @@ def advance(rule, get, put, at, how, state, t, j):
         next_target = select(zero < is_known, target, successor)
         now, better = vtrace(x, successor, state.later, next_target, state.rho, state.c, state.pg_rho)
         put(rule, shift(h, how.result), select(is_read, better, zero) if is_masked(rule) else better)
-        target, is_known = now + x.values, constant(1.0, zero)
+        one = constant(1.0, zero)
+        target, is_known = now + x.values, select(zero < x.rewards, one, one)  # of each series, as Python too
     else:
         now = advantage(x, successor, state.later)
     result, value = now + x.values if adds_values(rule) else now, x.values
