@@ -41,8 +41,11 @@ class Mode(TorchDispatchMode):
     """A mode, as a profiler's, in which our operators are run on CPU tensors as on a device without kernels."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        run = functools.partial(func.redispatch, KEYS) if func.namespace == "fastrecur" else func
-        return run(*args, **(kwargs or {}))
+        if func.namespace != "fastrecur":
+            return func(*args, **(kwargs or {}))
+        if func.name() == "fastrecur::selective_scan":
+            args = (*args[:-1], False)  # the CPU's kernels alone keep checkpoints
+        return func.redispatch(KEYS, *args, **(kwargs or {}))
 
 
 @contextlib.contextmanager
@@ -82,4 +85,5 @@ def moved(value):
     """Return a tensor there, a leaf that wants a gradient if it did."""
     if not isinstance(value, torch.Tensor):
         return value
-    return Elsewhere(value.detach()).requires_grad_(value.requires_grad)
+    own = value.detach().resolve_neg().resolve_conj()  # as copies are; torch would not see the inner tensor's bits
+    return Elsewhere(own).requires_grad_(value.requires_grad)
