@@ -159,7 +159,9 @@ def check_vjp(
 
 def result_dtype(*operands):
     """The dtype of a result: NumPy's promotion, and true division's float64 for integers."""
-    dtype = np.result_type(*(_weak_or_array(o) for o in operands if o is not None))
+    given = [_weak_or_array(o) for o in operands if o is not None]
+    # Numbers last: before two arrays of bfloat16 NumPy takes them for float32.
+    dtype = np.result_type(*sorted(given, key=lambda o: not isinstance(o, np.ndarray)))
     return np.dtype(np.float64) if dtype.kind in "biu" else dtype.newbyteorder("=")
 
 

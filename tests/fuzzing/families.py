@@ -130,8 +130,10 @@ def draw_lengths(where):
 
 
 def draw_offsets(where):
+    segments = where.segments
+
     def draw(traits, rng):
-        inner = np.sort(rng.integers(0, where.steps + 1, where.segments - 1))
+        inner = np.sort(rng.integers(0, where.steps + 1, segments - 1))
         offsets = np.concatenate([[0], inner, [where.steps]]).astype(pick(traits, ["i8", "i4"]))
         return offsets if chance(traits, 0.7) else offsets.tolist()
 

@@ -114,8 +114,24 @@ class Levels(Family):
         return [y, y if call.name == "smoothing.holt" else np.dtype(np.float64)]
 
     def differentiable(self, call):
-        is_whole = np.asarray(call.given["x"]).dtype.kind in "iu"
-        return [] if call.name == "filters.follow" and is_whole else list(call.operands)  # where both branches meet
+        return [] if call.name == "filters.follow" and _meets(self, call) else list(call.operands)
+
+
+def _meets(family, call):
+    """Return whether a signal comes so near its envelope that a difference would see both of its branches."""
+    given, axis = {name: oracles.wide(v) for name, v in call.given.items()}, axis_of(call, "x")
+    if 0 in given["x"].shape:
+        return False
+    y = np.moveaxis(family.expect(call, given)[0], axis, 0)
+    first = 0 if given["zi"] is None else np.moveaxis(np.broadcast_to(given["zi"], _one(y, axis)), axis, 0)
+    before = np.concatenate([np.broadcast_to(first, (1, *y.shape[1:])), y[:-1]])
+    x = np.moveaxis(np.broadcast_to(given["x"], np.moveaxis(y, 0, axis).shape), axis, 0)
+    return bool((abs(x - before) < 1e-4).any())
+
+
+def _one(by_time, axis):
+    """Return the shape of states with 1 in place of time."""
+    return (*by_time.shape[1 : axis + 1], 1, *by_time.shape[axis + 1 :])
 
 
 def _with_gaps(rng, shape):
