@@ -372,6 +372,21 @@ def test_sources_of_kernels(name):
     assert "_cpu/vectors/arithmetic.py" in found
 
 
+def test_sources_that_changed_under_a_process_have_names_of_their_own(monkeypatch):
+    """What it compiles is of what it imported before: nobody may find that under the name of what is written now."""
+    name = "_cpu/kernels/rows.py"
+    newest = max((cache.PACKAGE / source).stat().st_ctime for source in cache.sources_of(name))
+
+    def digests(began):
+        monkeypatch.setattr(cache, "_BEGAN", began)
+        return {cache.digest.__wrapped__(name) for _ in range(2)}
+
+    assert len(digests(newest)) == 1
+    changed = digests(newest - 1)
+    assert len(changed) == 2
+    assert not changed & digests(newest)
+
+
 def test_a_kernel_depends_on_its_own_sources():
     """So a change of one leaves others as they are."""
     rows, scan = (cache.sources_of(f"_cpu/kernels/{name}.py") for name in ("rows", "scan"))

@@ -19,6 +19,7 @@ from ..._arguments import notices
 FORMAT = 3  # of what is kept: raised when files of older versions must not be read
 SILENCE = 0.5  # seconds that a kernel may take to be compiled without a word
 LONGEST_WAIT = 60  # seconds, for another process that makes a kernel: it may have been stopped
+_BEGAN = time.time()  # about when this process imported the package
 
 
 # Who makes a kernel, or imports what makes them, holds this: one thread at a time, and none while the process forks, or
@@ -82,6 +83,9 @@ def _sources(of: str) -> str:
         paths = [PACKAGE / name for name in sources_of(of)]
     for path in sorted(paths):
         text.update(path.read_bytes())
+    if any(path.stat().st_ctime > _BEGAN for path in paths):
+        # This process may have imported others than are written there now, and must not keep kernels under their name.
+        text.update(os.urandom(16))
     return text.hexdigest()
 
 
