@@ -209,6 +209,17 @@ def made(tmp_path_factory):
     return place
 
 
+def test_what_numba_is_asked_for_here_says_nothing_of_a_bundle(monkeypatch):
+    """Who uses it asks for nothing, and is to have what Numba compiles then."""
+    given = {}
+    monkeypatch.setattr(subprocess, "Popen", lambda *arguments, env, **options: given.update(env))
+    for name in ("NUMBA_OPT", "NUMBA_BOUNDSCHECK"):
+        monkeypatch.setenv(name, "1")
+    _bundling._Compiler(bundle.PROCESSORS["aarch64"])
+    assert given["PATH"] == os.environ["PATH"]
+    assert not any(name.startswith("NUMBA_") for name in given)
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", bundle.PROCESSORS)
 def test_a_process_that_finds_its_kernels_compiles_nothing(run_python, made, tmp_path, name):
