@@ -67,6 +67,14 @@ def test_a_torn_bundle_is_none(place):
     assert bundle.find(A) is None
 
 
+def test_a_bundle_that_cannot_be_written(place):
+    """Who made one is told so: an older one may stand there."""
+    bundle.file_of(place, HERE).mkdir()
+    with pytest.raises(OSError, match="director"):
+        write(place)
+    assert [path.suffix for path in place.iterdir()] == [".kernels"]
+
+
 def test_a_head_that_is_whole_and_wrong_is_none(place):
     path = bundle.file_of(place, HERE)
     for text in (

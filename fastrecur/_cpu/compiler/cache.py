@@ -201,8 +201,8 @@ def keep(name: str, code: bytes, symbol: str) -> None:
         write(place / name, pack(code, symbol))
 
 
-def write(path: pathlib.Path, content: bytes) -> None:
-    """Write a file so that another process sees all of it or nothing; where nothing can be written, go without."""
+def write(path: pathlib.Path, content: bytes, is_needed: bool = False) -> None:
+    """Write a file so that another process sees all of it or nothing; where none can be, go without if it may be."""
     aside = path.with_name(f"{path.name}.{os.urandom(8).hex()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -211,7 +211,7 @@ def write(path: pathlib.Path, content: bytes) -> None:
     except BaseException as error:
         with contextlib.suppress(OSError):
             aside.unlink()
-        if not isinstance(error, OSError):
+        if is_needed or not isinstance(error, OSError):
             raise
 
 
