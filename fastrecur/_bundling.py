@@ -79,9 +79,11 @@ class _Compiler:
         features = ",".join(f"+{name}" for name in (*processor.needs, *processor.has))
         script = pathlib.Path(elsewhere.__file__).read_text("utf-8")
         paths = str(cache.PACKAGE.parent), os.environ.get("PYTHONPATH")
+        # A bundle is for processes that ask nothing of Numba.
+        others = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
         self._process = subprocess.Popen(
             [sys.executable, "-c", script, processor.machine, processor.name, features],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "FASTRECUR_NOTICES": "0"},
+            env=others | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "FASTRECUR_NOTICES": "0"},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 

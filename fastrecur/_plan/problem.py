@@ -88,10 +88,9 @@ class Plan:
         is_waiting, self.waiting = self.waiting > 0, max(self.waiting - 1, 0)
         return is_waiting
 
-    def distance(self, operand, steps, lanes=0):
-        """Return how many bytes an operand's place is from the first one, after so many steps and series."""
-        between = self.itemsizes[operand] if self.lane_strides[operand] else 0
-        return steps * self.time_strides[operand] + lanes * between
+    def distance(self, operand, steps):
+        """Return how many bytes an operand's place is from the first one, after so many steps."""
+        return steps * self.time_strides[operand]
 
 
 def state_number(value):

@@ -67,6 +67,14 @@ def test_a_torn_bundle_is_none(place):
     assert bundle.find(A) is None
 
 
+def test_a_bundle_that_cannot_be_written(place):
+    """Who made one is told so: an older one may stand there."""
+    bundle.file_of(place, HERE).mkdir()
+    with pytest.raises(OSError, match="director"):
+        write(place)
+    assert [path.suffix for path in place.iterdir()] == [".kernels"]
+
+
 def test_a_head_that_is_whole_and_wrong_is_none(place):
     path = bundle.file_of(place, HERE)
     for text in (
@@ -207,6 +215,17 @@ def made(tmp_path_factory):
     environment = os.environ | {"PYTHONPATH": str(cache.PACKAGE.parent)}
     subprocess.run([sys.executable, "-W", "error", "-c", script], env=environment, check=True, timeout=300)
     return place
+
+
+def test_what_numba_is_asked_for_here_says_nothing_of_a_bundle(monkeypatch):
+    """Who uses it asks for nothing, and is to have what Numba compiles then."""
+    given = {}
+    monkeypatch.setattr(subprocess, "Popen", lambda *arguments, env, **options: given.update(env))
+    for name in ("NUMBA_OPT", "NUMBA_BOUNDSCHECK"):
+        monkeypatch.setenv(name, "1")
+    _bundling._Compiler(bundle.PROCESSORS["aarch64"])
+    assert given["PATH"] == os.environ["PATH"]
+    assert not any(name.startswith("NUMBA_") for name in given)
 
 
 @pytest.mark.exhaustive
@@ -370,6 +389,21 @@ def test_sources_of_kernels(name):
     assert cache.sources_of(f"_cpu/kernels/{name}") == found
     assert "_steps/recurrence.py" in found
     assert "_cpu/vectors/arithmetic.py" in found
+
+
+def test_sources_that_changed_under_a_process_have_names_of_their_own(monkeypatch):
+    """What it compiles is of what it imported before: nobody may find that under the name of what is written now."""
+    name = "_cpu/kernels/rows.py"
+    newest = max((cache.PACKAGE / source).stat().st_ctime for source in cache.sources_of(name))
+
+    def digests(began):
+        monkeypatch.setattr(cache, "_BEGAN", began)
+        return {cache.digest.__wrapped__(name) for _ in range(2)}
+
+    assert len(digests(newest)) == 1
+    changed = digests(newest - 1)
+    assert len(changed) == 2
+    assert not changed & digests(newest)
 
 
 def test_a_kernel_depends_on_its_own_sources():

@@ -1,5 +1,7 @@
 """Tensors by their second and fourth call: under hooks, modes and transforms, of subclasses and modules."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -314,6 +316,15 @@ def test_states_and_lengths_of_known_calls(kind, lengths, number):
                 rtol=1e-6,
             )  # fmt: skip
         last.detach().fill_(torch.nan)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_number_beyond_the_carry_is_infinite_in_known_calls_too(dtype):
+    x = tensors_of((7, 5), dtype=dtype)(0)[0]
+    for start in (1e39, -1e39, -math.inf):
+        forget()
+        results = [FORGET(0.5, x, start, return_state=True) for _ in range(3)]
+        assert all(torch.equal(v, torch.full_like(v, math.copysign(math.inf, start))) for pair in results for v in pair)
 
 
 def test_lengths_of_known_calls_are_checked():

@@ -103,7 +103,7 @@ def write(path: pathlib.Path, processor: str, kernels: dict[Wanted, Kernel], **m
         codes.append(packed)
     text = json.dumps(head, separators=(",", ":")).encode() + b"\n"
     first = f"{len(text)} {hashlib.sha256(text).hexdigest()}\n".encode()
-    cache.write(path, b"".join([MAGIC, first, text, *codes]))
+    cache.write(path, b"".join([MAGIC, first, text, *codes]), is_needed=True)
 
 
 class Bundle:

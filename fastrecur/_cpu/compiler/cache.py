@@ -19,6 +19,7 @@ from ..._arguments import notices
 FORMAT = 3  # of what is kept: raised when files of older versions must not be read
 SILENCE = 0.5  # seconds that a kernel may take to be compiled without a word
 LONGEST_WAIT = 60  # seconds, for another process that makes a kernel: it may have been stopped
+_BEGAN = time.time()  # about when this process imported the package
 
 
 # Who makes a kernel, or imports what makes them, holds this: one thread at a time, and none while the process forks, or
@@ -82,6 +83,9 @@ def _sources(of: str) -> str:
         paths = [PACKAGE / name for name in sources_of(of)]
     for path in sorted(paths):
         text.update(path.read_bytes())
+    if any(path.stat().st_ctime > _BEGAN for path in paths):
+        # This process may have imported others than are written there now, and must not keep kernels under their name.
+        text.update(os.urandom(16))
     return text.hexdigest()
 
 
@@ -197,8 +201,8 @@ def keep(name: str, code: bytes, symbol: str) -> None:
         write(place / name, pack(code, symbol))
 
 
-def write(path: pathlib.Path, content: bytes) -> None:
-    """Write a file so that another process sees all of it or nothing; where nothing can be written, go without."""
+def write(path: pathlib.Path, content: bytes, is_needed: bool = False) -> None:
+    """Write a file so that another process sees all of it or nothing; where none can be, go without if it may be."""
     aside = path.with_name(f"{path.name}.{os.urandom(8).hex()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -207,7 +211,7 @@ def write(path: pathlib.Path, content: bytes) -> None:
     except BaseException as error:
         with contextlib.suppress(OSError):
             aside.unlink()
-        if not isinstance(error, OSError):
+        if is_needed or not isinstance(error, OSError):
             raise
 
 

@@ -309,7 +309,10 @@ def _first_states(h0, shape, dtype):
     if h0 is None:
         return torch.zeros(shape, dtype=dtype, device="cpu")
     carry = torch.empty(shape, dtype=dtype, device="cpu")
-    return carry.fill_(h0) if type(h0) is float else carry.copy_(h0.detach())
+    if type(h0) is not float:
+        return carry.copy_(h0.detach())
+    # Beyond float32 a number is infinite; torch would raise.
+    return carry.fill_(h0 if dtype is torch.float64 else float(_run.as_array(h0, np.float32)))
 
 
 def _allocator(like, shape, strides, dtype):
