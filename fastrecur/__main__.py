@@ -27,19 +27,25 @@ def _progress(count: int) -> Callable[[int, str], None]:
     return show
 
 
+def _kept() -> int:
+    """Return how many kernels the cache has."""
+    place = cache.folder()
+    return 0 if place is None or not place.is_dir() else sum(1 for path in place.iterdir() if path.name != "lock")
+
+
 def make_kernels(dtypes: list[str]) -> None:
     """Compile the common kernels of these dtypes, and show how far that is."""
     work = [(f"{dtype}: {label}", call) for dtype in dtypes for label, call in _common.calls(dtype)]
     began, show = time.monotonic(), _progress(len(work))
+    before = _kept()
     notices.hush()
     for done, (label, call) in enumerate(work):
         show(done, label)
         call()
     show(len(work), "done")
-    place = cache.folder()
-    kept = 0 if place is None or not place.is_dir() else sum(1 for path in place.iterdir() if path.name != "lock")
+    place, kept = cache.folder(), _kept()
     print(f"{time.monotonic() - began:.0f} s for {len(work)} calls, some of which share a kernel")
-    print(f"{kept} kernels are kept in {place or 'no place: there is no home'}")
+    print(f"{kept} kernels are kept in {place or 'no place: there is no home'}, {max(0, kept - before)} of them new")
 
 
 def make_bundles(processors: list[str], into: pathlib.Path) -> None:

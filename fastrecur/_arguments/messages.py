@@ -426,6 +426,7 @@ def values_steps(came, steps, has_next):
 
 
 same_shape = _message("`{0}` must have the shape {2}, or broadcast to it, got {1}")
+discount_dtype = _message("`{name}` must hold numbers, got bools: those that mark the ends of episodes are `{flags}`")
 flags_dtype = _message("`{name}` must hold bools, or numbers from 0 to 1, got dtype {came}")
 flags_range = _message("`{name}` must be from 0 to 1, got {came}")
 flags_gradient = _message("`{name}` must not require grad: no gradient is passed to flags; weigh `gamma` instead")

@@ -54,6 +54,11 @@ def estimate(kind, axis, flags, rewards, gamma, values=None, next_values=None, l
     names = tuple(floats)
     data = Data(names, tuple(floats.values()))
     found, shapes = dict(zip(names, data.values, strict=True)), tuple([tuple(value.shape) for value in data.values])
+    own_flags = "done" if kind == "returns" else "terminated"
+    for name, value in (("gamma", gamma), ("lam", lam)):
+        # Functions of other libraries take flags before the discount, which would be taken for discounts of 0 and 1.
+        if type(value) not in (int, float) and _is_bool(value if hasattr(value, "dtype") else np.asarray(value)):
+            raise TypeError(say.discount_dtype(name, own_flags))
     check = _checked if data.by_kernel else _checked.__wrapped__  # torch's compiler knows no caches
     axis = check(kind, checks.axis(axis), names, shapes)
     shape = shapes[0]
@@ -62,7 +67,7 @@ def estimate(kind, axis, flags, rewards, gamma, values=None, next_values=None, l
         found["values"], found["last"] = at(values, axis, slice(steps)), at(values, axis, steps)
     if flags[0] is None and kind != "returns":
         raise TypeError(say.not_an_array("terminated", type(None)))
-    named = zip(("done" if kind == "returns" else "terminated", "truncated", "mask"), flags, strict=True)
+    named = zip((own_flags, "truncated", "mask"), flags, strict=True)
     found["ends"], found["cuts"], found["mask"] = [
         None if flag is None else _flags(data, name, flag, shape) for name, flag in named
     ]
@@ -108,13 +113,16 @@ def _flags(data, name, flags, shape):
     if data.by_kernel or not hasattr(flags, "shape"):
         flags = np.asarray(flags.detach().cpu().resolve_neg() if hasattr(flags, "detach") else flags)
     is_numpy = isinstance(flags, np.ndarray)
-    is_bool = flags.dtype == np.bool_ if is_numpy else str(flags.dtype).rpartition(".")[2] == "bool"
-    if (name == "mask" and not is_bool) or (is_numpy and flags.dtype.kind not in "biuf"):
+    if (name == "mask" and not _is_bool(flags)) or (is_numpy and flags.dtype.kind not in "biuf"):
         raise TypeError((say.mask_dtype if name == "mask" else say.flags_dtype)(name, flags.dtype))
     problem.check_fits(name, flags.shape, shape)
     if data.by_kernel:
         return _arrays.numbers(name, flags)
     return data.beside(flags.copy() if is_numpy else flags)  # a backward pass reads them later
+
+
+def _is_bool(array):
+    return array.dtype == np.bool_ if isinstance(array, np.ndarray) else str(array.dtype).rpartition(".")[2] == "bool"
 
 
 def _check_flags(steps, rule, xp):

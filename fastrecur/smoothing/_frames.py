@@ -134,6 +134,8 @@ def aligned(x, value, name, axis=0):
             if value.index.equals(x.index):
                 raise ValueError(say.labels_of_both(name))
             return unwrap(value[x.columns], 0, name)[0]  # a factor for each column
+        if not value.index.equals(x.index):
+            raise ValueError(say.indexes("x", name, f"index, or `{name}` the columns of `x` as its index"))
     if library:
         value = _in_order(x, value, name)
     if (kind, own_kind) == ("Series", "DataFrame"):  # of factors: each column would give another result

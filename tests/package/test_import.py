@@ -325,7 +325,7 @@ def test_common_kernels_are_made_beforehand(monkeypatch, capsys):
     assert "\r" not in printed.err and len(lines) == 7
     assert lines[0].startswith("  0 of 6 float64: forget_mult, ") and lines[-1] == "  6 of 6 done"
     assert "  5 of 6 float64: ewm_std, one short series" in lines
-    kept = rf"[1-9]\d* kernels are kept in {re.escape(str(_cache.folder()))}"
+    kept = rf"[1-9]\d* kernels are kept in {re.escape(str(_cache.folder()))}, \d+ of them new"
     assert re.fullmatch(rf"\d+ s for 6 calls, some of which share a kernel\n{kept}\n", printed.out)
     with pytest.raises(SystemExit):
         __main__.main(["--compile", "int8"])

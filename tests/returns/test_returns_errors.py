@@ -12,6 +12,11 @@ GRAD = torch.zeros(3, requires_grad=True)
 CASES = [
     (TypeError, "`gamma`", lambda: discounted_returns(X, "1")),
     (ValueError, "`gamma` must have the shape", lambda: discounted_returns(X, [0.9, 0.8])),
+    (TypeError, "`gamma` must hold numbers, got bools: those that mark the ends of episodes are `done`", lambda:
+        discounted_returns(X, [False, True, False], 0.9)),
+    (TypeError, "`gamma` must hold numbers, got bools: .* `terminated`", lambda:
+        gae(torch.tensor(X), torch.tensor(V), torch.tensor([False, True, False]), 0.9, 0.8)),
+    (TypeError, "`lam` must hold numbers, got bools", lambda: vtrace(X, X, V, 0.9, False, lam=np.zeros(3, bool))),
     (ValueError, "`done` must have the shape", lambda: discounted_returns(X, 0.9, [True, False])),
     (TypeError, "`done` must hold bools, or numbers from 0 to 1", lambda: discounted_returns(X, 0.9, ["a", "b", "c"])),
     (ValueError, "from 0 to 1", lambda: discounted_returns(X, 0.9, [0, 2, 0])),

@@ -92,7 +92,7 @@ ARRAY = xr.DataArray(X, dims=("time", "c"), coords={"time": INDEX})
         (ARRAY, ARRAY[:4], {}, ValueError, "the same coordinates along 'time'"),
         (ARRAY, ARRAY[::-1], {}, ValueError, "the same coordinates along 'time'"),
         (ARRAY, ARRAY[:, :1], {}, ValueError, "the same coordinates along 'c'"),
-        (FRAME, OTHER, {"alpha": pd.Series([0.5, 0.5])}, ValueError, "`x` and `alpha` must have the same index"),
+        (FRAME, OTHER, {"alpha": pd.Series([0.5, 0.5])}, ValueError, "same index, or `alpha` the columns of `x`"),
         (FRAME["a"], OTHER["a"], {"alpha": abs(FRAME)}, ValueError, "`alpha` must be a Series"),
         (SQUARE, SQUARE, {"alpha": pd.Series([0.5] * 3)}, ValueError, "`alpha` must be an array where its labels"),
     ],
