@@ -25,7 +25,7 @@ SETUP.read(ROOT / "setup.cfg")
 
 FOLDERS = r"\.ci|\.github|docs|examples|fastrecur|tests"
 PATH = re.compile(rf"(?<![\w/.-])(?:\.\./|\./)*((?:{FOLDERS})/[\w./-]*\w|[\w-]+\.(?:cfg|cff|toml|md))")
-MADE = "docs/_build"  # by a command before
+MADE = "docs/_build", "fastrecur/_bundle"  # by a command before
 
 # What commands begin with, and why they are not run here.
 NOT_RUN = {
