@@ -9,7 +9,7 @@ from torch.utils import backend_registration
 from torch.utils._pytree import tree_map_only
 
 import fastrecur
-from fastrecur import forget_mult, forget_mult_vjp, linear_recurrence
+from fastrecur import forget_mult, forget_mult_vjp, linear_recurrence, selective_scan
 from fastrecur.smoothing import ewm_mean
 from fastrecur.torch import QRNN
 from fastrecur.torch._operator import modes
@@ -242,6 +242,42 @@ def test_smoothing_takes_segments():
     (there,) = elsewhere(x)
     options = dict(alpha=0.1, resets=torch.arange(9) % 4 == 0)
     torch.testing.assert_close(ewm_mean(there, **options).inner, ewm_mean(x, **options))
+
+
+SCANS = {
+    "softplus": dict(delta_softplus=True), "reverse": dict(reverse=True), "offsets": dict(offsets=[0, 2, 2, 5]),
+    "lengths": dict(lengths=[3, 0], reverse=True), "resets": dict(resets=(torch.arange(10) % 3 == 1).reshape(2, 5)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SCANS)
+@pytest.mark.parametrize("layout", ["bdl", "bld"])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_selective_scans(kind, layout, mixed):
+    """Of groups, with and without what may be left out; of operands of one dtype, and of each its own."""
+    batch, states = (1, 3) if kind == "offsets" else (2, 2)
+    shapes = [(batch, 4, 5), (batch, 4, 5), (4, 3), (batch, 2, 3, 5), (batch, 3, 5), (4,), (batch, 4, 5), (4,),
+              (states, 4, 3)]  # fmt: skip
+    whole = [0.5 * torch.randn(shape) for shape in shapes]
+    whole[2] = -whole[2].abs()
+    if layout == "bld":
+        whole = [v.movedim(-1, 1).contiguous() if v.shape[-1] == 5 else v for v in whole]
+    dtypes = (SINGLE, DOUBLE, BRAIN, SINGLE, BRAIN, DOUBLE, BRAIN, SINGLE, BRAIN) if mixed else 9 * (DOUBLE,)
+    whole = [v.to(dtype) for v, dtype in zip(whole, dtypes, strict=True)]
+    close = dict(rtol=0.05, atol=0.1) if mixed else dict(rtol=1e-9, atol=1e-9)
+    for operands in (whole, whole[:5]):
+        results = []
+        for given in ([v.double() for v in operands], elsewhere(*operands)):
+            given = [v.requires_grad_() for v in given]
+            y, last = selective_scan(*given, **SCANS[kind], layout=layout, return_state=True)
+            grads = torch.autograd.grad((y**2).sum() + (last**3).sum(), given, create_graph=True)
+            second = torch.autograd.grad(sum((g.double() ** 2).sum() for g in grads), given)
+            results.append((y, last, *grads, *second))
+        dtypes = [v.dtype for v in (operands[0], operands[0], *operands, *operands)]
+        for actual, expected, dtype in zip(*reversed(results), dtypes, strict=True):
+            assert (actual.device, actual.dtype) == (PLACE, dtype)
+            expected, scale = expected.detach(), max(1, float(expected.detach().abs().max()))
+            torch.testing.assert_close(actual.inner.detach().double() / scale, expected / scale, **close)
 
 
 def test_offsets_on_the_host_are_checked():
