@@ -395,8 +395,9 @@ class Composed(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, arguments=(), options=None):
         from fastrecur.torch._operator import filters
 
-        is_gradient = function is torch.ops.fastrecur.sosfilt_backward.default
-        return (filters._backward_on_gpu if is_gradient else function)(*arguments, **(options or {}))
+        if function is torch.ops.fastrecur.sosfilt_backward.default:
+            function = filters.anywhere(filters._fake_backward, filters._adjoint)
+        return function(*arguments, **(options or {}))
 
 
 @pytest.mark.exhaustive
@@ -446,8 +447,8 @@ def test_follow_and_holt(driver):
 
     x, gates, first = torch.randn(5, 33), (torch.rand(5, 33), torch.rand(())), torch.rand(5, dtype=torch.float64)
     y, last = check((levels._follow_on_gpu, levels._run_follow), x, *gates, first, 1)
-    runs = levels._follow_backward_on_gpu, levels._run_follow_backward
-    check(runs, torch.randn_like(x), last, x, *gates, first, y, 1)
+    on_gpu = levels.anywhere(levels._fake_follow_backward, levels._follow_adjoint)
+    check((on_gpu, levels._run_follow_backward), torch.randn_like(x), last, x, *gates, first, y, 1)
     x[0, :3] = x[1, 7] = float("nan")
     k, waits = torch.rand(5, 5, dtype=torch.float64), torch.tensor([3, 0, 0, 0, 33])
     found = check((levels._holt_on_gpu, levels._run_holt), x, k, waits, 1)
