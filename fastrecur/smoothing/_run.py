@@ -30,7 +30,7 @@ _FLOATS = np.dtype(np.float32), np.dtype(np.float64)
 _OWN = np.ndarray, np.float64  # what the states of NumPy's data are
 
 
-def _kind(request):
+def kind_of(request):
     """Return how weights come about: see `_formulas`."""
     return "adjust" if request.adjust else "fixed" if request.times is None else "timed"
 
@@ -189,7 +189,7 @@ def at_once(statistic, request, x, y, axis, before=None, last_time=None):
         before = before[0] if before else NO_STATE
         result, planes = weighted_run.run(statistic, x, y, gate, None, x.shape, x.dtype, *how, before)
         return result, (_state(planes, y),)
-    kind = _kind(request) + " ignore_na" * request.ignore_na
+    kind = kind_of(request) + " ignore_na" * request.ignore_na
     named = {request.name: x, **({} if y is None or y is x else {"y": y})}
     series = tuple(named)
     named |= {constant.name: constant.value, **constant.arrays}
@@ -213,7 +213,7 @@ def at_once(statistic, request, x, y, axis, before=None, last_time=None):
             return _by_sorting(statistic, request, x, y, shape, axis, flags), None
         flags = placed(flags, shape, axis)
     with data.threads():
-        gate = _gate(data, request, values, shape, axis, last_time, flags)
+        gate = gate_of(data, request, values, shape, axis, last_time, flags)
         if not data.by_kernel:
             both = [xp.broadcast_to(data.wide(v), shape) for v in both]
         if not data.by_kernel or statistic == "corr":
@@ -228,12 +228,12 @@ def at_once(statistic, request, x, y, axis, before=None, last_time=None):
                 own = (n if k == axis else 1 for k, n in enumerate(shape))
                 seen, gates = None, np.broadcast_shapes(tuple(gate.shape), tuple(own)) if before is None else shape
             gate = xp.broadcast_to(gate, gates)
-            w = _formulas.shares(xp, seen, gate, _kind(request), request.ignore_na, least, axis, states[0], flags)
+            w = _formulas.shares(xp, seen, gate, kind_of(request), request.ignore_na, least, axis, states[0], flags)
             result, after = _formulas.compute(statistic, xp, x, y, w, axis, request.bias, states)
     return data.give(data.narrow(result, dtype)), after
 
 
-def _gate(data, request, values, shape, axis, last_time, begins):
+def gate_of(data, request, values, shape, axis, last_time, begins=None):
     """Return each step's decay, or alpha itself where a sample weighs that much."""
     constant, times = request.constant, request.times
     value, weighs = values[constant.name], constant.name == "alpha" and not request.adjust and times is None
