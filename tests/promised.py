@@ -18,7 +18,7 @@ SCANS = "selective_scan", "selective_scan_vjp"
 # Operands that may be left out, and are drawn all the same.
 DRAWN = {
     "h0", "zi", "D", "z", "delta_bias", "grad_state", "grad_zf", "alpha", "b", "ref", "gain", "eps", "phi", "level",
-    "trend", "mask", "truncated", "done", "bootstrap",
+    "trend", "mask", "truncated", "done", "bootstrap", "y",
 }  # fmt: skip
 RANGES = {
     "signal": (-1, 1), "gate": (0.1, 0.9), "coefficients": (-0.5, 0.5), "polynomial": (-0.4, 0.4),

@@ -87,12 +87,12 @@ def _all(names, *form, **traits):
 ARGUMENTS = {
     **_all("axis max_axis", "axis"),
     **_all("reverse return_state return_zf adjust ignore_na bias batch_first bidirectional use_cuda", "switch"),
-    **_all("output_gate save_prev_x delta_softplus", "switch"),
+    **_all("pairwise output_gate save_prev_x delta_softplus", "switch"),
     **_all("min_periods period fast slow max_size padlen", "count"),
     **_all("input_size hidden_size num_layers window num_bands", "count"),
     **_all("sr hop_length rho_clip c_clip pg_rho_clip dropout zoneout", "constant"),
     **_all("padtype layout", "choice"),
-    **_all("device dtype layers", "other"),
+    **_all("device dtype layers at", "other"),
     **_all("lengths", "lengths", "leading series", host=True),
     **_all("offsets", "offsets", "ends", host=True),
     **_all("resets", "resets", "leading", host=True),
@@ -179,7 +179,8 @@ FAMILIES = {
     # Modules and streams: what they are made of, and what their methods are given.
     "streams": (
         _all("chunk x", "signal", "together") | _WEIGHTED,
-        {"smoothing.Ewm": "", "smoothing.Ewm.update": "y=full", "torch.Ewm": "", "torch.Ewm.forward": "y=full"},
+        {"smoothing.Ewm": "", "smoothing.Ewm.update": "y=full", "torch.Ewm": "", "torch.Ewm.forward": "y=full",
+         "smoothing.EwmCov": "", "smoothing.EwmCov.update": "y=full"},
     ),
     "bands": (
         _all("S", "signal", "full") | _all("zi", "state", "one step", host=True)

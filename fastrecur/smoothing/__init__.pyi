@@ -5,10 +5,13 @@ from typing import Any, Literal, overload
 from numpy.typing import NDArray
 
 from ..recurrence import _Data, _Plain
+from ._covariance import EwmCov as EwmCov, EwmCovState as EwmCovState
 from ._stream import Ewm as Ewm, EwmState as EwmState
 
 __all__ = [
     "Ewm",
+    "EwmCov",
+    "EwmCovState",
     "EwmState",
     "ewm_corr",
     "ewm_cov",

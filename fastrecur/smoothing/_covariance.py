@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .._arguments import checks, messages as say
-from .._arguments.arrays import any_lazy, at as taken, quiet
+from .._arguments.arrays import any_lazy, at as taken, join, quiet
 from .._arguments.names import suggesting
 from .._arguments.shapes import axis_of
 from ..recurrence import linear_recurrence
@@ -61,8 +61,11 @@ def _places(at: Any, steps: int, frame: Any) -> Any:
     if came.dtype.kind not in "iu":
         if frame is None or came.dtype.kind == "b" or not frame.index.is_unique:
             raise TypeError(say.pairs_at(at))
-        labels = frame.index[:0].append(type(frame.index)([at] if came.ndim == 0 else at))
-        came = frame.index.get_indexer(labels).reshape(came.shape)
+        try:
+            labels = sys.modules["pandas"].Index([at] if came.ndim == 0 else at).astype(frame.index.dtype)
+            came = frame.index.get_indexer(labels).reshape(came.shape)
+        except (TypeError, ValueError):
+            raise ValueError(say.pairs_label(at)) from None
         if (came < 0).any():
             raise ValueError(say.pairs_label(at))
     if ((came < -steps) | (came >= steps)).any():
@@ -81,8 +84,8 @@ def _paired(x: Any, axis: int) -> tuple[Any, Any, int]:
 def _everywhere(statistic: str, request: Any, x: Any, axis: int) -> Any:
     one, other, time = _paired(x, axis)
     if statistic == "corr" and type(x) is np.ndarray and x.dtype.kind in "fiu" and np.isfinite(x).all():
-        wide = (v.astype(np.float64) for v in (one, other))
-        return _normalized(compute("covary", request, *wide, time), time).astype(_dtype(x), copy=False)
+        one, other = (v.astype(np.float64) for v in (one, other))
+        return _normalized(compute("covary", request, one, other, time), time).astype(_dtype(x), copy=False)
     return compute(statistic, request, one, other, time)
 
 
@@ -93,14 +96,18 @@ def _dtype(x: np.ndarray) -> np.dtype[Any]:
 def _normalized(covariances: np.ndarray, time: int) -> np.ndarray:
     """Make correlations of matrices, in their place: the last axes but time."""
     matrices = np.moveaxis(covariances, time, 0)
-    with quiet(np):
-        deviations = np.sqrt(np.diagonal(matrices, axis1=-2, axis2=-1))
-        matrices /= deviations[..., np.newaxis] * deviations[..., np.newaxis, :]
+    for begin in range(0, len(matrices), BLOCK):  # of which the nearest cache holds more
+        block = matrices[begin : begin + BLOCK]
+        with quiet(np):
+            deviations = np.sqrt(np.diagonal(block, axis1=-2, axis2=-1))
+            block /= deviations[..., np.newaxis] * deviations[..., np.newaxis, :]
     return covariances
 
 
 def _at_places(statistic: str, request: Any, x: Any, axis: int, places: Any) -> Any:
     times = None if request.times is None else take_times(request.times)
+    if times is not None and len(times) != x.shape[axis]:
+        raise ValueError(say.times_shape(times.shape, x.shape[axis]))
     flags = request.borders.flags((x.shape[axis],), 0)
     found, states, done, last_time = {}, None, 0, None
     for place in np.unique(places).tolist():
@@ -113,9 +120,12 @@ def _at_places(statistic: str, request: Any, x: Any, axis: int, places: Any) -> 
         return found[places]
     time = _paired(x, axis)[2]
     if not found:
-        return _everywhere(statistic, request, taken(x, axis, slice(0)), axis)
-    matrices = [found[place] for place in places.tolist()]
-    return (np if isinstance(matrices[0], np.ndarray) else Data(("x",), (x,)).xp).stack(matrices, time)
+        bare = request._replace(times=None if times is None else times[:0], borders=NOWHERE)
+        return _everywhere(statistic, bare, taken(x, axis, slice(0)), axis)
+    data, matrices = Data(("x",), (x,)), [found[place] for place in places.tolist()]
+    if data.by_kernel:
+        return data.give(np.stack([np.asarray(matrix) for matrix in matrices], time))
+    return join(data.xp, [matrix[(*(slice(None),) * time, None)] for matrix in matrices], time)
 
 
 def advance(statistic: str, request: Any, x: Any, axis: int, states: Any, last_time: Any) -> tuple[Any, Any]:
@@ -135,6 +145,8 @@ def advance(statistic: str, request: Any, x: Any, axis: int, states: Any, last_t
             if statistic == "corr":
                 result = _normalized(result[np.newaxis], 0)[0]
             return data.give(data.narrow(result, _dtype(data.values[0]))), (state,)
+    if states is not None and x.shape[axis] == 0:
+        return _matrix(data.xp, request, states[0]), states
     if states is not None and statistic == "corr" and len(states) == 1:
         states = _of_variances(states[0])
     one, other, time = _paired(x, axis)
@@ -148,7 +160,7 @@ def advance(statistic: str, request: Any, x: Any, axis: int, states: Any, last_t
     return taken(result, time, -1) if x.shape[axis] else _matrix(data.xp, request, states[0]), states
 
 
-def _add_product(request, values, seen, gate, states):
+def _add_product(request: Any, values: Any, seen: Any, gate: Any, states: Any) -> tuple[Any, Any]:
     """Return the matrix after some steps, and the state: its deviations are from the first row that was there."""
     w_state = NO_STATE if states is None else State(*(None if v is None else np.asarray(v) for v in states[0]))
     w = shares(np, seen, gate, kind_of(request), request.ignore_na, 0, 0, w_state, None)
@@ -229,7 +241,8 @@ class EwmCovState:
 
     def __eq__(self, other: object) -> bool:
         """Return whether two states are one."""
-        return same_fields(self, other)
+        same: bool = same_fields(self, other)
+        return same
 
 
 class EwmCov:
@@ -332,7 +345,10 @@ class EwmCov:
         last_time, steps = (None, 0) if had is None else (had.last_time, had.steps)
         result, (after,) = advance("covary", request, rows, 0, states, last_time)
         last_time = edge(when, 0) if when is not None and len(when) else last_time
-        self._state, self._columns = EwmCovState(*after, steps + len(rows), last_time), columns
+        self._state, self._columns = (
+            EwmCovState(**after._asdict(), steps=steps + len(rows), last_time=last_time),
+            columns,
+        )
         if chunk is rows or not is_table_of(chunk, "pandas"):
             return result
         return chunk._constructor(result, index=chunk.columns, columns=chunk.columns, copy=False)

@@ -372,11 +372,10 @@ def ewm_cov(
     bias : bool, default False
         Leave out the correction for the bias.
     pairwise : bool, default False
-        Return the covariances of all pairs of columns, the last axis of ``x`` that is not time, as
-        ``df.ewm(...).cov()``. There is no ``y`` then; the constant is a number, and `times` and `resets` have one value
-        for each step.
+        Return what all pairs of columns have, the last axis of ``x`` that is not time, as pandas does for a frame.
+        There is no ``y`` then; the constant is a number, and `times` and `resets` have one value for each step.
     at : int, label or list of these, optional
-        With ``pairwise``, the steps whose matrices are wanted: positions, -1 the last one, or labels of a DataFrame's
+        With ``pairwise``, the steps whose matrices are returned: positions, -1 the last one, or labels of a DataFrame's
         index. Others take no memory.
 
     Returns
@@ -434,9 +433,11 @@ def ewm_corr(
     offsets, resets, groups : array_like, optional
         Where series begin anew along `axis`: their offsets, flags of steps, or a key for each step.
     pairwise : bool, default False
-        Return the correlations of all pairs of columns, as `ewm_cov` their covariances.
+        Return what all pairs of columns have, the last axis of ``x`` that is not time, as pandas does for a frame.
+        There is no ``y`` then; the constant is a number, and `times` and `resets` have one value for each step.
     at : int, label or list of these, optional
-        With ``pairwise``, the steps whose matrices are wanted, as for `ewm_cov`.
+        With ``pairwise``, the steps whose matrices are returned: positions, -1 the last one, or labels of a DataFrame's
+        index. Others take no memory.
 
     Returns
     -------

@@ -41,7 +41,8 @@ class EwmState:
 
     def __eq__(self, other: object) -> bool:
         """Return whether two states are one."""
-        return same_fields(self, other)
+        same: bool = same_fields(self, other)
+        return same
 
 
 class Ewm:
@@ -256,7 +257,7 @@ class Ewm:
         return at_once("average", request, (np.nan * mean)[lead], None, axis, before, last)[1][0]
 
 
-def same_fields(one: Any, other: Any) -> bool:
+def same_fields(one: Any, other: Any) -> Any:
     """Return whether two states of one type are the same."""
     if type(one) is not type(other):
         return NotImplemented
