@@ -118,7 +118,8 @@ def _flags(data, name, flags, shape):
     problem.check_fits(name, flags.shape, shape)
     if data.by_kernel:
         return _arrays.numbers(name, flags)
-    return data.beside(flags.copy() if is_numpy else flags)  # a backward pass reads them later
+    # A backward pass reads them later; no other library has another byte order.
+    return data.beside(flags.astype(flags.dtype.type) if is_numpy else flags)
 
 
 def _is_bool(array):

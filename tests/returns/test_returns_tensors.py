@@ -205,3 +205,10 @@ def test_flags_that_are_lazily_negated():
     rewards, weights = torch.rand(5), torch.rand(5)
     found = returns.discounted_returns(rewards, 0.9, torch._neg_view(-weights))
     assert torch.equal(found, returns.discounted_returns(rewards, 0.9, weights))
+
+
+def test_flags_of_another_byte_order_beside_tensors():
+    done = np.array([0.0, 1.0, 0.0])
+    wanted = returns.discounted_returns(np.ones(3), 0.5, done=done)
+    found = returns.discounted_returns(torch.ones(3, requires_grad=True), 0.5, done=done.astype(">f8"))
+    assert_same_bits(found.detach().numpy(), wanted.astype(np.float32))
