@@ -42,8 +42,7 @@ def of_pairs(statistic: str, request: Any, x: Any, axis: Any, at: Any, frame: An
 
 
 def _check(request: Any, x: Any, frame: Any, axis: int) -> None:
-    if request.constant.arrays:
-        raise ValueError(say.pairs_number(next(iter(request.constant.arrays))))
+    _check_number(request.constant)
     if x.ndim < 2:
         raise ValueError(say.pairs_shape(tuple(x.shape)))
     for name, value in (("times", request.times), ("resets", request.borders.resets)):
@@ -51,6 +50,12 @@ def _check(request: Any, x: Any, frame: Any, axis: int) -> None:
             raise ValueError(say.pairs_steps(name, tuple(value.shape)))
     if frame is not None and (not is_table_of(frame, "pandas") or axis != 0):
         raise TypeError(say.pairs_frame(type(frame)))
+
+
+def _check_number(constant: Any) -> None:
+    for name, value in constant.arrays.items():
+        if np.ndim(value):
+            raise ValueError(say.pairs_number(name))
 
 
 def _places(at: Any, steps: int, frame: Any) -> Any:
@@ -90,7 +95,7 @@ def _everywhere(statistic: str, request: Any, x: Any, axis: int) -> Any:
 
 
 def _dtype(x: np.ndarray) -> np.dtype[Any]:
-    return x.dtype if x.dtype.kind == "f" else np.dtype(np.float64)
+    return x.dtype.newbyteorder("=") if x.dtype.kind == "f" else np.dtype(np.float64)
 
 
 def _normalized(covariances: np.ndarray, time: int) -> np.ndarray:
@@ -135,7 +140,8 @@ def advance(statistic: str, request: Any, x: Any, axis: int, states: Any, last_t
     product of matrices. Later pairs are walked, each as the two series that it is.
     """
     data = Data(("x",), (x,))
-    if data.by_kernel and request.borders is NOWHERE and (states is None or np.ndim(states[0].weight) == 0):
+    is_simple = data.by_kernel and request.borders is NOWHERE and not request.constant.arrays
+    if is_simple and (states is None or np.ndim(states[0].weight) == 0):
         values = np.moveaxis(data.wide(data.values[0]), axis, 0)
         seen = np.isfinite(values).reshape(len(values), math.prod(values.shape[1:]))
         if (seen.any(1) == seen.all(1)).all():
@@ -292,8 +298,7 @@ class EwmCov:
 
     def _constant(self, with_times: bool) -> Constant:
         constant = Constant(with_times, **self._given)
-        if constant.arrays:
-            raise ValueError(say.pairs_number(next(iter(constant.arrays))))
+        _check_number(constant)
         return constant
 
     @property

@@ -84,6 +84,16 @@ def test_matrices_are_symmetric_and_have_no_negative_eigenvalue():
     assert np.linalg.eigvalsh(ewm_cov(table(3, 7, "none"), com=9, pairwise=True, at=-1)).min() > -1e-12
 
 
+def test_other_forms_of_numbers():
+    x = np.random.default_rng(3).standard_normal((9, 2)).astype(">f4")
+    for function in FUNCTIONS.values():
+        for at in (None, -1):
+            wanted = function(x.astype("f4"), com=3, pairwise=True, at=at)
+            found = function(x, com=np.array(3.0), pairwise=True, at=at)
+            assert found.dtype.isnative
+            alike(found, wanted, 1e-6)
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2, -1])
 def test_any_axis(axis):
     x = np.random.default_rng(1).standard_normal((4, 5, 6))[::-1]
