@@ -21,7 +21,7 @@ def follow(x, attack, release, axis, zi, return_state, out):
     if arrays.any_tensor(*values):
         y, zf = _of_tensors(x, given, axis, out)
     elif arrays.any_on_device(*values):
-        y, zf = _dispatch.gpu_levels().follow(x, given, axis, out, _checked)
+        y, zf = _dispatch.on_device("levels").follow(x, given, axis, out, _checked)
     else:
         y, zf = (_of_dask if arrays.any_lazy(*values) else _of_arrays)(x, given, axis, out)
     return (y, zf) if wants_state else y
@@ -58,12 +58,12 @@ def _of_dask(x, given, axis, out):
 
 
 def _of_tensors(x, given, axis, out):
-    torch, adapter = sys.modules["torch"], _dispatch.tensor_levels()
+    torch, adapter = sys.modules["torch"], _dispatch.tensors("levels")
     x = adapter.tensor_of("x", x, None)
     given = {name: adapter.tensor_of(name, value, x).to(x.device) for name, value in given.items()}
     axis, one, series = _checked(x, given, axis)
     if out is not None:
-        _dispatch.tensor_filters().check_out(out, x, (x, *given.values()))
+        _dispatch.tensors("filters").check_out(out, x, (x, *given.values()))
     zi = given.get("zi")
     first = x.new_zeros(series, dtype=torch.float64) if zi is None else zi.double().expand(one).reshape(series)
     attack, release = (

@@ -24,7 +24,7 @@ def _floats(xp, name, value, like, halves=()):
     if xp is np:
         return take(name, value, halves)[0]
     if not isinstance(value, xp.Tensor):
-        value = _dispatch.tensor_filters().tensor_of(name, value, like)
+        value = _dispatch.tensors("filters").tensor_of(name, value, like)
     if name in ("sos", "a", "b") and value.is_complex():
         raise TypeError(say.filter_real(name, value.dtype))
     kept = value.is_complex() or (value.is_floating_point() and (value.itemsize > 2 or name in halves))
@@ -95,7 +95,7 @@ def lfilter(b, a, x, axis, zi, reverse, lengths, return_state, out):
     xp, wants_state = _namespace(b, a, x, zi), checks.flag("return_state", return_state) or zi is not None
     if xp is np and _arrays.any_on_device(b, a, x, zi, out):
         given = b, a, x, zi, axis, checks.flag("reverse", reverse)
-        y, zf = _dispatch.gpu_filters().lfilter(*given, lengths, out)
+        y, zf = _dispatch.on_device("filters").lfilter(*given, lengths, out)
         return (y, zf) if wants_state else y
     x = _signal(xp, x)
     axis = shapes.axis_of(axis, tuple(x.shape), ("x",))
@@ -198,9 +198,9 @@ def sosfiltfilt(sos, x, axis, padtype, padlen):
     xp = _namespace(sos, x)
     if xp is np and _arrays.any_on_device(sos, x):
         padding = functools.partial(_padding, padtype=padtype, padlen=padlen)
-        return _dispatch.gpu_filters().sosfiltfilt(x, sos, axis, padtype, padding)
+        return _dispatch.on_device("filters").sosfiltfilt(x, sos, axis, padtype, padding)
     x, give = _in_memory(xp, x)
-    x = x if xp is np else _dispatch.tensor_filters().tensor_of("x", x, None)
+    x = x if xp is np else _dispatch.tensors("filters").tensor_of("x", x, None)
     dtype, is_half = x.dtype, x.itemsize == 2
     if is_half:  # its range is too small to continue the ends in
         x = _cast(xp, x, xp.float32)

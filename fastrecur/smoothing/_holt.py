@@ -85,7 +85,7 @@ def holt(
             raise TypeError(say.not_a_tensor("x", type(x)))
         found, slopes = _of_tensors(numbers, given, axis)
     elif arrays.any_on_device(*values):
-        found, slopes = _dispatch.gpu_levels().holt(numbers, given, axis, _checked)
+        found, slopes = _dispatch.on_device("levels").holt(numbers, given, axis, _checked)
     else:
         found, slopes = (_of_dask if arrays.any_lazy(*values) else _of_arrays)(numbers, given, axis)
     return wrap(found), wrap(slopes)
@@ -101,7 +101,7 @@ def _of_series(state: Any, x: Any, axis: Any) -> Any:
 
 
 def _of_tensors(x: Any, given: dict[str, Any], axis: Any) -> tuple[Any, Any]:
-    torch, adapter = sys.modules["torch"], _dispatch.tensor_levels()
+    torch, adapter = sys.modules["torch"], _dispatch.tensors("levels")
     x = adapter.tensor_of("x", x, None)
     given = {name: adapter.tensor_of(name, v, x).to(x.device) for name, v in given.items()}
     k, waits, axis = _states(torch, x, given, axis)
@@ -164,7 +164,7 @@ def _checked(x: Any, given: dict[str, Any], axis: Any, readable: bool = False) -
 
 def _states(xp: Any, x: Any, given: dict[str, Any], axis: Any) -> tuple[Any, Any, int]:
     """Return each series' first state and constants, (5, *series), how many steps it waits for, and the axis."""
-    readable = xp is np or (hasattr(x, "is_cpu") and x.is_cpu and _dispatch.tensor_adapter().no_modes_active())
+    readable = xp is np or (hasattr(x, "is_cpu") and x.is_cpu and _dispatch.tensors().no_modes_active())
     axis, one, series = _checked(x, given, axis, readable)
     waits: Any = 0 if hasattr(x, "astype") else None
     own: list[Any] = [given.get(name) for name in _STATES]
