@@ -276,16 +276,14 @@ def _clipped(xp, logarithm, limit):
 
 def _lazy(steps, rule):
     """Return results of Dask arrays: a chunk after the other, against time."""
-    from .._dask import Operand, Walk, align, last_axes
+    from .._dask import Operand, along_time, last_axes
 
     shape = steps.rewards.shape
     lanes = [k for k in range(len(shape)) if k != rule.axis]
     axes = [range(len(shape))] * 9 + [lanes] * 2
     found = zip(_NAMES, steps, axes, strict=True)
-    given = {name: Operand(value, last_axes(value, own)) for name, value, own in found if value is not None}
-    chunks, given = align(given, shape)
-    blocks = [given.get(name, Operand(None)) for name in _NAMES]
-    walk = Walk("returns", functools.partial(_chunk, rule=rule), chunks, blocks, rule.axis, True, Operand(None))
+    operands = {name: Operand(value, () if value is None else last_axes(value, own)) for name, value, own in found}
+    walk = along_time("returns", functools.partial(_chunk, rule=rule), shape, rule.axis, operands, reverse=True)
     meta = np.empty((0,) * len(shape), rule.dtype)
     return [walk.result(f"h{k}", k, meta) for k in range(1 + (rule.kind == "vtrace"))]
 

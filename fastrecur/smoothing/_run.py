@@ -119,9 +119,8 @@ def _by_chunk(statistic, request, x, y, axis):
     meta, (after, _) = step(None, None, *map(metas.get, names))
     if has_groups:
         step = functools.partial(_advance_groups, step, meta, _planes(after), axis)
-    chunks, operands = _dask.align(operands, shape)
-    blocks = [operands.get(name, _dask.Operand(None)) for name in names]
-    return _dask.Walk(f"ewm_{statistic}", step, chunks, blocks, axis, False, _dask.Operand(None)).result("h", 0, meta)
+    operands = {name: operands.get(name, _dask.Operand(None)) for name in names}
+    return _dask.along_time(f"ewm_{statistic}", step, shape, axis, operands).result("h", 0, meta)
 
 
 def _advance(before, place, x, y, times, resets, *constants, statistic, request, axis, is_variance, names):
