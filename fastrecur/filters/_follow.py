@@ -1,5 +1,7 @@
 """An envelope follower: what is checked of a call, and what it is given."""
 
+import numpy as np
+
 from .._arguments import checks, messages as say
 from .._plan.filters import check_real
 from .._plan.problem import check_fits
@@ -27,8 +29,10 @@ def _prepare(xp, x, given, axis):
         first = xp.broadcast_to(_levels.wide(given["zi"]), one).reshape(series)
     else:
         first = x.new_zeros(series, dtype=xp.float64) if hasattr(x, "new_zeros") else xp.zeros(series)
-    gates = [given[name] for name in ("attack", "release")]
-    return axis, (*(v.reshape((1,) * (x.ndim - v.ndim) + tuple(v.shape)) for v in gates), first)
+    gates = given["attack"], given["release"]
+    if xp is not np:
+        gates = (v.reshape((1,) * (x.ndim - v.ndim) + tuple(v.shape)) for v in gates)
+    return axis, (*gates, first)
 
 
 def _operands(xp, x, axis, attack, release, first):
