@@ -8,7 +8,7 @@ import inspect
 import pydoc
 from typing import NamedTuple
 
-from fastrecur._arguments.records import OUT, RECURRENCE, SCAN, Argument, named
+from fastrecur._arguments.records import FILTER, FOLLOW, HOLT, OUT, RECURRENCE, SCAN, Argument, named
 
 KINDS = {
     "signal": "what time runs along",
@@ -86,17 +86,13 @@ ARGUMENTS = {
 }
 _PAST = "h0", "h", "grad_h", "grad_state"
 _FREE = {"number": True, "host": True}
-_HEARD = {
-    **named("x", "signal", "full", complex=True, host=True), **named("y", "result", "full", complex=True, host=True),
-    **named("grad_y", "cotangent", "full", complex=True, host=True),
-}  # fmt: skip
+_HEARD = "x", "y", "grad_y"
 _WEIGHTED = named("com span halflife alpha", "constant", "together", number=True)
-_SHOWN = named("x", "signal", "full", host=True)
 
 
 def _states(shape):
-    traits = {"complex": True, "host": True}
-    return named("zi", "state", shape, **traits) | named("grad_zf", "cotangent of the state", shape, **traits)
+    """Return the records of states of a shape, as filters have them."""
+    return {name: FILTER[name]._replace(shape=shape) for name in ("zi", "grad_zf")}
 
 
 # Of each family its own arguments, and the results of its functions by their names in `fastrecur`.
@@ -115,17 +111,17 @@ FAMILIES = {
          "selective_scan_vjp": "u=u delta=delta A=A B=B C=C D=D z=z delta_bias=delta_bias h0=h0"},
     ),
     "sections": (
-        named("sos", "polynomial", "sections", host=True) | _HEARD | _states("states of sections"),
+        {name: FILTER[name] for name in ("sos", *_HEARD)} | _states("states of sections"),
         {"filters.sosfilt": "y=full zf=zi", "filters.sosfilt_vjp": "grad_sos=sos grad_x=x grad_zi=zi",
          "filters.sosfiltfilt": "y=full"},
     ),
     "polynomials": (
-        named("a b", "polynomial", "polynomial", **_FREE) | _HEARD | _states("states"),
+        {name: FILTER[name] for name in ("a", "b", *_HEARD)} | _states("states"),
         {"filters.lfilter": "y=full zf=zi", "filters.allpole": "y=full zf=zi",
          "filters.allpole_vjp": "grad_a=a grad_x=x grad_zi=zi"},
     ),
     "follow": (
-        _SHOWN | named("attack release", "gate", "to full", **_FREE) | named("zi", "state", "one step", **_FREE),
+        FOLLOW,
         {"filters.follow": "y=full zf=zi"},
     ),
     "statistics": (
@@ -135,13 +131,12 @@ FAMILIES = {
     "kama": (named("x", "signal", "full"), {"smoothing.kama": "y=full"}),
     "pcen": (
         named("S", "signal", "together") | named("ref", "signal", "together", number=True)
-        | named("zi", "state", "one step", host=True)
+        | named("zi", "state", "one step", host=True, optional=True)
         | named("gain bias power time_constant eps b", "constant", "together", number=True),
         {"smoothing.pcen": "P=full zf=zi"},
     ),
     "holt": (
-        _SHOWN | named("alpha beta phi", "constant", "one step", **_FREE)
-        | named("level trend", "state", "series", **_FREE),
+        HOLT,
         {"smoothing.holt": "level=full trend=full"},
     ),
     "returns": (
@@ -158,7 +153,7 @@ FAMILIES = {
         {"smoothing.Ewm": "", "smoothing.Ewm.update": "y=full", "torch.Ewm": "", "torch.Ewm.forward": "y=full"},
     ),
     "bands": (
-        named("S", "signal", "full") | named("zi", "state", "one step", host=True)
+        named("S", "signal", "full") | named("zi", "state", "one step", host=True, optional=True)
         | named("gain bias power b eps", "constant"),
         {"torch.PCEN": "", "torch.PCEN.forward": "P=full zf=zi"},
     ),

@@ -1,10 +1,12 @@
 """An envelope follower: what is checked of a call, and what it is given."""
 
+import functools
+
 import numpy as np
 
 from .._arguments import checks, messages as say
-from .._plan.filters import check_real
-from .._plan.problem import check_fits
+from .._arguments.records import FOLLOW
+from .._plan.filters import check_levels
 from . import _levels
 
 
@@ -16,11 +18,7 @@ def follow(x, attack, release, axis, zi, return_state, out):
     return (y, zf) if wants_state else y
 
 
-def _checked(x, given, axis):
-    axis, one, series = check_real(x, given, axis, say.follow_real)
-    for name, value in given.items():
-        check_fits(name, value.shape, one if name == "zi" else tuple(x.shape))
-    return axis, one, series
+_checked = functools.partial(check_levels, FOLLOW, wrong=say.follow_real)
 
 
 def _prepare(xp, x, given, axis):

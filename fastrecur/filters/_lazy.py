@@ -10,7 +10,7 @@ from .._arguments import messages as say, shapes
 from .._cpu import filters
 from .._cpu.machine import threads
 from .._dask import SEGMENTS, Operand
-from .._plan.filters import check_a0, check_cascade, lengths_of, state_shape, take
+from .._plan.filters import check_a0, check_cascade, floats, lengths_of, state_shape, take
 
 _FIELDS = SEGMENTS - 1  # the axis of coefficients, which is none of the result's
 
@@ -51,13 +51,7 @@ def sosfilt_vjp(*arguments):
 def taken(name, value):
     """Return an argument as a Dask array, or another, of floats or complex numbers."""
     value = _dask.take(name, value)
-    if not isinstance(value, da.Array):
-        return take(name, value)[0]
-    if value.dtype.kind in "biu":
-        value = value.astype(np.float64)
-    if value.dtype.kind not in ("fc" if name != "sos" else "f"):
-        raise TypeError((say.filter_real if name == "sos" else say.dtype)(name, value.dtype))
-    return value
+    return floats(name, value) if isinstance(value, da.Array) else take(name, value)[0]
 
 
 def _chunk(state, place, x, sos, lengths, *, axis, reverse, count, poles):

@@ -10,13 +10,12 @@ from .. import _dispatch
 from .._arguments import messages as say, shapes
 from .._cpu import levels
 from .._cpu.machine import allocate, threads
-from .._plan.filters import take_in_memory
+from .._plan.filters import take
 from . import _call
 
-# Levels: their name in all adapters, and how many results are like the signal. Functions: of x, other arguments by name
-# and the axis, `check` returns the axis and the shapes of states with 1 there and without it; of a namespace and these,
-# `prepare` returns the axis and what adapters are given beside x; of that for Dask arrays, x and the axis, `operands`
-# returns operands of a walk and its first state; of a state and blocks of these, `resume` what is given beside a chunk.
+# Levels: their name in all adapters, and how many results are like the signal. `check` looks at x, others by name and
+# the axis, as `check_levels` does; `prepare` returns the axis and what adapters are given beside x; `operands` makes of
+# that a walk's operands and first state, for Dask arrays, and `resume` of a state and blocks what a chunk is given.
 Levels = namedtuple("Levels", "name results check prepare operands resume")
 
 
@@ -33,7 +32,7 @@ def wide(array):
 
 
 def _of_arrays(kind, x, given, axis, out):
-    x, owner, given = take_in_memory(x, given)
+    (x, owner), given = take("x", x), {name: take(name, value)[0] for name, value in given.items()}
     axis, rest = kind.prepare(np, x, given, axis)
     strides = shapes.like(x.shape, x.dtype, (x.shape, x.strides))
     if out is None:

@@ -8,8 +8,8 @@ from .. import _dispatch
 from .._arguments import arrays, messages as say
 from .._arguments.arrays import at
 from .._arguments.names import suggesting
-from .._plan.filters import check_real
-from .._plan.problem import check_fits
+from .._arguments.records import HOLT
+from .._plan.filters import check_levels
 from ..filters import _levels
 from ..filters._levels import wide
 from ._frames import aligned, unwrap
@@ -107,11 +107,9 @@ def _checked(x: Any, given: dict[str, Any], axis: Any, readable: bool = False) -
 
     ``readable`` is whether numbers may be looked at; those of NumPy's arrays are in any case.
     """
-    axis, one, series = check_real(x, given, axis, say.real_dtype)
+    axis, one, series = check_levels(HOLT, x, given, axis)
     for name, value in given.items():
-        is_state = name in _STATES
-        check_fits(name, value.shape, *((series, say.state_shape) if is_state else (one,)))
-        seen = not is_state and (readable or isinstance(value, np.ndarray))
+        seen = name not in _STATES and (readable or isinstance(value, np.ndarray))
         if seen and not bool(((value >= 0) & (value <= 1)).all()):
             raise ValueError(say.constant_domain(name, f"0 <= {name} <= 1", value))
     return axis, one, series
