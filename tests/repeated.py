@@ -10,7 +10,7 @@ import threading
 
 import numpy as np
 
-from fastrecur._cpu import filter_run, filters, host, weighted_run
+from fastrecur._cpu import filter_run, filters, host, levels, weighted_run
 from fastrecur._plan import problem
 from fastrecur.smoothing import _arguments as constants
 
@@ -20,9 +20,10 @@ def forget():
     host._shortcuts.clear()
     problem.forward.cache_clear()
     problem.vjp.cache_clear()
-    for remembered in (filter_run._known_places, filter_run._known_geometry, filters.shared, filters._short):
+    for remembered in (filter_run._known, filters.shared, filters._prepared):
         remembered.cache_clear()
-    weighted_run._layout.cache_clear()
+    for remembered in (weighted_run._layout, levels._prepared_follow, levels._prepared_holt):
+        remembered.cache_clear()
     constants._of_numbers.cache_clear()
     if "fastrecur.torch" in sys.modules:
         from fastrecur.torch._operator import short_calls, tensors

@@ -106,6 +106,11 @@ def lanes_together(plan):
     return OCTET if plan.traversal == TRANSPOSE8 else 1 if plan.traversal == SCAN else WIDTH
 
 
+def threads(nbytes, weight, most):
+    """Return on how many threads to run a call of a family whose bytes take so many times as long as a recurrence's."""
+    return most if weight * nbytes >= SERIAL_BYTES else 1
+
+
 def items(nbytes, threads, most):
     """Return into how many items to cut what is freely cut into at most so many, on so many threads."""
     return 1 if threads == 1 else max(1, min(most, max(threads, min(ITEMS_A_THREAD * threads, nbytes // ITEM_BYTES))))

@@ -1,9 +1,75 @@
 """Levels that follow signals in memory: Holt's level and trend, their gradient, and envelopes."""
 
+import functools
+
 import numpy as np
 
-from .._plan.fields.levels import ATTACK, LEFT, LEVEL, PLANES, RELEASE, TO_LEVEL, TO_PHI, TREND
-from .filter_run import Run
+from .._plan.fields.levels import ALPHA, ATTACK, BETA, LEFT, LEVEL, PHI, PLANES, RELEASE, TO_LEVEL, TO_PHI, TREND
+from .filter_run import example, run_of
+from .machine import allocate, threads as _threads
+from .prepared import MOST_KEPT
+
+_NOTHING = np.zeros(0)
+
+
+@functools.lru_cache(MOST_KEPT)
+def _prepared_holt(dtype, shape, strides, axis, threads):
+    """Return what makes levels and trends of a signal of a kind by three numbers; None of what must be looked at."""
+    known = example(dtype, shape, strides, axis)
+    if known is None or shape[axis] < 2:
+        return None
+    x, y, axis = known
+    run = run_of({"x": x, "y": y}, axis)
+    arrays = {"x": x, "level": y, "trend": y, "carry": x}
+    call, new, lanes = run.prepared("levels.walk_holt", arrays, [*arrays]), allocate.maker(y), run.lanes
+    to_front, two = (axis, *(k for k in range(x.ndim) if k != axis)), (*(slice(None),) * axis, slice(2))
+    room = PLANES, len(run.fill)
+
+    def smoothed(x, alpha, beta, phi):
+        carry = np.zeros(room)
+        states = carry[:ALPHA] = lanes(x[two].transpose(to_front))
+        if not np.isfinite(states).all():
+            return None
+        carry[TREND] -= carry[LEVEL]
+        carry[ALPHA], carry[BETA], carry[PHI] = alpha, beta, phi
+        level, trend = new(), new()
+        call(x, level, trend, carry)
+        return level, trend
+
+    return smoothed
+
+
+def quick_holt(x, alpha, beta, phi, axis):
+    """Return levels and trends of an array by numbers, from its first two values, or None."""
+    call = _prepared_holt(x.dtype, x.shape, x.strides, axis, _threads.team().size)
+    return None if call is None else call(x, alpha, beta, phi)
+
+
+@functools.lru_cache(MOST_KEPT)
+def _prepared_follow(dtype, shape, strides, axis, threads):
+    """Return what makes the envelope of a signal of a kind, and the last one, by two numbers, as `_prepared_holt`."""
+    known = example(dtype, shape, strides, axis)
+    if known is None:
+        return None
+    x, y, axis = known
+    run = run_of({"x": x, "y": y}, axis)
+    arrays = {"x": x, "y": y, "attack": _NOTHING, "release": _NOTHING, "carry": x}
+    call, new, back = run.prepared("levels.walk_follow", arrays, ("x", "y", "carry")), allocate.maker(y), run.back
+    room, one = (PLANES, len(run.fill)), (*shape[:axis], 1, *shape[axis + 1 :])
+
+    def followed(x, attack, release, wants_state):
+        y, carry = new(), np.zeros(room)
+        carry[ATTACK], carry[RELEASE] = attack, release
+        call(x, y, carry)
+        return y, np.array(back(carry[:TREND])).reshape(one) if wants_state else None
+
+    return followed
+
+
+def quick_follow(x, attack, release, axis, wants_state):
+    """Return the envelope of an array by two numbers, and the last one if it is wanted; or None."""
+    call = _prepared_follow(x.dtype, x.shape, x.strides, axis, _threads.team().size)
+    return None if call is None else call(x, attack, release, wants_state)
 
 
 def holt(x, k, waits, axis, level, trend):
@@ -14,7 +80,7 @@ def holt(x, k, waits, axis, level, trend):
     """
     carry = _planes(k, waits)
     if x.size:
-        run = Run({"x": x, "y": level}, axis)
+        run = run_of({"x": x, "y": level}, axis)
         own = run.lanes(carry)
         run.run("levels.walk_holt", {"x": x, "level": level, "trend": trend, "carry": own})
         carry = run.back(own)
@@ -26,7 +92,7 @@ def holt_vjp(g_level, g_trend, x, level, trend, k, waits, axis, to_x):
     if not x.size:
         return np.zeros_like(k)
     operands = {"x": x, "y": to_x, "g": g_level, "coefficients": level, "grads": g_trend}
-    run = Run(operands, axis)
+    run = run_of(operands, axis)
     carry = run.lanes(_planes(k, np.subtract(waits, x.shape[axis] - 1)))
     arrays = {"x": x, "to_x": to_x, "g_level": g_level, "level": level, "trend": trend, "g_trend": g_trend}
     run.run("levels.walk_holt_back", {**arrays, "carry": carry})
@@ -51,8 +117,8 @@ def follow(x, attack, release, first, axis, y):
     else:
         carry[ATTACK], carry[RELEASE] = (_of_series(gate, x, axis) for gate in gates)
         gates = [carry[:0]] * 2
-    run = Run({"x": x, "y": y, **({"g": gates[0], "grads": gates[1]} if varies else {})}, axis)
-    run.rule += " varying" * varies
+    operands = {"x": x, "y": y, **({"g": gates[0], "grads": gates[1]} if varies else {})}
+    run = run_of(operands, axis, words=("varying",) * varies)
     carry = run.lanes(carry)
     run.run("levels.walk_follow", {"x": x, "y": y, "attack": gates[0], "release": gates[1], "carry": carry})
     return run.back(carry[LEVEL : LEVEL + 1])[0]
@@ -65,7 +131,7 @@ def follow_vjp(g, g_last, x, attack, release, first, y, axis, to_x):
     carry = np.zeros((PLANES, *first.shape))
     carry[LEVEL], carry[TO_LEVEL], carry[LEFT] = first, g_last, 1 - x.shape[axis]
     carry[ATTACK], carry[RELEASE] = (_of_series(gate, x, axis) for gate in (attack, release))
-    run = Run({"x": x, "y": to_x, "g": g, "coefficients": y}, axis)
+    run = run_of({"x": x, "y": to_x, "g": g, "coefficients": y}, axis)
     carry = run.lanes(carry)
     run.run("levels.walk_follow_back", {"x": x, "to_x": to_x, "g": g, "y": y, "carry": carry})
     to_first, _, to_attack, to_release = run.back(carry[TO_LEVEL:TO_PHI])

@@ -76,6 +76,11 @@ def holt(
     array([0.75      , 0.6875    , 0.734375  , 1.82421875])
     """
     numbers, axis, wrap = unwrap(x, axis)
+    if type(numbers) is np.ndarray and type(axis) is int and level is trend is None:
+        constants = alpha, beta, phi
+        are_plain = all(type(v) in (int, float) and 0 <= v <= 1 for v in constants)
+        if are_plain and (known := levels.quick_holt(numbers, *constants, axis)):
+            return wrap(known[0]), wrap(known[1])
     given = {"alpha": alpha, "beta": beta, "phi": phi, "level": level, "trend": trend}
     given = {name: aligned(x, v, name, axis) for name, v in given.items() if v is not None or name not in _STATES}
     given |= {name: _of_series(v, numbers, axis) for name, v in given.items() if name in _STATES}

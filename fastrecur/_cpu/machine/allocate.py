@@ -42,3 +42,9 @@ def empty(shape, dtype, strides, large=None):
     if math.prod(shape) * dtype.itemsize >= (LARGE if large is None else large):
         return aligned(shape, dtype, strides=strides)
     return np.ndarray(shape, dtype, strides=strides)
+
+
+def maker(like):
+    """Return what allocates arrays like another, as `empty` does."""
+    make = np.ndarray if like.nbytes < LARGE else aligned  # NumPy's own are quicker made
+    return functools.partial(make, like.shape, like.dtype, strides=like.strides)
