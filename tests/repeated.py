@@ -12,12 +12,14 @@ import numpy as np
 
 from fastrecur._cpu import filter_run, filters, host, levels, weighted_run
 from fastrecur._plan import problem
+from fastrecur.returns import _estimate as returns
 from fastrecur.smoothing import _arguments as constants
 
 
 def forget():
     """Forget all calls, as in a new process; kernels stay."""
     host._shortcuts.clear()
+    returns._prepared.clear()
     problem.forward.cache_clear()
     problem.vjp.cache_clear()
     for remembered in (filter_run._known, filters.shared, filters._prepared):
