@@ -24,7 +24,7 @@ def forget():
     problem.vjp.cache_clear()
     for remembered in (filter_run._known, filters.shared, filters._prepared):
         remembered.cache_clear()
-    for remembered in (weighted_run._layout, levels._prepared_follow, levels._prepared_holt):
+    for remembered in (weighted_run._layout, levels._prepared):
         remembered.cache_clear()
     constants._of_numbers.cache_clear()
     if "fastrecur.torch" in sys.modules:

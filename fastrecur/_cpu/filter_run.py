@@ -17,7 +17,6 @@ from .machine import allocate, threads as _threads
 from .machine.memory_pool import LINE
 from .prepared import prepared
 
-WEIGHT = 8  # of a sample of a section
 FEW_SERIES = 1  # that are taken one after the other, 8 steps at once
 ALL_AT_ONCE = 1 << 62  # of a chunk of steps: series that are no rows go to their ends one after the other
 ROWS_AT_ONCE = 2 * STEPS
@@ -122,7 +121,7 @@ class Run:
         count, order, *each, words, has_blocks = form
         self.shape, self.chunks = shape[:axis] + shape[axis + 1 :], chunks
         lanes = math.prod(self.shape) * chunks
-        self.threads = cost.threads(8 * math.prod(shape) * count, WEIGHT, most)
+        self.threads = cost.threads("filters", 8 * math.prod(shape) * count, most)
         by_blocks = lanes <= FEW_SERIES and forms[2] is None and has_blocks
         few = lanes <= OCTET or lanes < WIDTH * self.threads
         self.width = 1 if lanes == 1 or by_blocks else OCTET if few else WIDTH

@@ -36,8 +36,8 @@ def _prepared(dtype, shape, strides, axis, reverse, data, count, threads):
     run = run_of({"x": x, "y": y}, axis, reverse, c=c)
     table, signs = c.tables(run)
     arrays = {"x": x, "y": y, "coefficients": table, "signs": signs, "carry": x}
-    call, lanes, back = run.prepared("sections.walk", arrays, ("x", "y", "carry")), run.lanes, run.back
-    new, zeros, signs = allocate.maker(y), np.zeros((count, 2, len(run.fill))), signs.reshape(-1, 1)
+    call, new = run.prepared("sections.walk", arrays, ("x", "y", "carry")), allocate.maker(shape, dtype, y.strides)
+    lanes, back, zeros, signs = run.lanes, run.back, np.zeros((count, 2, len(run.fill))), signs.reshape(-1, 1)
     to_front = 0, axis + 1, *(k for k in range(1, x.ndim + 1) if k != axis + 1)
     to_place = 0, *range(2, axis + 2), 1, *range(axis + 2, x.ndim + 1)
     form = count, *shape[:axis], 2, *shape[axis + 1 :]

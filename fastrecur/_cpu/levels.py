@@ -10,22 +10,31 @@ from .machine import allocate, threads as _threads
 from .prepared import MOST_KEPT
 
 _NOTHING = np.zeros(0)
+_RESULTS = {"holt": ("level", "trend"), "follow": ("y",)}
+_GATES = {"holt": (), "follow": ("attack", "release")}  # of which numbers are in the carry
 
 
 @functools.lru_cache(MOST_KEPT)
-def _prepared_holt(dtype, shape, strides, axis, threads):
-    """Return what makes levels and trends of a signal of a kind by three numbers; None of what must be looked at."""
-    known = example(dtype, shape, strides, axis)
-    if known is None or shape[axis] < 2:
+def _prepared(name, dtype, shape, strides, axis, threads):
+    """Return what runs a kernel of a few numbers on a signal of a kind; None of what must be looked at."""
+    known, results = example(dtype, shape, strides, axis), _RESULTS[name]
+    if known is None or shape[axis] < len(results):
         return None
     x, y, axis = known
     run = run_of({"x": x, "y": y}, axis)
-    arrays = {"x": x, "level": y, "trend": y, "carry": x}
-    call, new, lanes = run.prepared("levels.walk_holt", arrays, [*arrays]), allocate.maker(y), run.lanes
+    arrays = {"x": x} | dict.fromkeys(results, y) | dict.fromkeys(_GATES[name], _NOTHING) | {"carry": x}
+    call = run.prepared(f"levels.walk_{name}", arrays, ("x", *results, "carry"))
+    new, lanes, back, room = allocate.maker(shape, dtype, y.strides), run.lanes, run.back, (PLANES, len(run.fill))
     to_front, two = (axis, *(k for k in range(x.ndim) if k != axis)), (*(slice(None),) * axis, slice(2))
-    room = PLANES, len(run.fill)
+    one = *shape[:axis], 1, *shape[axis + 1 :]
 
-    def smoothed(x, alpha, beta, phi):
+    def follow(x, attack, release, wants_state):
+        y, carry = new(), np.zeros(room)
+        carry[ATTACK], carry[RELEASE] = attack, release
+        call(x, y, carry)
+        return y, np.array(back(carry[:TREND])).reshape(one) if wants_state else None
+
+    def holt(x, alpha, beta, phi):
         carry = np.zeros(room)
         states = carry[:ALPHA] = lanes(x[two].transpose(to_front))
         if not np.isfinite(states).all():
@@ -36,40 +45,13 @@ def _prepared_holt(dtype, shape, strides, axis, threads):
         call(x, level, trend, carry)
         return level, trend
 
-    return smoothed
+    return holt if name == "holt" else follow
 
 
-def quick_holt(x, alpha, beta, phi, axis):
-    """Return levels and trends of an array by numbers, from its first two values, or None."""
-    call = _prepared_holt(x.dtype, x.shape, x.strides, axis, _threads.team().size)
-    return None if call is None else call(x, alpha, beta, phi)
-
-
-@functools.lru_cache(MOST_KEPT)
-def _prepared_follow(dtype, shape, strides, axis, threads):
-    """Return what makes the envelope of a signal of a kind, and the last one, by two numbers, as `_prepared_holt`."""
-    known = example(dtype, shape, strides, axis)
-    if known is None:
-        return None
-    x, y, axis = known
-    run = run_of({"x": x, "y": y}, axis)
-    arrays = {"x": x, "y": y, "attack": _NOTHING, "release": _NOTHING, "carry": x}
-    call, new, back = run.prepared("levels.walk_follow", arrays, ("x", "y", "carry")), allocate.maker(y), run.back
-    room, one = (PLANES, len(run.fill)), (*shape[:axis], 1, *shape[axis + 1 :])
-
-    def followed(x, attack, release, wants_state):
-        y, carry = new(), np.zeros(room)
-        carry[ATTACK], carry[RELEASE] = attack, release
-        call(x, y, carry)
-        return y, np.array(back(carry[:TREND])).reshape(one) if wants_state else None
-
-    return followed
-
-
-def quick_follow(x, attack, release, axis, wants_state):
-    """Return the envelope of an array by two numbers, and the last one if it is wanted; or None."""
-    call = _prepared_follow(x.dtype, x.shape, x.strides, axis, _threads.team().size)
-    return None if call is None else call(x, attack, release, wants_state)
+def quick(name, x, axis, *given):
+    """Return what a kernel makes of an array and numbers: levels and trends, or an envelope and its last; or None."""
+    call = _prepared(name, x.dtype, x.shape, x.strides, axis, _threads.team().size)
+    return None if call is None else call(x, *given)
 
 
 def holt(x, k, waits, axis, level, trend):

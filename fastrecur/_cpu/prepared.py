@@ -17,7 +17,7 @@ def keep(kept, key, value):
 
 
 def prepared(kernel, rows, given, owners, threads=1, scratch=(0, 0), releases=True):
-    """Return what calls a kernel, of arrays or floats of float64 in the places that are ``given`` among its arguments.
+    """Return what calls a kernel, of arrays or numbers in the places that are ``given`` among its arguments.
 
     ``rows`` are the arguments of its calls, which a team's threads share, with what is added to addresses in such
     places; ``owners`` live as long as what is returned. The rest is as for `native.prepared`, which one call becomes.
@@ -27,8 +27,8 @@ def prepared(kernel, rows, given, owners, threads=1, scratch=(0, 0), releases=Tr
 
     def run(*operands, owners=owners):
         place, words = scratch
-        operands = *map(np.asarray, operands), np.zeros(words)
-        moved = dict(zip((*given, place), map(address, operands), strict=True))
+        operands = [v if type(v) is int else np.asarray(v) for v in (*operands, np.zeros(words))]
+        moved = {k: v if type(v) is int else address(v) for k, v in zip((*given, place), operands, strict=True)}
         calls = [(kernel, None, *(n + moved.get(k, 0) for k, n in enumerate(row[1:], 1))) for row in rows]
         _threads.team().run(calls, min(threads, len(calls)))
 

@@ -25,7 +25,6 @@ from .._plan.widths import WIDTH
 from ..recurrence import linear_recurrence
 from ..smoothing._arrays import Data
 
-WEIGHT = 1 / 2  # of a step
 ROW = 2048  # series that are walked side by side: more rows at once are fewer pages to look up
 _CARRY = np.dtype(np.float64)
 _CLIPS = {name: (f"{name} >= 0", lambda limit: limit >= 0) for name in ("rho_clip", "c_clip", "pg_rho_clip")}
@@ -180,7 +179,7 @@ def _planned(steps, rule):
     traits = rule.kind == "vtrace", *has, rule.kind in ("targets", "vtrace")
     given = [default if v is None else v for v, default in zip(steps, _DEFAULTS, strict=False)]
     forms = tuple([(array.dtype, array.shape, array.strides) for array in given])
-    threads = cost.threads(8 * steps.rewards.size, WEIGHT, _threads.team().size)
+    threads = cost.threads("returns", 8 * steps.rewards.size, _threads.team().size)
     return steps, _plan(forms, rule, traits, threads)
 
 
@@ -207,7 +206,7 @@ def _plan(forms, rule, traits, threads):
     _, axis, dtype, limits = rule
     shape = forms[0][1]
     own, size = _shapes.like(shape, dtype, forms[0][1:]), math.prod(shape) * dtype.itemsize
-    new = allocate.maker(allocate.empty((1 + traits[0], *shape), dtype, (size, *own)))
+    new = allocate.maker((1 + traits[0], *shape), dtype, (size, *own))
     lanes, first = (*shape[:axis], 1, *shape[axis + 1 :]), np.zeros((PLANES, *shape[:axis], *shape[axis + 1 :]))
     first.T[..., PLANES - len(limits) :] = limits
     if not size:

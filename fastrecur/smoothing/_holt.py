@@ -79,7 +79,7 @@ def holt(
     if type(numbers) is np.ndarray and type(axis) is int and level is trend is None:
         constants = alpha, beta, phi
         are_plain = all(type(v) in (int, float) and 0 <= v <= 1 for v in constants)
-        if are_plain and (known := levels.quick_holt(numbers, *constants, axis)):
+        if are_plain and (known := levels.quick("holt", numbers, axis, *constants)):
             return wrap(known[0]), wrap(known[1])
     given = {"alpha": alpha, "beta": beta, "phi": phi, "level": level, "trend": trend}
     given = {name: aligned(x, v, name, axis) for name, v in given.items() if v is not None or name not in _STATES}

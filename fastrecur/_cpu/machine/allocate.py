@@ -44,7 +44,7 @@ def empty(shape, dtype, strides, large=None):
     return np.ndarray(shape, dtype, strides=strides)
 
 
-def maker(like):
-    """Return what allocates arrays like another, as `empty` does."""
-    make = np.ndarray if like.nbytes < LARGE else aligned  # NumPy's own are quicker made
-    return functools.partial(make, like.shape, like.dtype, strides=like.strides)
+def maker(shape, dtype, strides):
+    """Return what allocates such arrays, as `empty` does."""
+    is_small = math.prod(shape) * dtype.itemsize < LARGE  # NumPy's own are quicker made
+    return functools.partial(np.ndarray if is_small else aligned, shape, dtype, strides=strides)
