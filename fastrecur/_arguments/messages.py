@@ -112,7 +112,8 @@ def gpu_old_driver(needed, version):
     )
 
 
-def not_an_array(name, kind):
+def not_an_array(name, kind, smooths=False):
+    """``smooths`` is whether `name` is the signal of a recurrence."""
     if "GroupBy" in kind.__name__:
         advice = ": pass the Series or frame itself, and `groups` to the functions of fastrecur.smoothing"
     elif kind.__module__.partition(".")[0] in ("pandas", "polars", "xarray"):
@@ -122,7 +123,7 @@ def not_an_array(name, kind):
         own = {"to_numpy": "its `to_numpy()`", "map_batches": expression}
         way = ways.get(kind.__name__) or next((own[method] for method in own if hasattr(kind, method)), "")
         advice = f": pass {way}" * bool(way) + (
-            ", or use fastrecur.smoothing, whose ewm_mean keeps the type" if is_table and name in ("x", "b") else ""
+            ", or use fastrecur.smoothing, whose ewm_mean keeps the type" if is_table and smooths else ""
         )
     elif kind in (type(None), str):
         advice = ""
@@ -401,10 +402,7 @@ pcen_bands = _message("`S` must have {0} bands, on its last axis that is not tim
 max_axis = _message("`max_size` must be 1 unless `S` has two dimensions, or more and a `max_axis`, got shape {came}")
 filter_state = _message("`zi` must have the shape {1}, with 1 along `axis`, or 1 for some of these, got {0}")
 filter_missing = _message("`x` must be finite, as a reverse pass skips no missing value, got {came}: fill it first")
-filter_coefficients = _message(
-    "`{0}` must have the shape {2} (one filter), {3} (one for each series) or {4} (one for each step), or 1 in place "
-    "of an axis of `x` in the latter two, got {1}"
-)
+filter_coefficients = _message("`{0}` must have the shape {2}, or 1 in place of an axis of `x`, got {1}")
 filter_lead = _message("`a` must not begin with 0: its first coefficient divides all others")
 filter_constant = _message("`sos` must not vary in time: what is filtered in both directions has one filter a series")
 filter_padtype = _message("`padtype` must be 'odd', 'even', 'constant' or None, got {came!r}")

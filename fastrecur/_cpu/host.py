@@ -10,6 +10,7 @@ from .._arguments.records import RECURRENCE
 from .._plan import problem, segments
 from .compiler import cache
 from .machine import allocate
+from .prepared import keep
 
 _ndarray = np.ndarray
 _supported = _arrays.element
@@ -18,7 +19,6 @@ _supported = _arrays.element
 # first one's cuts.
 _shortcuts: dict[tuple, tuple[Callable | None, segments.Cuts | None]] = {}
 _UNKNOWN = None, None
-MOST_KEPT = 1024
 _LARGEST = 1 << 1023
 _STATES = type(None), np.ndarray, float  # types of first states that a shortcut takes
 
@@ -157,13 +157,6 @@ def _cut(names, a, b, states, axis, reverse, lengths):
     states = {k: _signature(v) for k, v in states.items()}
     cuts = segments.check(names, _signature(a), _signature(b), states, axis, reverse, lengths)
     return cuts, cuts.signature, cuts.lengths
-
-
-def keep(kept, key, value):
-    """Remember what a kind of call has come to; of too many, all are forgotten."""
-    if len(kept) >= MOST_KEPT:
-        kept.clear()
-    kept[key] = value
 
 
 # ---- Taking arguments -----------------------------------------------------------------------------------------------

@@ -11,11 +11,11 @@ from .._arguments.records import SCAN
 from .._arguments.selective import MAPS, TIMED, Operands, by_time, check, check_out
 from .._plan import selective as _plan
 from .._plan.fields import selective as _kernels
+from . import cost
 from .compiler.compile import kernel
 from .machine import allocate, threads as _threads
 
 _BITS = np.dtype(np.uint16)  # of bfloat16
-SERIAL = 1 << 18  # states of all steps from which a second thread pays
 
 
 def forward(operands, options, return_state, out):
@@ -118,9 +118,8 @@ def scan_vjp(grad_y, operands, sizes, options, grad_state=None, checkpoints=None
 
 def _team(sizes):
     """Return who will run a call; workers wake up while it is prepared."""
-    team = _threads.team()
-    if sizes.batch * sizes.steps * sizes.channels * sizes.states < SERIAL:
-        return team._replace(size=1)
+    team, words = _threads.team(), sizes.batch * sizes.steps * sizes.channels * sizes.states
+    team = team._replace(size=cost.threads("selective", 8 * words, team.size))
     return team._replace(size=_threads.prewake(team.size)) if team.run is _threads.run and team.size > 1 else team
 
 

@@ -75,8 +75,7 @@ def check_sections(came, shape, axis, fields=FIELDS):
         lead = came[:-2]
         fits = problem.fits(lead, series if len(lead) < len(shape) else shape) and len(lead) >= len(series)
     if not fits:
-        names = (_shown(*lead, "sections", FIELDS) for lead in ((), series, shape))
-        raise ValueError(say.filter_coefficients("sos", tuple(came), *names))
+        raise ValueError(say.filter_coefficients("sos", tuple(came), _forms(series, shape, "sections", FIELDS)))
 
 
 def check_polynomial(name, came, shape, axis):
@@ -84,12 +83,14 @@ def check_polynomial(name, came, shape, axis):
     series, lead = shape[:axis] + shape[axis + 1 :], tuple(came[:-1])
     ranks = {0: (), len(series): series, len(shape): tuple(shape)}
     if not came or not came[-1] or len(lead) not in ranks or not problem.fits(lead, ranks[len(lead)]):
-        forms = (_shown(*own, "coefficients") for own in ((), series, shape))
-        raise ValueError(say.filter_coefficients(name, tuple(came), *forms))
+        raise ValueError(say.filter_coefficients(name, tuple(came), _forms(series, shape, "coefficients")))
 
 
-def _shown(*sizes):
-    return f"({', '.join(map(str, sizes))})"
+def _forms(series, shape, *own):
+    """Return the shapes that coefficients may have, in words; a single series has one filter in any case."""
+    whose = {(): "one filter"} | ({series: "one for each series"} if series else {}) | {shape: "one for each step"}
+    first, *others, last = (f"({', '.join(map(str, (*lead, *own)))}) ({words})" for lead, words in whose.items())
+    return " or ".join([", ".join([first, *others]), last])
 
 
 def state_shape(sos, shape, axis, poles=False):

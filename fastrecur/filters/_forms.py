@@ -10,7 +10,7 @@ from .._arguments import arrays as _arrays, checks, messages as say, shapes
 from .._arguments.arrays import at, join
 from .._arguments.records import FILTER
 from .._plan import problem
-from .._plan.filters import FIELDS, check_order, check_polynomial, check_sections, check_settles, take
+from .._plan.filters import FIELDS, check_a0, check_order, check_polynomial, check_sections, check_settles, take
 from . import _call
 
 _LEAST = 2  # the order of a section: lower ones are filled up with zeros
@@ -201,6 +201,7 @@ def sosfiltfilt(sos, x, axis, padtype, padlen):
     given, sos, steps = sos, _floats(xp, "sos", sos, x), x.shape[axis]
     padlen = _padding(_readable(sos, given), tuple(sos.shape), tuple(x.shape), axis, padtype, padlen)
     if xp is np:
+        check_a0(sos)
         check_settles(sos)
     zi = _settled(xp, sos)
     zi = xp.moveaxis(zi.reshape(len(zi), *(1,) * (x.ndim - 1), 2) if zi.ndim == 2 else zi, -1, axis + 1)

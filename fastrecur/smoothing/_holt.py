@@ -9,6 +9,7 @@ from .._arguments import arrays, messages as say
 from .._arguments.arrays import at
 from .._arguments.names import suggesting
 from .._arguments.records import HOLT
+from .._cpu import levels
 from .._plan.filters import check_levels
 from ..filters import _levels
 from ..filters._levels import wide
@@ -74,6 +75,11 @@ def holt(
     array([0.75      , 0.6875    , 0.734375  , 1.82421875])
     """
     numbers, axis, wrap = unwrap(x, axis)
+    if type(numbers) is np.ndarray and type(axis) is int and level is trend is None:
+        constants = alpha, beta, phi
+        are_plain = all(type(v) in (int, float) and 0 <= v <= 1 for v in constants)
+        if are_plain and (known := levels.quick("holt", numbers, axis, *constants)):
+            return wrap(known[0]), wrap(known[1])
     given = {"alpha": alpha, "beta": beta, "phi": phi, "level": level, "trend": trend}
     given = {name: aligned(x, v, name, axis) for name, v in given.items() if v is not None or name not in _STATES}
     given |= {name: _of_series(v, numbers, axis) for name, v in given.items() if name in _STATES}

@@ -289,16 +289,16 @@ def short_forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state)
     lane_shape, carried, steps = plan.lane_shape, WIDE[dtype], plan.steps
 
     def run_with_ends(a, b, h0=None, lengths=None):
-        ends = []
+        places = []
         if has_states:
             carry = _first_states(h0, lane_shape, carried)
-            ends.append(carry.data_ptr())
+            places.append(carry.data_ptr())
         if has_lengths:
             lengths = checks.lengths_in_range(lengths.numpy(), steps)
-            ends.append(address(lengths))
+            places.append(address(lengths))
         at_a = a.data_ptr() if not number else _run.as_array(a, wide) if converts else a
         h = allocate(b)
-        call(at_a, b.data_ptr(), h.data_ptr(), *ends)
+        call(at_a, b.data_ptr(), h.data_ptr(), *places)
         return (h, carry if carried is dtype else carry.to(dtype)) if return_state else h
 
     return run_with_ends if has_states or has_lengths else run
