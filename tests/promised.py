@@ -16,7 +16,7 @@ SEQUENCES, CHANNELS, STATES = 2, 3, 2
 FUNCTIONS = [name for name in NAMES if not inspect.isclass(function(name)) and name.count(".") < 2]
 SCANS = "selective_scan", "selective_scan_vjp"
 # Operands that have a default and are drawn all the same, as those are that are optional in their record.
-DRAWN = {"alpha", "b", "ref", "gain", "eps", "phi", "mask", "truncated", "done", "bootstrap"}
+DRAWN = {"alpha", "b", "ref", "gain", "eps", "phi", "mask", "truncated", "done", "bootstrap", "y"}
 RANGES = {
     "signal": (-1, 1), "gate": (0.1, 0.9), "coefficients": (-0.5, 0.5), "polynomial": (-0.4, 0.4),
     "constant": (0.2, 0.8), "state": (0.1, 1), "result": (-1, 1), "cotangent": (-1, 1),

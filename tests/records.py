@@ -71,12 +71,12 @@ class Record(NamedTuple):
 ARGUMENTS = {
     **named("axis max_axis", "axis"),
     **named("reverse return_state return_zf adjust ignore_na bias batch_first bidirectional use_cuda", "switch"),
-    **named("output_gate save_prev_x delta_softplus", "switch"),
+    **named("pairwise output_gate save_prev_x delta_softplus", "switch"),
     **named("min_periods period fast slow max_size padlen", "count"),
     **named("input_size hidden_size num_layers window num_bands", "count"),
     **named("sr hop_length rho_clip c_clip pg_rho_clip dropout zoneout", "constant"),
     **named("padtype layout", "choice"),
-    **named("device dtype layers", "other"),
+    **named("device dtype layers at", "other"),
     **named("lengths", "lengths", "leading series", host=True),
     **named("offsets", "offsets", "ends", host=True),
     **named("resets", "resets", "leading", host=True),
@@ -150,7 +150,8 @@ FAMILIES = {
     # Modules and streams: what they are made of, and what their methods are given.
     "streams": (
         named("chunk x", "signal", "together") | _WEIGHTED,
-        {"smoothing.Ewm": "", "smoothing.Ewm.update": "y=full", "torch.Ewm": "", "torch.Ewm.forward": "y=full"},
+        {"smoothing.Ewm": "", "smoothing.Ewm.update": "y=full", "torch.Ewm": "", "torch.Ewm.forward": "y=full",
+         "smoothing.EwmCov": "", "smoothing.EwmCov.update": "y=full"},
     ),
     "bands": (
         named("S", "signal", "full") | named("zi", "state", "one step", host=True, optional=True)
