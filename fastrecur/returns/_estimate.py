@@ -116,10 +116,8 @@ def _flags(data, name, flags, shape):
     if (name == "mask" and not _is_bool(flags)) or (is_numpy and flags.dtype.kind not in "biuf"):
         raise TypeError((say.mask_dtype if name == "mask" else say.flags_dtype)(name, flags.dtype))
     problem.check_fits(name, flags.shape, shape)
-    if data.by_kernel:
-        return _arrays.numbers(name, flags)
-    # A backward pass reads them later; no other library has another byte order.
-    return data.beside(flags.astype(flags.dtype.type) if is_numpy else flags)
+    flags = _arrays.numbers(name, flags) if is_numpy else flags
+    return flags if data.by_kernel else data.beside(flags.copy() if is_numpy else flags)  # read later, by a gradient
 
 
 def _is_bool(array):

@@ -18,7 +18,7 @@ from ._arguments import Constant, arrays_of, least_count
 from ._arrays import Data
 from ._formulas import NO_STATE, State, shares
 from ._frames import in_columns, is_labelled, is_table, is_table_of, unwrap
-from ._run import Request, at_once, compute, gate_of, kind_of
+from ._run import Request, asked, at_once, gate_of, kind_of, run, unlabelled
 from ._segments import NOWHERE, Borders
 from ._stream import same_fields
 from ._times import edge, take_times
@@ -26,8 +26,16 @@ from ._times import edge, take_times
 BLOCK = 64  # steps whose matrices are in memory at once, where only those of some are wanted
 
 
-def of_pairs(statistic: str, request: Any, x: Any, axis: Any, at: Any, frame: Any) -> Any:
+def compute_pairs(statistic: str, x: Any, y: Any, axis: Any, pairwise: Any, at: Any, *how: Any) -> Any:
     """Return matrices of all pairs of columns, the last axis but time: at each time, or ``at`` some."""
+    if not checks.flag("pairwise", pairwise):
+        raise ValueError(say.pairs_only())
+    if y is not None:
+        raise ValueError(say.pairs_y())
+    if x is None:
+        raise TypeError(say.not_an_array("x", type(None)))
+    frame = x if is_labelled(x) else None
+    request, x, _, axis, _ = unlabelled(asked(statistic, x, *how), x, None, axis)
     x = x if hasattr(x, "shape") else np.asarray(x)
     axis = axis_of(axis, tuple(x.shape), ("x",))
     _check(request, x, frame, axis)
@@ -90,8 +98,8 @@ def _everywhere(statistic: str, request: Any, x: Any, axis: int) -> Any:
     one, other, time = _paired(x, axis)
     if statistic == "corr" and type(x) is np.ndarray and x.dtype.kind in "fiu" and np.isfinite(x).all():
         one, other = (v.astype(np.float64) for v in (one, other))
-        return _normalized(compute("covary", request, one, other, time), time).astype(_dtype(x), copy=False)
-    return compute(statistic, request, one, other, time)
+        return _normalized(run("covary", request, one, other, time), time).astype(_dtype(x), copy=False)
+    return run(statistic, request, one, other, time)
 
 
 def _dtype(x: np.ndarray) -> np.dtype[Any]:

@@ -159,6 +159,13 @@ def test_tensors_run_on_torch_s_threads(torch_teams, set_threads):
     torch.testing.assert_close(both, one, rtol=0, atol=0)
 
 
+def test_flags_of_the_other_byte_order_beside_a_gradient():
+    rewards, ends = torch.ones(3, requires_grad=True), np.array([0.0, 1.0, 0.0])
+    other = ends.astype(ends.dtype.newbyteorder())
+    found, wanted = (returns.discounted_returns(rewards, 0.5, flags) for flags in (other, ends))
+    torch.testing.assert_close(found, wanted)
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
 def test_flags_of_any_kind_beside_a_gradient(kind):
