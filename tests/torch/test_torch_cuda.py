@@ -75,9 +75,9 @@ def test_segments(driver, dtype, reverse, cuts, family):
     first, rest = (*CUTS[cuts], 0, reverse, dtype), (True, True, True)
     results = []
     for run, vjp in ((ops._forward, ops._vjp), (ops._forward_cuda, ops._vjp_cuda)):
-        h, last = ops.kernel(run, family)(f, x, h0, *first)
+        h, last = ops.kernel(run, family, 3)(f, x, h0, *first)
         g, g_last = x * 3, torch.ones_like(last)
-        results.append((h, last, *ops.kernel(vjp, family)(g, f, x, h, h0, g_last, *first, *rest)))
+        results.append((h, last, *ops.kernel(vjp, family, 6)(g, f, x, h, h0, g_last, *first, *rest)))
     for wanted, actual in zip(*results, strict=True):
         torch.testing.assert_close(actual, wanted)
         assert actual.stride() == wanted.stride()

@@ -4,7 +4,7 @@ import torch
 
 from ..._arguments import adapters, checks, messages as say
 from ..._arguments.checks import Segments
-from . import arguments, autograd, eager, tensors as _tensors
+from . import arguments, eager, ops, tensors as _tensors
 from .along_time import lanes
 from .arguments import as_tensor, is_complex
 from .modes import PLAIN, event, hand_over, is_overridden, kernel_can_read, no_modes_active
@@ -42,7 +42,7 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     engine = None if type(lengths) is Segments else eager.engine(tensors, lengths)
     if engine is None:
         a, b, h0 = (as_tensor(v, tensors[0]) for v in (a, b, h0))
-        h, h_last = autograd.forward(family, a, b, h0, lengths, axis, reverse, dtype)
+        h, h_last = ops.forward(family, a, b, h0, lengths, axis, reverse, dtype)
     elif not _grad_enabled() or not any(v.requires_grad for v in tensors):
         with event(NAMES[family]):
             h, h_last = engine.forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state)

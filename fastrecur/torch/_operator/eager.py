@@ -9,9 +9,8 @@ from ..._arguments.checks import Segments
 from ..._cpu import host
 from . import tensors as _tensors
 from .arguments import as_tensor
-from .autograd import recorded_vjp
 from .modes import event, kernel_can_read, key_of, no_modes_active
-from .ops import NAMES
+from .ops import NAMES, recorded_vjp
 
 _is_number, reads = _tensors.is_number, _tensors.reads
 _grad_enabled = torch.is_grad_enabled
