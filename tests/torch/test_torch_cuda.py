@@ -6,6 +6,7 @@ import devices
 import pytest
 import tensors
 import torch
+from repeated import forget
 from tensors import STREAM
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -186,6 +187,7 @@ def test_gradients(on_gpu, monkeypatch, given, wanted, used):
         return results, (torch.autograd.grad(loss, leaves) if leaves else ())
 
     results, grads = run()
+    forget()
     monkeypatch.setattr(eager, "engine", lambda tensors, lengths: _tensors)
     expected, expected_grads = run()
     for actual, right in zip((*results, *grads), (*expected, *expected_grads), strict=True):
@@ -204,6 +206,7 @@ def test_the_gradient_of_a_real_operand_of_a_complex_recurrence(on_gpu, monkeypa
         return h, *torch.autograd.grad((h * h.detach()).abs().sum(), leaves)
 
     results = run()
+    forget()
     monkeypatch.setattr(eager, "engine", lambda tensors, lengths: _tensors)
     for actual, right in zip(results, run(), strict=True):
         torch.testing.assert_close(actual, right)

@@ -43,12 +43,11 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     if engine is None:
         a, b, h0 = (as_tensor(v, tensors[0]) for v in (a, b, h0))
         h, h_last = ops.forward(family, a, b, h0, lengths, axis, reverse, dtype)
-    elif not _grad_enabled() or not any(v.requires_grad for v in tensors):
-        with event(NAMES[family]):
-            h, h_last = engine.forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state)
     else:
-        h = eager.apply(a, b, h0, lengths, (family, axis, reverse, dtype, return_state, engine))
-        h, h_last = h if return_state else (h, None)
+        kind = eager.Call(engine, family, axis, reverse, dtype, return_state, (a, b, h0))
+        is_recorded = _grad_enabled() and any(v.requires_grad for v in tensors)
+        result = (kind.record if is_recorded else kind.run)(a, b, h0, lengths)
+        h, h_last = result if return_state else (result, None)
     if is_pair:
         h, h_last = arguments.joined(h), None if h_last is None else arguments.joined(h_last)
     if out is not None:
