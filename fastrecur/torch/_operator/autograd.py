@@ -21,7 +21,7 @@ def define(schema, fake, **runs):
     library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     torch.library.register_fake(f"fastrecur::{name}", fake, lib=library)
     for key, run in runs.items():
-        library.impl(name, run, key)
+        library.impl(name, internals.untraced(run), key)
     return getattr(torch.ops.fastrecur, name).default
 
 
@@ -96,7 +96,7 @@ class Rules(internals.KernelFunction):  # type: ignore[misc]
     @classmethod
     def register(cls, vmap):
         if internals.HAS_KERNELS:
-            library.impl(cls.operator, cls.run, "Autograd", with_keyset=True)
+            library.impl(cls.operator, internals.untraced(cls.run), "Autograd", with_keyset=True)
         else:
             torch.library.register_autograd(
                 cls.operator, lambda ctx, *grads: cls.needed(ctx, ctx.needs_input_grad, *grads),
