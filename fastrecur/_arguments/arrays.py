@@ -226,17 +226,23 @@ def common_owner(found):
     return arrays[0][1] if arrays else NUMPY
 
 
-def take_all(named, optional, convert):
+def floats(name, value):
+    """Return an array of floats, or of complex numbers, in the machine's byte order: integers become float64."""
+    array = numbers(name, np.asarray(value))
+    return array.astype(np.float64) if array.dtype.kind in "biu" else array
+
+
+def take_all(record, named, convert=floats):
     """Return arguments by name, as ``convert`` makes them of what `take` returns, and the one library of them all.
 
-    Those that are ``optional`` may be None; ``out`` must be an array that needs no conversion.
+    Those that are optional in their ``record`` may be None; ``out`` must be an array that needs no conversion.
     """
     values, found = {}, []
     for name, value in named.items():
         if name == "out" and value is not None and not hasattr(value, "__dlpack__"):
             raise TypeError(say.out_type(type(value)))
         array, owner = take(name, value, name in ("x", "b"))
-        if array is None and name not in optional:
+        if array is None and not record[name].optional:
             raise TypeError(say.not_an_array(name, type(None)))
         values[name] = array if array is None else convert(name, array)
         if name == "out" and values[name] is not array:

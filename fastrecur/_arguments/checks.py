@@ -67,6 +67,11 @@ def is_array(value: Any) -> bool:
     return hasattr(value, "shape") and not isinstance(value, np.generic)
 
 
+def is_complex(dtype: Any) -> bool:
+    """Return whether a dtype, of NumPy or of torch, is one of complex numbers."""
+    return bool(dtype.is_complex if hasattr(dtype, "is_complex") else dtype.kind == "c")
+
+
 def number(name: str, value: Any, rules: Any) -> float:
     """Return a real number as a float; raise if it is not in the domain that rules have for it."""
     if not is_number(value):

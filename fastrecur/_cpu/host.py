@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .._arguments import arrays as _arrays, checks, messages as say, shapes
+from .._arguments.records import RECURRENCE
 from .._plan import problem, segments
 from .compiler import cache
 from .machine import allocate
@@ -170,8 +171,7 @@ def _is_plain(value):
 
 
 def _take(names, *values):
-    optional = "h0", "out", "grad_state"
-    arrays, owner = _arrays.take_all(dict(zip(names, values, strict=True)), optional, _number)
+    arrays, owner = _arrays.take_all(RECURRENCE, dict(zip(names, values, strict=True)), _number)
     return (*arrays.values(), owner)
 
 

@@ -3,46 +3,51 @@
 import numpy as np
 
 from .._arguments import arrays, checks, messages as say, shapes
+from .._arguments.records import FILTER, FOLLOW, HOLT
 from . import problem
 
 FIELDS = 6  # of a section: b0, b1, b2, a0, a1, a2
+_RECORD = HOLT | FOLLOW | FILTER
+SIGNALS = "signal", "result", "cotangent"
 MOST_VARYING = 94  # the order of a filter whose coefficients vary in time, at most, on every device
 
 
-def take(name, value, halves=("x", "y", "grad_y")):
-    """Return an argument as an array of floats, or complex numbers, and its library; None as it is.
+def take(name, value, halves=SIGNALS):
+    """Return an argument as an array of floats, or complex numbers, and its library; None as it is if it may be None.
 
-    ``halves`` are arguments that may stay in half precision: signals are read as they are.
+    ``halves`` are kinds of arguments that may stay in half precision: signals are read as they are.
     """
-    if value is None and name in ("zi", "grad_zf"):
-        return None, None
     array, owner = arrays.take(name, value)
-    if array is None:
+    if array is None and not _RECORD[name].optional:
         raise TypeError(say.not_an_array(name, type(None)))
-    array = arrays.numbers(name, np.asarray(array))
-    if name in ("sos", "a", "b") and array.dtype.kind == "c":
+    return array if array is None else floats(name, np.asarray(array), halves), owner
+
+
+def floats(name, array, halves=SIGNALS):
+    """Return an array, perhaps a lazy one, of floats or complex numbers as `take` does."""
+    array, kind = arrays.numbers(name, array), _RECORD[name].kind
+    if kind == "polynomial" and array.dtype.kind == "c":
         raise TypeError(say.filter_real(name, array.dtype))
-    least = 2 if name in halves else 4  # bytes
     is_float = array.dtype.kind in "fc" or array.dtype.name == "bfloat16"
-    return (array if is_float and array.dtype.itemsize >= least else array.astype(np.float64)), owner
+    is_narrow = array.dtype.itemsize < (2 if kind in halves else 4)  # bytes
+    return array if is_float and not is_narrow else array.astype(np.float64)
 
 
-def take_in_memory(x, given):
-    """Return a signal as `take` does, its library, and other arguments by name."""
-    return *take("x", x), {name: take(name, value)[0] for name, value in given.items()}
-
-
-def check_real(x, given, axis, wrong):
+def check_levels(record, x, given, axis, wrong=say.real_dtype):
     """Return the axis, counted from the first, and the shapes of states with 1 there and without it.
 
-    Raise what ``wrong`` says of the signal, or an argument by name, that is complex.
+    Raise unless a signal and others, by name, have shapes of their ``record``; ``wrong`` is said of a complex one.
     """
     shape = tuple(x.shape)
     axis = shapes.axis_of(axis, shape, ("x",))
+    one, series = (*shape[:axis], 1, *shape[axis + 1 :]), shape[:axis] + shape[axis + 1 :]
     for name, value in {"x": x, **given}.items():
-        if "complex" in str(value.dtype):
+        if checks.is_complex(value.dtype):
             raise TypeError(wrong(name, value.dtype))
-    return axis, (*shape[:axis], 1, *shape[axis + 1 :]), shape[:axis] + shape[axis + 1 :]
+        word = record[name].shape
+        into = {"one step": one, "series": series}.get(word, shape)
+        problem.check_fits(name, value.shape, into, say.state_shape if word == "series" else say.same_shape)
+    return axis, one, series
 
 
 def check_a0(sos):

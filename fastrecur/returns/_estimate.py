@@ -129,9 +129,8 @@ def _flags(data, name, flags, shape):
     if (name == "mask" and not _is_bool(flags)) or (is_numpy and flags.dtype.kind not in "biuf"):
         raise TypeError((say.mask_dtype if name == "mask" else say.flags_dtype)(name, flags.dtype))
     problem.check_fits(name, flags.shape, shape)
-    if data.by_kernel:
-        return _arrays.numbers(name, flags)
-    return data.beside(flags.copy() if is_numpy else flags)  # a backward pass reads them later
+    flags = _arrays.numbers(name, flags) if is_numpy else flags
+    return flags if data.by_kernel else data.beside(flags.copy() if is_numpy else flags)  # read later, by a gradient
 
 
 def _is_bool(array):
@@ -310,16 +309,14 @@ def _clipped(xp, logarithm, limit):
 
 def _lazy(steps, rule):
     """Return results of Dask arrays: a chunk after the other, against time."""
-    from .._dask import Operand, Walk, align, last_axes
+    from .._dask import Operand, along_time, last_axes
 
     shape = steps.rewards.shape
     lanes = [k for k in range(len(shape)) if k != rule.axis]
     axes = [range(len(shape))] * 9 + [lanes] * 2
     found = zip(_NAMES, steps, axes, strict=True)
-    given = {name: Operand(value, last_axes(value, own)) for name, value, own in found if value is not None}
-    chunks, given = align(given, shape)
-    blocks = [given.get(name, Operand(None)) for name in _NAMES]
-    walk = Walk("returns", functools.partial(_chunk, rule=rule), chunks, blocks, rule.axis, True, Operand(None))
+    operands = {name: Operand(value, () if value is None else last_axes(value, own)) for name, value, own in found}
+    walk = along_time("returns", functools.partial(_chunk, rule=rule), shape, rule.axis, operands, reverse=True)
     meta = np.empty((0,) * len(shape), rule.dtype)
     return [walk.result(f"h{k}", k, meta) for k in range(1 + (rule.kind == "vtrace"))]
 

@@ -34,6 +34,10 @@ def is_table(value):
     return _kind(value)[1] in ("Series", "DataFrame")
 
 
+def is_table_of(value, library):
+    return _kind(value) == (library, "DataFrame")
+
+
 def names_of(value):
     """Return the names by which a value is matched with a frame's columns, in a list; None if it goes by position."""
     library, name = _kind(value)

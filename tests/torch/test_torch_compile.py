@@ -2,6 +2,7 @@
 
 import io
 
+import numpy as np
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
@@ -216,3 +217,11 @@ def test_fake_and_meta_tensors():
         f, x = torch.empty(5, 3), torch.empty(3, 5).T
         assert forget_mult(f, x, axis=1).stride() == x.stride()
     assert fastrecur.forget_mult(0.5, torch.ones(2)).tolist() == [0.5, 0.75]
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_what_runs_an_operator_is_not_traced_behind_a_break_of_the_graph(backend):
+    sos = np.array([[0.2, 0.1, 0.0, 1.0, -0.5, 0.2]], np.float32)[:, ::-1].copy()[:, ::-1]  # no tensor is one of these
+    x = torch.linspace(-1, 1, 70)
+    run = torch.compile(lambda sos, x: fastrecur.filters.sosfilt(sos, x), backend=backend)
+    assert torch.equal(run(sos, x), fastrecur.filters.sosfilt(sos, x))

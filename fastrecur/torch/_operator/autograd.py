@@ -79,7 +79,8 @@ class Rules(internals.KernelFunction):  # type: ignore[misc]
     @classmethod
     def register(cls, vmap):
         if internals.HAS_KERNELS:
-            ops.library.impl(cls.operator, cls.run, "Autograd", with_keyset=True)
+            run = internals.untraced(cls.run)
+            ops.library.impl(cls.operator, run, "Autograd", with_keyset=True)
         else:
             torch.library.register_autograd(
                 cls.operator, lambda ctx, *grads: cls.needed(ctx, ctx.needs_input_grad, *grads),

@@ -10,7 +10,7 @@ import torch
 
 from ..._arguments import checks
 from ..._plan.problem import FORGET, LINEAR
-from . import along_time, composed, tensors
+from . import along_time, composed, internals, tensors
 
 NAMES = {FORGET: "forget_mult", LINEAR: "linear_recurrence"}
 OPTIONS = "Tensor? lengths, Tensor? offsets, Tensor? resets, int axis, bool reverse, ScalarType dtype"
@@ -26,7 +26,7 @@ def define(schema, fake, **runs):
     library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     torch.library.register_fake(f"fastrecur::{name}", fake, lib=library)
     for key, run in runs.items():
-        library.impl(name, run, key)
+        library.impl(name, internals.untraced(run), key)
     return getattr(torch.ops.fastrecur, name).default
 
 
