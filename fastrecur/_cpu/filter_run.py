@@ -9,7 +9,7 @@ from numpy.lib.stride_tricks import as_strided
 from .._arguments import shapes
 from .._arguments.arrays import address, element
 from .._plan.fields.tiles import BLOCKS, BLOCKS_BACK, HEAD, OPERANDS, ROWS, SINGLE, STEPS, STREAMED, TABLES, Y
-from .._plan.loops import starts
+from .._plan.loops import Series
 from .._plan.widths import OCTET, WIDTH
 from . import cost
 from .compiler.compile import kernel
@@ -33,10 +33,9 @@ class _Places:
         each chunk (the first one's are not used), and what comes of these goes to a row, of elements of so many bytes.
         """
         shape, strides, _ = forms[0]
-        order = sorted((k for k in range(len(shape)) if k != axis), key=lambda k: (-abs(strides[k]), k))
-        steps, self.sizes, self.axes = shape[axis], [shape[k] for k in order], [k - (k > axis) for k in order]
-        series = math.prod(self.sizes)
-        counts = np.full(series, steps) if lengths is None else lengths.transpose(self.axes).reshape(-1)
+        steps, self.own = shape[axis], Series(shape, strides, axis)
+        series = self.own.count
+        counts = np.full(series, steps) if lengths is None else self.own.lanes(lengths)
         first = np.zeros((series, chunks), np.int64)
         own = np.repeat(counts, chunks).reshape(series, chunks)
         if chunks > 1:
@@ -51,7 +50,7 @@ class _Places:
         self.forms = [form or nothing for form in (*forms, *[None] * (OPERANDS - len(forms)))]
         for _, apart, _ in self.forms:
             time = apart[axis]
-            offsets = starts(self.sizes, [apart[k] for k in order])
+            offsets = self.own.starts(apart)
             if reverse:
                 offsets, time = offsets + (counts - 1) * time, -time
             self.tables.append((offsets[:, None] + first * time).reshape(-1))
@@ -119,8 +118,8 @@ class Run:
         """Take operands' forms, and that of coefficients; the rest is as for `run_of`, on ``most`` threads."""
         shape, strides, size = forms[0]
         count, order, *each, words, has_blocks = form
-        self.shape, self.chunks = shape[:axis] + shape[axis + 1 :], chunks
-        lanes = math.prod(self.shape) * chunks
+        self.places, self.chunks = _Places(forms, axis, reverse, chunks, window, lengths), chunks
+        lanes = self.places.series
         self.threads = cost.threads("filters", 8 * math.prod(shape) * count, most)
         by_blocks = lanes <= FEW_SERIES and forms[2] is None and has_blocks
         few = lanes <= OCTET or lanes < WIDTH * self.threads
@@ -128,13 +127,9 @@ class Run:
         self.rule = " ".join([*words, *{1: ["alone"], OCTET: ["octet"]}.get(self.width, []), *["blocks"] * by_blocks])
         nearest = min((abs(strides[k]) for k in range(len(shape)) if k != axis), default=0)
         by_rows = chunks == 1 and nearest < abs(strides[axis])
-        self.places = _Places(forms, axis, reverse, chunks, window, lengths)
         chunk = ROWS_AT_ONCE if by_rows else ALL_AT_ONCE
         self.geometry, self.fill = self.places.geometry(count, order, self.width, chunk, *each)
-        axes = self.places.axes
-        self._ahead = [(*range(lead), *(lead + k for k in axes)) for lead in range(3)]
-        self._back = [(*range(lead), *(lead + axes.index(k) for k in range(len(axes)))) for lead in range(3)]
-        self._lanes = self.fill // chunks
+        self._lanes, self._series = self.fill // chunks, self.places.own
         vectors, parts = len(self.fill) // self.width, cost.ITEMS_A_THREAD * self.threads
         if by_rows:  # each cut costs
             parts = max(self.threads, min(parts, lanes * size // cost.PART_BYTES))
@@ -143,16 +138,11 @@ class Run:
 
     def lanes(self, array):
         """Return an array (leading, *series) for each series of the kernel; one for all stays so."""
-        lead = array.ndim - len(self.shape)
-        if array.shape[lead:] != self.shape:
-            array = np.broadcast_to(array, (*array.shape[:lead], *self.shape))
-        return array.transpose(self._ahead[lead]).reshape(*array.shape[:lead], -1).take(self._lanes, -1)
+        return self._series.lanes(array).take(self._lanes, -1)
 
     def back(self, lanes):
         """Return what `lanes` makes, as (leading, *series), of the series' last chunks."""
-        lead = lanes.shape[:-1]
-        found = lanes[..., self.chunks - 1 : self.places.series : self.chunks]
-        return found.reshape((*lead, *self.places.sizes)).transpose(self._back[len(lead)])
+        return self._series.back(lanes[..., self.chunks - 1 : self.places.series : self.chunks])
 
     def _kernel(self, name, arrays):
         elements = {name: element_of(array.dtype) for name, array in arrays.items() if name != "carry"}

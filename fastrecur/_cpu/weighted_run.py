@@ -22,7 +22,7 @@ from .._plan.fields.weighted import (
     STEPS,
     WEIGHT,
 )
-from .._plan.loops import starts
+from .._plan.loops import Series, starts
 from .._plan.widths import WIDTH
 from . import cost, run as _run
 from .compiler import native
@@ -66,15 +66,10 @@ class Layout:
         traits |= {"flagged" if border.kind == "b" else "by_group": True for border, *_ in borders}
         self.rule = " ".join([kind, *(trait for trait, holds in traits.items() if holds)])
         self.shape, self.dtype, self.strides = shape, dtype, shapes.like(shape, dtype, x[1:])
-        size, lane_axes = math.prod(shape), [k for k in range(len(shape)) if k != axis]
+        size, self.series = math.prod(shape), Series(shape, self.strides, axis)
         self.options, self.is_empty = (*options, size * dtype.itemsize >= LARGE), size == 0
-        self.lane_shape, self.steps = tuple(shape[k] for k in lane_axes), shape[axis]
-        self.lanes = math.prod(self.lane_shape)
-        # Time first, then the series, outermost in memory first.
-        order = sorted(lane_axes, key=lambda k: (-abs(self.strides[k]), k))
-        self.order = axis, *order
-        self.states_order = 0, *(1 + lane_axes.index(k) for k in order)
-        self.states_back = 0, *(1 + order.index(k) for k in lane_axes)
+        self.steps, self.lanes = shape[axis], self.series.count
+        self.order = axis, *self.series.order  # time first
         may_settle = self.lanes > 1 and size >= LARGE_TABLE and not any(word in self.rule for word in _UNSETTLED)
         is_short = self.steps < LONG_SERIES and self.lanes <= KEPT_LANES and not may_settle
         self.new = allocate.maker(shape, dtype, self.strides)
@@ -88,8 +83,7 @@ class Layout:
         """Return an operand's dtype, its stride of time and where series begin."""
         dtype, shape, strides = signature
         strides = shapes.spread(shape, strides, self.shape)
-        offsets = starts([self.shape[k] for k in self.order[1:]], [strides[k] for k in self.order[1:]])
-        return dtype, strides[self.order[0]], offsets
+        return dtype, strides[self.order[0]], self.series.starts(strides)
 
 
 _layout = functools.lru_cache(MOST_KEPT // 4)(Layout)
@@ -124,7 +118,7 @@ def run(statistic, x, y, gate, borders, shape, dtype, axis, kind, min_periods, b
     signatures[1] = None if y is None else () if y is x else signatures[1]
     asked = _layout(statistic, kind, (max(1, min_periods), bias), shape, dtype, axis, tuple(signatures))
     h = asked.new()
-    states = np.zeros((PLANES, *asked.lane_shape))
+    states = np.zeros((PLANES, *asked.series.shape))
     if state[0] is not None:
         for plane, values in enumerate(state):
             states[plane] = 0 if values is None else values
@@ -133,13 +127,12 @@ def run(statistic, x, y, gate, borders, shape, dtype, axis, kind, min_periods, b
     given.insert(2, h)
     if asked.lanes == 1 and asked.walk is not None:
         return h, asked.walk.run(given, states.reshape(PLANES, 1)).reshape(states.shape)
-    lanes_of = states.transpose(asked.states_order)
-    after = lanes_of.reshape(PLANES, asked.lanes)
+    after = asked.series.lanes(states)
     if asked.walk is not None:
         after = asked.walk.run(given, after)
     else:
         after = _walk_long(asked, gate, [np.broadcast_to(v, shape).transpose(asked.order) for v in given], after)
-    return h, np.ascontiguousarray(after.reshape(lanes_of.shape).transpose(asked.states_back))
+    return h, np.ascontiguousarray(asked.series.back(after))
 
 
 def _walk_long(asked, gate, operands, after):

@@ -20,7 +20,7 @@ from .._plan import problem
 from .._plan.fields import advantages as _advantages
 from .._plan.fields.advantages import FIELDS, PLANES, H
 from .._plan.layout import HEAD
-from .._plan.loops import ONCE, merge, repetitions
+from .._plan.loops import ONCE, Series, merge, repetitions
 from .._plan.widths import WIDTH
 from ..recurrence import linear_recurrence
 from ..smoothing._arrays import Data
@@ -213,7 +213,7 @@ def _plan(forms, rule, traits, threads):
     forms = *forms, (dtype, shape, own), (_CARRY, lanes, _shapes.c_strides(lanes, _CARRY.itemsize))
     sizes = [dtype.itemsize for dtype, _, _ in forms]
     strides = [_shapes.spread(own, steps, shape) for _, own, steps in forms]
-    order = sorted((k for k in range(len(shape)) if k != axis and shape[k] > 1), key=lambda k: (-abs(strides[H][k]), k))
+    order = [k for k in Series(shape, strides[H], axis).order if shape[k] > 1]
     *outer, (count, inner) = merge([(shape[k], tuple(s[k] for s in strides)) for k in order]) or [ONCE]
     are_neighbors = inner[H] == sizes[H] and all(a in (0, size) for a, size in zip(inner, sizes, strict=True))
     by_vectors, is_row = count >= WIDTH and are_neighbors, 1 < count < WIDTH and are_neighbors
