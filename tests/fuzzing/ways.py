@@ -3,10 +3,11 @@
 import inspect
 
 import numpy as np
+from layouts import laid_out
 from records import function, record
 from repeated import numbers as copies, same
 
-from .draw import Operand, chance, changed, laid_out, pick, uniform
+from .draw import Operand, chance, changed, pick, uniform
 from .oracles import wide
 
 TOLERANCE = {2: 3e-2, 4: 5e-5, 8: 1e-8}  # of a part of a number, by its bytes
