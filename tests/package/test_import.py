@@ -336,7 +336,7 @@ def test_making_kernels_is_interrupted(monkeypatch, capsys):
     def interrupted():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_common, "calls", lambda _: [("a call", interrupted)])
+    monkeypatch.setattr(__main__, "calls", lambda _: [("a call", interrupted)])
     with pytest.raises(SystemExit, match="^130$"):
         __main__.main(["--compile", "float64"])
     assert capsys.readouterr() == ("", "  0 of 1 float64: a call\n")
