@@ -120,7 +120,9 @@ class _Forward(autograd.Rules):
         if getattr(ctx, "has_tangents", False):
             ctx.save_for_forward(a, b, h, h0, *ends)
         needs = ctx.needs_input_grad[-len(inputs) :]  # without what is needed of the way
-        ctx.save_for_backward(*tensors.to_save(cls.family, needs, a, b, h, h0, *ends))
+        needs_b, needs_h = tensors.reads(cls.family, needs)
+        b, h, h0 = b if needs_b else None, h if needs_h else None, h0 if needs_h or needs[2] else None
+        ctx.save_for_backward(a, b, h, h0, *ends)
 
     @staticmethod
     def gradients(ctx, needs, grad_h, grad_last):

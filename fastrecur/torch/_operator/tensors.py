@@ -63,12 +63,6 @@ def reads(family, wanted):
     return wanted[0] and family == FORGET, wanted[0]
 
 
-def to_save(family, wanted, a, b, h, h0, *lengths):
-    """Return what the gradients of a, b and h0 that are ``wanted`` read, and None for what they do not."""
-    needs_b, needs_h = reads(family, wanted)
-    return a, b if needs_b else None, h if needs_h else None, h0 if needs_h or wanted[2] else None, *lengths
-
-
 def is_number(value):
     """Return whether an operand is a Python number, not a tensor."""
     return type(value) is float or type(value) is int or type(value) is complex or type(value) is bool
