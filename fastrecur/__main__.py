@@ -161,12 +161,15 @@ def main(arguments: list[str] | None = None) -> None:
         help="with --bundle: write the files there instead of into the package; FASTRECUR_BUNDLE names such a folder",
     )  # fmt: skip
     asked = parser.parse_args(arguments)
-    if asked.bundle:
-        make_bundles(asked.cpu, asked.into)
-    elif asked.compile is not None:
-        make_kernels(asked.compile or [*DTYPES_OF_BUNDLE])
-    else:
-        show_config()
+    try:
+        if asked.bundle:
+            make_bundles(asked.cpu, asked.into)
+        elif asked.compile is not None:
+            make_kernels(asked.compile or [*DTYPES_OF_BUNDLE])
+        else:
+            show_config()
+    except KeyboardInterrupt:  # as shells know it; a traceback would be the compiler's
+        sys.exit(130)
 
 
 if __name__ == "__main__":

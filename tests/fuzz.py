@@ -8,7 +8,7 @@ Operands are drawn from `tests/records.py`, each in a form of its own: a number,
 strides, left out. Calls are made with arrays, tensors, on a device without kernels, and compiled; their gradients are
 compared too; then again, after a call with one thing changed. `tests/fuzzing` has the parts: ``draw`` operands,
 families of functions, ``oracles``, and ``ways`` of calling. A failure prints the number of its case; the same seed and
-number are the same case. With NUMBA_DISABLE_JIT=1 kernels run as Python, and nothing is compiled.
+number are the same case. With NUMBA_DISABLE_JIT=1 kernels run as Python, and scans are smaller.
 """
 
 import argparse

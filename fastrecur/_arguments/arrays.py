@@ -228,7 +228,7 @@ def common_owner(found):
 
 def floats(name, value):
     """Return an array of floats, or of complex numbers, in the machine's byte order: integers become float64."""
-    array = numbers(name, np.asarray(value))
+    array = numbers(name, value if hasattr(value, "astype") else np.asarray(value))  # a lazy one stays lazy
     return array.astype(np.float64) if array.dtype.kind in "biu" else array
 
 

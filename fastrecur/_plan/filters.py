@@ -20,17 +20,15 @@ def take(name, value, halves=SIGNALS):
     array, owner = arrays.take(name, value)
     if array is None and not _RECORD[name].optional:
         raise TypeError(say.not_an_array(name, type(None)))
-    return array if array is None else floats(name, np.asarray(array), halves), owner
+    return array if array is None else floats(name, array, halves), owner
 
 
 def floats(name, array, halves=SIGNALS):
     """Return an array, perhaps a lazy one, of floats or complex numbers as `take` does."""
-    array, kind = arrays.numbers(name, array), _RECORD[name].kind
+    array, kind = arrays.floats(name, array), _RECORD[name].kind
     if kind == "polynomial" and array.dtype.kind == "c":
         raise TypeError(say.filter_real(name, array.dtype))
-    is_float = array.dtype.kind in "fc" or array.dtype.name == "bfloat16"
-    is_narrow = array.dtype.itemsize < (2 if kind in halves else 4)  # bytes
-    return array if is_float and not is_narrow else array.astype(np.float64)
+    return array.astype(np.float64) if array.dtype.itemsize == 2 and kind not in halves else array
 
 
 def check_levels(record, x, given, axis, wrong=say.real_dtype):

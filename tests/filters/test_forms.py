@@ -79,6 +79,15 @@ def test_gradients_beside_complex_states_have_the_signal_s_dtype(dtype):
     assert allpole_vjp(x, [0.3], x, allpole([0.3], x, zi=zi)[0], zi)[1].dtype == dtype
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_complex_states_beside_small_tensors(dtype):
+    """A signal of bfloat16 was read as bits."""
+    x, zi = torch.from_numpy(noise(3, 9)).to(dtype).requires_grad_(), torch.from_numpy(noise(3, 1) + 1j)
+    results = [allpole([0.3], v, zi=zi)[0] for v in (x, x.double())]
+    found = [(y, *torch.autograd.grad(y.abs().sum(), x)) for y in results]
+    torch.testing.assert_close(*found, rtol=1e-2, atol=1e-2, check_dtype=False)
+
+
 @pytest.mark.parametrize("take", [np.array, torch.from_numpy])
 def test_no_steps_hand_the_states_on_as_a_copy(take):
     zi, x = noise(1, 3), np.ones((2, 0))

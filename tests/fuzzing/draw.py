@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from layouts import laid_out
 
 STEPS = [0, 1, 1, 2, 3, 5, 7, 8, 15, 16, 17, 31, 33, 70]
 SERIES = [1, 1, 2, 2, 3, 4, 5, 6, 8, 17]
@@ -21,68 +22,6 @@ def pick(rng, values):
 
 def chance(rng, probability):
     return bool(rng.random() < probability)
-
-
-# ---- Memory ---------------------------------------------------------------------------------------------------------
-
-
-def _turned(array, rng):
-    order = rng.permutation(array.ndim)
-    return np.ascontiguousarray(array.transpose(order)).transpose(np.argsort(order))
-
-
-def _backwards(array, rng):
-    axes = tuple(k for k in range(array.ndim) if chance(rng, 0.6)) or tuple(range(array.ndim))
-    return np.flip(np.array(np.flip(array, axes), order="C"), axes)
-
-
-def _every_other(array, rng):
-    memory = np.full([2 * n for n in array.shape], 77).astype(array.dtype)
-    view = memory[(slice(1, None, 2),) * array.ndim]
-    view[...] = array
-    return view
-
-
-def _columns(array, rng):
-    memory = np.full((*array.shape[:-1], array.shape[-1] + 3), 55).astype(array.dtype)
-    memory[..., 1:-2] = array
-    return memory[..., 1:-2]
-
-
-def _unaligned(array, rng):
-    memory = np.empty(array.nbytes + 1, np.uint8)
-    view = memory[1:].view(array.dtype).reshape(array.shape)
-    view[...] = array
-    return view
-
-
-def _read_only(array, rng):
-    array = np.array(array)
-    array.flags.writeable = False
-    return array
-
-
-def _repeated(array, rng):
-    """Return the same numbers along some axes, which have no stride; other numbers than before."""
-    few = array[tuple(slice(None, 1) if chance(rng, 0.5) else slice(None) for _ in array.shape)]
-    return np.broadcast_to(np.array(few), array.shape)
-
-
-def _other_order(array, rng):
-    return array.astype(array.dtype.newbyteorder()) if array.dtype.kind in "fciu" else array
-
-
-LAYOUTS: list[Callable[..., Any]] = [
-    *[lambda array, rng: np.array(array, order="C")] * 5,
-    _turned, _backwards, _backwards, _every_other, _columns, _unaligned, _read_only, _repeated, _other_order,
-]  # fmt: skip
-
-
-def laid_out(array, rng, may_repeat=False):
-    """Return an array of those numbers in memory of some layout; some may be repeated in place of others."""
-    way = pick(rng, LAYOUTS)
-    way = _turned if way is _repeated and not may_repeat else way
-    return way(array, rng) if array.ndim else np.array(array)
 
 
 # ---- Operands -------------------------------------------------------------------------------------------------------

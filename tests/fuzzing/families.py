@@ -8,6 +8,7 @@ import inspect
 from dataclasses import dataclass, field
 from typing import Any
 
+import numba
 import numpy as np
 from records import function, record
 
@@ -259,6 +260,9 @@ class Scan(Family):
     def draw(self, name, traits, rng):
         sizes = {"B": pick(rng, [1, 1, 2, 3]), "D": 2 * pick(rng, [1, 2, 3, 4, 9]), "N": pick(rng, [1, 2, 3, 4, 7, 16])}
         steps, layout = pick(rng, STEPS), pick(traits, ["bdl", "bld"])
+        if numba.config.DISABLE_JIT:  # a hundred steps of sixteen states would take minutes
+            sizes["N"], sizes["D"] = min(sizes["N"], 4), min(sizes["D"], 6)
+            steps = min(steps, 17)
         kind = pick(traits, ["", "o", "l", "r", "lr", "or"])  # which of offsets, lengths and resets there are
         sizes |= {"B": 1 if "o" in kind else sizes["B"], "G": pick(rng, [2, sizes["D"]])}
         full = (sizes["B"], sizes["D"], steps) if layout == "bdl" else (sizes["B"], steps, sizes["D"])

@@ -3,10 +3,11 @@
 import inspect
 
 import numpy as np
+from layouts import laid_out
 from records import function, record
 from repeated import numbers as copies, same
 
-from .draw import Operand, chance, changed, laid_out, pick, uniform
+from .draw import Operand, chance, changed, pick, uniform
 from .oracles import wide
 
 TOLERANCE = {2: 3e-2, 4: 5e-5, 8: 1e-8}  # of a part of a number, by its bytes
@@ -129,7 +130,21 @@ def check_gradients(family, call, names, grads, gs, rng, base):
             raise Mismatch(f"gradient of {name}: {got} in place of {wanted} along a direction")
 
 
-def vjp_grads(family, call, found, gs, grad_state):
+def cotangent(call, which, want, dtype, traits, rng):
+    """Return a cotangent of a result in a form that it may have; it may be real where the result is complex."""
+    kind = ("cotangent", "cotangent of the state")[which]
+    argument = next(a for a in record(call.name + "_vjp").arguments.values() if a.kind == kind)
+    is_free = argument.shape in ("to full", "series")
+    dtypes = ["bf" if dtype.name == "bfloat16" else dtype.str]
+    if dtype.kind == "c":
+        dtypes.append(f"f{dtype.itemsize // 2}")
+    return Operand(
+        want.shape, uniform(-1.0, 1.0), dtypes, tuple(range(want.ndim)) if is_free else (), is_free, argument.number,
+        zero_d=argument.number,
+    ).draw(traits, rng)  # fmt: skip
+
+
+def vjp_grads(family, call, found, gs):
     """Return the gradients that a function of arrays gives, by the names of operands."""
     own, (first, second) = record(call.name + "_vjp"), gs
     given = call.given | {family.vjp_result: found[0]}
@@ -137,7 +152,7 @@ def vjp_grads(family, call, found, gs, grad_state):
     given |= {own_names[0]: first}
     last = next((n for n, a in own.arguments.items() if a.kind == "cotangent of the state"), None)
     if second is not None:
-        given[last] = grad_state
+        given[last] = second
     names = [n for n in own_names if n in given and given[n] is not None]
     parameters = inspect.signature(function(call.name + "_vjp")).parameters
     positional = []
@@ -154,17 +169,11 @@ def vjp_grads(family, call, found, gs, grad_state):
 def check_vjp(family, call, found, wanted, traits, rng):
     """Compare a vector-Jacobian product of arrays, and the same again."""
     dtypes = [numbers(v)[0].dtype for v in found]
-    gs = cotangents(wanted, rng)
-    gs[0] = laid_out(gs[0].astype(dtypes[0]), rng)
-    argument = next(a for a in record(call.name + "_vjp").arguments.values() if a.kind == "cotangent of the state")
-    state = Operand(
-        wanted[1].shape, uniform(-1.0, 1.0), ["c16"] if np.iscomplexobj(wanted[1]) else ["f8", "f8", "f4"],
-        number=argument.number, zero_d=argument.number,
-        ones=() if argument.shape == "B D N" else tuple(range(wanted[1].ndim)), dropped=argument.shape == "series",
-    )  # fmt: skip
-    grad_state = state.draw(traits, rng) if chance(rng, 0.5) else None
-    gs[1] = None if grad_state is None else np.broadcast_to(np.asarray(grad_state), wanted[1].shape)
-    grads = vjp_grads(family, call, found, gs, grad_state)
+    given = [cotangent(call, 0, wanted[0], dtypes[0], traits, rng), None]
+    if chance(rng, 0.5):
+        given[1] = cotangent(call, 1, wanted[1], np.result_type(dtypes[1], np.float64), traits, rng)
+    gs = [None if g is None else np.broadcast_to(wide(g), want.shape) for g, want in zip(given, wanted, strict=True)]
+    grads = vjp_grads(family, call, found, given)
     names = [n for n in family.differentiable(call) if call.given[n] is not None]
     for n in call.operands:
         if call.given[n] is None and grads[n] is not None:
@@ -175,7 +184,7 @@ def check_vjp(family, call, found, wanted, traits, rng):
     used = [g for g in gs if g is not None]
     narrow = _OnlyFirst(family, len(used))
     check_gradients(narrow, call, names, [grads[n] for n in names], used, rng, tolerance_of(dtypes[0]))
-    again = vjp_grads(family, call, found, gs, grad_state)
+    again = vjp_grads(family, call, found, given)
     for n in names:
         if not same(numbers(again[n])[0], numbers(grads[n])[0]):
             raise Mismatch(f"gradient of {n}: another one at a second call")

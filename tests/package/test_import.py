@@ -332,6 +332,16 @@ def test_common_kernels_are_made_beforehand(monkeypatch, capsys):
     assert "invalid choice: 'int8'" in capsys.readouterr().err
 
 
+def test_making_kernels_is_interrupted(monkeypatch, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(__main__, "calls", lambda _: [("a call", interrupted)])
+    with pytest.raises(SystemExit, match="^130$"):
+        __main__.main(["--compile", "float64"])
+    assert capsys.readouterr() == ("", "  0 of 1 float64: a call\n")
+
+
 def test_progress_at_a_terminal(terminal):
     shown = terminal()
     __main__._progress(6)(3, "float64")

@@ -9,8 +9,7 @@ from ..._cpu.machine import threads as _threads
 from ..._plan.filters import FIELDS, check_a0, check_cascade, lengths_of, state_shape
 from . import arguments, autograd
 from .along_time import ends_of, like, steps_of
-from .autograd import with_batch
-from .ops import anywhere
+from .autograd import anywhere, with_batch
 from .team import team
 from .tensors import empty_like, numpy_of
 
@@ -107,17 +106,22 @@ def _sections(sos, poles, x):
     return sos
 
 
+def _read(value, result):
+    """Return a signal's array; of bfloat16, of which NumPy has the bits, in float32 where the result is complex."""
+    return numpy_of(value.float() if value.dtype is torch.bfloat16 and result.is_complex() else value)
+
+
 def _run_forward(x, sos, zi, lengths, axis, reverse, poles):
     y, coefficients = empty_like(x, _signal(x, zi)), _sections(sos, poles, x)
     lengths = None if lengths is None else lengths_of(lengths, tuple(x.shape), axis)
     with _threads.lent(team()):
-        zf = _host.forward(numpy_of(x), coefficients, numpy_of(zi), axis, reverse, lengths, numpy_of(y), poles)
+        zf = _host.forward(_read(x, y), coefficients, numpy_of(zi), axis, reverse, lengths, numpy_of(y), poles)
     return y, torch.from_numpy(np.ascontiguousarray(zf))
 
 
 def _run_backward(g, grad_zf, x, sos, zi, lengths, axis, reverse, poles):
-    given = [numpy_of(v) for v in (g, x)]
     grad_x = empty_like(x, _signal(x, g, zi, grad_zf))
+    given = [_read(v, grad_x) for v in (g, x)]
     lengths = None if lengths is None else lengths_of(lengths, tuple(x.shape), axis)
     with _threads.lent(team()):
         rest = numpy_of(zi), numpy_of(grad_zf), axis, reverse, lengths, numpy_of(grad_x), poles

@@ -276,7 +276,7 @@ def short_forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state)
     allocate = _allocator(b, plan.shape, strides, dtype)
     converts = wide != np.float64  # a number; of float64 it is read where Python has it
 
-    def run(a, b):
+    def run(a, b, _h0=None, _lengths=None):
         at_b, at_a = b.data_ptr(), a
         if not number:
             at_a = a.data_ptr()
