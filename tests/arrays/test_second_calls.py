@@ -201,6 +201,17 @@ def test_returns(shape):
     check_again(RETURNS, arrays_of(uniform(*shape), uniform(*after), flags(*shape), uniform(*shape)), fill)
 
 
+def test_returns_of_axes_that_are_walked_one_by_one():
+    """Several calls of a kernel, which are given numbers as arrays."""
+    rng = np.random.default_rng(0)
+    r, v = (rng.random((steps, 8, 6))[:, ::2, ::2] for steps in (9, 10))
+    done, wanted = r > 0.8, returns.gae(r.copy(), v.copy(), 0.9, 0.5, r > 0.8)
+    for _ in range(4):
+        np.testing.assert_allclose(returns.gae(r, v, 0.9, 0.5, done), wanted, rtol=1e-12, atol=0)
+    with pytest.raises(TypeError, match="`terminated` must be"):
+        returns.gae(r, v, 0.9, 0.5, None)
+
+
 SOS = np.array([[0.5, 0.3, -0.2, 1, -0.6, 0.2]])
 FILTERED = {
     "sections": lambda x, a, z: filters.sosfilt(SOS, x, 0, return_state=True),
