@@ -36,19 +36,12 @@ def test_as_a_loop(rng, shape, axis, gates):
     np.testing.assert_array_equal(tensors[1].numpy(), zf)
 
 
-def test_ends_ties_and_chunks(rng):
+def test_ends_and_ties(rng):
     x = rng.standard_normal((3, 64))
     np.testing.assert_array_equal(follow(x, 1.0, 1.0), x)
     np.testing.assert_array_equal(follow(x, 1.0, 0.0, zi=[[-9.0]])[0], np.maximum.accumulate(x, -1))
     assert follow([2.0, 2.0], 0.25, 0.5, zi=[2.0])[0].tolist() == [2.0, 2.0]
     assert np.isnan(follow([1.0, np.nan, 1.0], 0.5, 0.5)).tolist() == [False, True, True]
-    whole, state, parts = follow(x, 0.3, 0.1), None, []
-    for chunk in np.split(x, [10, 10, 31], -1):
-        y, state = follow(chunk, 0.3, 0.1, zi=state, return_state=True)
-        parts.append(y)
-    np.testing.assert_array_equal(np.concatenate(parts, -1), whole)
-    assert follow(x, 0.3, 0.1, out=x) is x
-    np.testing.assert_array_equal(x, whole)
 
 
 def test_dask(rng):

@@ -162,11 +162,14 @@ def check_broadcast(name):
             narrow = np.take(given[argument], [0], axis)
             wide = np.ascontiguousarray(np.broadcast_to(narrow, array.shape))
             expected = call(name, with_result(name, given | {argument: wide}))
-            for given_narrow in (narrow, np.broadcast_to(narrow, array.shape)):
+            forms = [narrow, np.broadcast_to(narrow, array.shape)]
+            if axis == 0 and told[argument].shape in ("together", "to full"):
+                forms.append(narrow[0])
+            for given_narrow in forms:
                 found = call(name, with_result(name, given | {argument: given_narrow}))
                 for one, other in zip(found, expected, strict=True):
                     if one.shape != other.shape:
-                        other = other.sum(axis, keepdims=True)
+                        other = other.sum(axis, keepdims=True).reshape(one.shape)
                     close(name, [one], [other])
     if not some:
         raise TypeError("no operand broadcasts")

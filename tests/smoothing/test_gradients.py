@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastrecur.smoothing import ewm_corr, ewm_cov, ewm_filtfilt, ewm_mean, ewm_std, ewm_sum, ewm_var, kama, pcen
+from fastrecur.smoothing import ewm_corr, ewm_cov, ewm_mean, ewm_std, ewm_sum, ewm_var
 
 
 def tensors(seed=0, missing=True):
@@ -56,18 +56,6 @@ def test_a_gap_s_gates_get_a_gradient():
     assert alpha.grad[1] != 0
 
 
-@pytest.mark.parametrize("statistic", [ewm_sum, ewm_var, ewm_std])
-def test_one_series(statistic):
-    x, _, alpha = tensors(missing=False)
-    check(lambda x, alpha: statistic(x, alpha=alpha), x, alpha[:, :1])
-
-
-def test_two_series():
-    x, y, alpha = tensors(missing=False)
-    check(lambda x, y, alpha: ewm_cov(x, y, alpha=alpha), x, y, alpha[0])
-    check(lambda x, y: ewm_corr(x, y, alpha=0.3)[2:], x, y)
-
-
 @pytest.mark.parametrize("shape", [(), (7, 1), (4,), (7, 4)])
 @pytest.mark.parametrize(
     ("statistic", "adjust"),
@@ -99,13 +87,6 @@ def test_times_and_alpha():
     check(lambda x, alpha: ewm_mean(x, alpha=alpha, halflife=2.0, times=times), x, alpha)
 
 
-def test_filters():
-    x, y, alpha = tensors(missing=False)
-    check(lambda x, alpha: ewm_filtfilt(x, alpha=alpha), x, alpha)
-    check(lambda x: kama(x, 2), x)
-    check(lambda x: pcen(x.abs() + 1, axis=0), x)
-
-
 def test_a_learned_alpha_converges():
     """Of a series that was smoothed with one factor, that factor is found."""
     generator = torch.Generator().manual_seed(0)
@@ -119,11 +100,3 @@ def test_a_learned_alpha_converges():
         loss.backward()
         optimiser.step()
     assert abs(torch.sigmoid(logit).item() - 0.25) < 1e-2
-
-
-def test_transforms():
-    x, _, _ = tensors(missing=False)
-    jacobian = torch.func.jacrev(lambda x: ewm_mean(x, alpha=0.3))(x)
-    assert jacobian.shape == (7, 3, 7, 3)
-    batched = torch.func.vmap(lambda x: ewm_mean(x, alpha=0.3), in_dims=1, out_dims=1)(x)
-    torch.testing.assert_close(batched, ewm_mean(x, alpha=0.3))

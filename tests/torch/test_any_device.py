@@ -1,6 +1,5 @@
 """Devices that have no kernels here: a scan of torch's own operators, with the same rules and derivatives."""
 
-import functools
 import os
 import subprocess
 import sys
@@ -9,7 +8,7 @@ from pathlib import Path
 import oracle
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from test_promises_of_tensors import Elsewhere
 
 from fastrecur import selective_scan
 from fastrecur._arguments.checks import Segments
@@ -65,14 +64,6 @@ def test_the_operators_of_any_device_are_the_cpu_s(family, reverse, steps):
         operands = g, a, b, expected[0], h0, g_last
         expected = ops._vjp(family, *operands, *options, True, True, True)
         torch.testing.assert_close(ops._adjoint(family, *operands, *options, True, True, True), expected)
-
-
-class Elsewhere(TorchDispatchMode):
-    """A mode, as a profiler's, in which operators are run as on a device without kernels."""
-
-    def __torch_dispatch__(self, function, types, arguments=(), options=None):
-        run = functools.partial(function.redispatch, ELSEWHERE) if function.namespace == "fastrecur" else function
-        return run(*arguments, **(options or {}))
 
 
 @pytest.mark.sample(reverse=[True])
