@@ -66,7 +66,6 @@ machinery.SourceFileLoader.get_code = renamed
         "insert_user_function",
         "no_compile",
         "_pass_registry",
-        "_function_pass_manager",
     ],
 )
 def test_names_of_another_numba(run_python, tmp_path, name):

@@ -72,16 +72,7 @@ def _pipelines():
                 for run in found.run_initialization, found.run_pass, found.run_finalizer:
                     run(state)
 
-    class Library(JITCodeLibrary):
-        def _optimize_functions(self, module):
-            # As Numba's own does, which makes these passes anew for each function, and for each that is only named.
-            module.data_layout = self._codegen._data_layout
-            passes, builder = self._codegen._function_pass_manager()
-            for function in module.functions:
-                if not function.is_declaration:
-                    passes.run(function, builder)
-
-    class Linked(Library):
+    class Linked(JITCodeLibrary):
         def finalize(self):
             for library in dict.fromkeys(self._linking_libraries):
                 self._final_module.link_in(library._get_module_for_linking(), preserve=True)
@@ -90,15 +81,6 @@ def _pipelines():
     @register_pass(mutates_CFG=True, analysis_only=False)
     class Lowering(NativeLowering):
         _name = "fastrecur_lowering"
-
-        def run_pass(self, state):
-            state.library = Library(state.targetctx.codegen(), state.func_id.func_qualname)
-            state.library.enable_object_caching()
-            return super().run_pass(state)
-
-    @register_pass(mutates_CFG=True, analysis_only=False)
-    class LinkedLowering(NativeLowering):
-        _name = "fastrecur_linked_lowering"
 
         def run_pass(self, state):
             state.library = Linked(state.targetctx.codegen(), state.func_id.func_qualname)
@@ -110,7 +92,7 @@ def _pipelines():
             return True
 
     class Kernels(CompilerBase):
-        lowering = Lowering
+        lowering = NativeLowering
 
         def define_pipelines(self):
             usual = DefaultPassBuilder.define_nopython_pipeline(self.state)
@@ -122,7 +104,7 @@ def _pipelines():
             return [own]
 
     class Helpers(Kernels):
-        lowering = LinkedLowering
+        lowering = Lowering
 
     return Kernels, Helpers
 
