@@ -47,6 +47,8 @@ SECTIONS = {
                              more="howto/smoothing", panel=(0, 0, 1, 0.497)),
         "pandas_groupby": Example("Groups of a pandas table", "Noisy readings of three sensors and their means",
                                   "--sensors 100", "howto/coming_from_pandas"),
+        "covariances": Example("Covariances of a market", "Correlations of all pairs of assets in a crash",
+                               more="howto/coming_from_pandas", panel=(0, 0, 0.706, 1)),
         "learned_smoothing": Example("Learned smoothing factors", "Factors that converge to the Kalman filter's gains",
                                      "--steps 60", "howto/gradients", panel=(0, 0, 0.555, 1)),
         "pcen": Example("Speech in growing noise", "Spectrograms in decibels and normalized by PCEN",

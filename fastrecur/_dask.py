@@ -80,6 +80,13 @@ def last_axes(value, axes):
     return tuple(axes[len(axes) - len(getattr(value, "shape", ())) :])
 
 
+def along_time(name, step, shape, axis, operands, first=None, reverse=False, segments=None):
+    """Return a walk with operands, in their order, and perhaps first states that are chunked alike, of a shape."""
+    chunks, found = align({**operands, "first states": first or Operand(None)}, shape)
+    first = found.pop("first states")
+    return Walk(name, step, chunks, [*found.values()], axis, reverse, first, segments)
+
+
 class Walk:
     """A walk along time, a chunk at a time: a graph of ``step(state, place, *blocks) -> (*results, state)``.
 

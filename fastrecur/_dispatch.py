@@ -49,94 +49,70 @@ def vjp(
 
 def _adapter(operands: tuple[Any, ...], lengths: Any) -> ModuleType:
     """Return the adapter of a call; lengths may be on the host whatever the operands are."""
-    if type(lengths) is checks.Segments:
-        return _adapter(operands, None)
-    if arrays.all_in_memory(*operands, lengths):
-        return host
-    if arrays.any_tensor(*operands):
-        return tensor_adapter()
-    if arrays.any_on_device(*operands):
-        return _gpu()
-    if arrays.any_lazy(*operands, lengths):
+    where = place(*operands)
+    if where == "tensors":
+        return tensors()
+    if where == "device":
+        return on_device()
+    if where == "lazy" or arrays.any_lazy(lengths):
         from . import _dask
 
         return _dask
     return host
 
 
-def selective(values: tuple[Any, ...], is_vjp: bool = False) -> ModuleType:
-    """Return the adapter of a selective scan, or of its gradient, of all its arrays."""
+def place(*values: Any) -> str:
+    """Return where a call's arrays belong: to "memory", "tensors", a "device" or what is "lazy"."""
+    if arrays.all_in_memory(*values):
+        return "memory"
     if arrays.any_tensor(*values):
+        return "tensors"
+    return "device" if arrays.any_on_device(*values) else "lazy" if arrays.any_lazy(*values) else "memory"
+
+
+def selective(values: tuple[Any, ...], function: str) -> ModuleType:
+    """Return the adapter of a selective scan, or of its gradient, of all its arrays."""
+    where = place(*values)
+    if where == "tensors":
+        return tensors("selective")
+    if where == "lazy":
+        kind = next(type(value) for value in values if arrays.any_lazy(value))
+        raise TypeError(say.scan_library(function, f"{kind.__module__}.{kind.__qualname__}"))
+    return on_device("selective") if where == "device" else _selective()
+
+
+def tensors(family: str = "recurrence") -> ModuleType:
+    """Return a family's adapter for tensors; that of recurrences also tells what torch has active, and of its threads.
+
+    It is imported at every call: torch's compiler does not follow a cache.
+    """
+    if family == "filters":
+        from .torch._operator import filters
+
+        return filters
+    if family == "levels":
+        from .torch._operator import levels
+
+        return levels
+    if family == "selective":
         from .torch._operator import selective_call
 
         return selective_call
-    for value in values:
-        if arrays.any_on_device(value):
-            return _selective_gpu()
-        if arrays.any_lazy(value):
-            kind = f"{type(value).__module__}.{type(value).__qualname__}"
-            raise TypeError(say.scan_library("selective_scan_vjp" if is_vjp else "selective_scan", kind))
-    return _selective_host()
+    from .torch._operator import call
 
-
-def tensor_adapter() -> ModuleType:
-    """Return the adapter for tensors, which also tells what torch has active, and of its threads."""
-    from .torch._operator import call as _call  # at every call: torch's compiler does not follow a cache
-
-    return _call
-
-
-def tensor_filters() -> ModuleType:
-    """Return the adapter for filters of tensors."""
-    from .torch._operator import filters
-
-    return filters
-
-
-def tensor_levels() -> ModuleType:
-    """Return the adapter for levels of tensors."""
-    from .torch._operator import levels
-
-    return levels
+    return call
 
 
 @functools.cache
-def gpu_filters() -> ModuleType:
-    """Return the adapter for filters of arrays on a GPU."""
+def on_device(family: str = "recurrence") -> ModuleType:
+    """Return a family's adapter for arrays on a GPU."""
     with cache.making:
-        from ._cuda import filters
-
-    return filters
+        from ._cuda import call, filters, levels, selective
+    return {"recurrence": call, "filters": filters, "levels": levels, "selective": selective}[family]
 
 
 @functools.cache
-def gpu_levels() -> ModuleType:
-    """Return the adapter for levels that follow arrays on a GPU."""
+def _selective() -> ModuleType:
     with cache.making:
-        from ._cuda import levels
-
-    return levels
-
-
-@functools.cache
-def _selective_host() -> ModuleType:
-    with cache.making:
-        from ._cpu import selective as _selective
-
-    return _selective
-
-
-@functools.cache
-def _selective_gpu() -> ModuleType:
-    with cache.making:
-        from ._cuda import selective as _selective
-
-    return _selective
-
-
-@functools.cache
-def _gpu() -> ModuleType:
-    with cache.making:
-        from ._cuda import call as _recurrence
-
-    return _recurrence
+        from ._cpu import selective
+    return selective

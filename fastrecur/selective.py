@@ -122,7 +122,7 @@ def selective_scan(
     """
     operands = Operands(u, delta, A, B, C, D, z, delta_bias, h0)
     options = delta_softplus, layout, reverse, lengths, offsets, resets
-    return _dispatch.selective((*operands, out)).forward(operands, options, return_state, out)
+    return _dispatch.selective((*operands, out), "selective_scan").forward(operands, options, return_state, out)
 
 
 @suggesting
@@ -172,7 +172,7 @@ def selective_scan_vjp(
     """
     operands = Operands(u, delta, A, B, C, D, z, delta_bias, h0)
     options = delta_softplus, layout, reverse, lengths, offsets, resets
-    adapter = _dispatch.selective((grad_y, *operands, grad_state), is_vjp=True)
+    adapter = _dispatch.selective((grad_y, *operands, grad_state), "selective_scan_vjp")
     gradients: Operands = adapter.vjp(grad_y, operands, options, grad_state)
     return gradients
 

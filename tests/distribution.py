@@ -62,14 +62,14 @@ import sys
 sys.modules["numba"] = None
 import numpy as np
 import fastrecur
-from fastrecur import _common, reference
+from fastrecur import __main__, reference
 from fastrecur._cpu.compiler import bundle
 from fastrecur._cpu.machine import threads
 
 assert "kernels in" in bundle.describe() and "other sources" not in bundle.describe(), bundle.describe()
 fastrecur.set_num_threads(2)
 for dtype in "float32", "float64":
-    for name, call in _common.calls_of_bundle(dtype):
+    for name, call in __main__.calls_of_bundle(dtype):
         call()
         with threads.alone():
             call()

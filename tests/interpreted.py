@@ -177,7 +177,7 @@ def pool_both_ways():
 
 def weigh(rng):
     """Means and covariances of a few lanes, and of series long enough to be walked a vector of steps at a time."""
-    weighted_run.CUT_STEPS, weighted_run.MANY_SAMPLES, weighted_run.SERIAL_BYTES = 2100, 2048, 1 << 12
+    weighted_run.CUT_STEPS, weighted_run.MANY_SAMPLES, weighted_run.cost.WEIGHTS["statistics"] = 2100, 2048, 1 << 8
     weighted_run.LARGE_TABLE = 2048
     for shape, axis in [((40, 3), 0), ((3, 40), 1), ((2100,), 0), ((16, 140), 1)]:
         x, y = rng.standard_normal((2, *shape))

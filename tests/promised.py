@@ -15,11 +15,8 @@ STEPS, SERIES = 7, 5
 SEQUENCES, CHANNELS, STATES = 2, 3, 2
 FUNCTIONS = [name for name in NAMES if not inspect.isclass(function(name)) and name.count(".") < 2]
 SCANS = "selective_scan", "selective_scan_vjp"
-# Operands that may be left out, and are drawn all the same.
-DRAWN = {
-    "h0", "zi", "D", "z", "delta_bias", "grad_state", "grad_zf", "alpha", "b", "ref", "gain", "eps", "phi", "level",
-    "trend", "mask", "truncated", "done", "bootstrap",
-}  # fmt: skip
+# Operands that have a default and are drawn all the same, as those are that are optional in their record.
+DRAWN = {"alpha", "b", "ref", "gain", "eps", "phi", "mask", "truncated", "done", "bootstrap", "y"}
 RANGES = {
     "signal": (-1, 1), "gate": (0.1, 0.9), "coefficients": (-0.5, 0.5), "polynomial": (-0.4, 0.4),
     "constant": (0.2, 0.8), "state": (0.1, 1), "result": (-1, 1), "cotangent": (-1, 1),
@@ -73,12 +70,12 @@ def draw(name, full=None, dtype=None, changes=()):
     dtype = np.dtype(dtype or FLOAT.get(name, "f8"))
     full = full or ((SEQUENCES, CHANNELS, STEPS) if name in SCANS else (STEPS, SERIES))
     for argument, parameter in inspect.signature(function(name)).parameters.items():
-        kind, word, *_ = told.arguments[argument]
+        kind, word, *_, optional = told.arguments[argument]
         if argument == "axis":
             given["axis"] = 0
         elif argument in ("return_state", "return_zf"):
             given[argument] = True
-        elif parameter.default is inspect.Parameter.empty or argument in DRAWN:
+        elif parameter.default is inspect.Parameter.empty or argument in DRAWN or (optional and kind != "out"):
             word = "one step" if kind == "constant" else word  # one for each series
             shape = shape_of(word, full, name)
             low, high = OWN_RANGES.get(argument, RANGES.get(kind, (0, 1)))

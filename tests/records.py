@@ -8,6 +8,8 @@ import inspect
 import pydoc
 from typing import NamedTuple
 
+from fastrecur._arguments.records import FILTER, FOLLOW, HOLT, OUT, RECURRENCE, SCAN, Argument, named
+
 KINDS = {
     "signal": "what time runs along",
     "gate": "a weight of the new value, from 0 to 1",
@@ -58,20 +60,6 @@ SHAPES = {
 }  # fmt: skip
 
 
-class Argument(NamedTuple):
-    """What an argument may be, beside an array of real numbers, or a tensor, of a shape.
-
-    ``number`` says that it may be a Python number, ``complex`` that its numbers may be, and ``host`` that it may be no
-    tensor where others are, or be in CPU memory where others are not.
-    """
-
-    kind: str
-    shape: str = "one"
-    number: bool = False
-    complex: bool = False
-    host: bool = False
-
-
 class Record(NamedTuple):
     """What a function is given, the shapes of its results (or whose gradients they are), and what its gradient is."""
 
@@ -80,118 +68,102 @@ class Record(NamedTuple):
     vjp: str | None
 
 
-def _all(names, *form, **traits):
-    return {name: Argument(*form, **traits) for name in names.split()}
-
-
 ARGUMENTS = {
-    **_all("axis max_axis", "axis"),
-    **_all("reverse return_state return_zf adjust ignore_na bias batch_first bidirectional use_cuda", "switch"),
-    **_all("output_gate save_prev_x delta_softplus", "switch"),
-    **_all("min_periods period fast slow max_size padlen", "count"),
-    **_all("input_size hidden_size num_layers window num_bands", "count"),
-    **_all("sr hop_length rho_clip c_clip pg_rho_clip dropout zoneout", "constant"),
-    **_all("padtype layout", "choice"),
-    **_all("device dtype layers", "other"),
-    **_all("lengths", "lengths", "leading series", host=True),
-    **_all("offsets", "offsets", "ends", host=True),
-    **_all("resets", "resets", "leading", host=True),
-    **_all("times", "times", "steps or full", host=True),
-    **_all("groups", "groups", "steps", host=True),
-    **_all("out", "out", "full"),
+    **named("axis max_axis", "axis"),
+    **named("reverse return_state return_zf adjust ignore_na bias batch_first bidirectional use_cuda", "switch"),
+    **named("pairwise output_gate save_prev_x delta_softplus", "switch"),
+    **named("min_periods period fast slow max_size padlen", "count"),
+    **named("input_size hidden_size num_layers window num_bands", "count"),
+    **named("sr hop_length rho_clip c_clip pg_rho_clip dropout zoneout", "constant"),
+    **named("padtype layout", "choice"),
+    **named("device dtype layers at", "other"),
+    **named("lengths", "lengths", "leading series", host=True),
+    **named("offsets", "offsets", "ends", host=True),
+    **named("resets", "resets", "leading", host=True),
+    **named("times", "times", "steps or full", host=True),
+    **named("groups", "groups", "steps", host=True),
+    **OUT,
 }
-_BOTH = {"number": True, "complex": True}
+_PAST = "h0", "h", "grad_h", "grad_state"
 _FREE = {"number": True, "host": True}
-_PAST = {
-    **_all("h0", "state", "series", **_BOTH), **_all("h", "result", "full", **_BOTH),
-    **_all("grad_h", "cotangent", "to full", **_BOTH),
-    **_all("grad_state", "cotangent of the state", "series", **_BOTH),
-}  # fmt: skip
-_HEARD = {
-    **_all("x", "signal", "full", complex=True, host=True), **_all("y", "result", "full", complex=True, host=True),
-    **_all("grad_y", "cotangent", "full", complex=True, host=True),
-}  # fmt: skip
-_WEIGHTED = _all("com span halflife alpha", "constant", "together", number=True)
-_SHOWN = _all("x", "signal", "full", host=True)
+_HEARD = "x", "y", "grad_y"
+_WEIGHTED = named("com span halflife alpha", "constant", "together", number=True)
 
 
 def _states(shape):
-    traits = {"complex": True, "host": True}
-    return _all("zi", "state", shape, **traits) | _all("grad_zf", "cotangent of the state", shape, **traits)
+    """Return the records of states of a shape, as filters have them."""
+    return {name: FILTER[name]._replace(shape=shape) for name in ("zi", "grad_zf")}
 
 
 # Of each family its own arguments, and the results of its functions by their names in `fastrecur`.
 FAMILIES = {
     "forget": (
-        _all("f", "gate", "together", number=True) | _all("x", "signal", "together", **_BOTH) | _PAST,
+        {name: RECURRENCE[name] for name in ("f", "x", *_PAST)},
         {"forget_mult": "h=full h_last=h0", "forget_mult_vjp": "grad_f=f grad_x=x grad_h0=h0"},
     ),
     "linear": (
-        _all("a", "coefficients", "together", **_BOTH) | _all("b", "signal", "together", **_BOTH) | _PAST,
+        {name: RECURRENCE[name] for name in ("a", "b", *_PAST)},
         {"linear_recurrence": "h=full h_last=h0", "linear_recurrence_vjp": "grad_a=a grad_b=b grad_h0=h0"},
     ),
     "scan": (
-        _all("u delta z", "signal", "full") | _all("A", "coefficients", "D N") | _all("B C", "coefficients", "maps")
-        | _all("D delta_bias", "coefficients", "D") | _all("h0", "state", "B D N")
-        | _all("grad_y", "cotangent", "full") | _all("grad_state", "cotangent of the state", "B D N")
-        | _all("lengths", "lengths", "B", host=True) | _all("resets", "resets", "B T", host=True),
+        SCAN | named("lengths", "lengths", "B", host=True) | named("resets", "resets", "B T", host=True),
         {"selective_scan": "y=full state=h0",
          "selective_scan_vjp": "u=u delta=delta A=A B=B C=C D=D z=z delta_bias=delta_bias h0=h0"},
     ),
     "sections": (
-        _all("sos", "polynomial", "sections", host=True) | _HEARD | _states("states of sections"),
+        {name: FILTER[name] for name in ("sos", *_HEARD)} | _states("states of sections"),
         {"filters.sosfilt": "y=full zf=zi", "filters.sosfilt_vjp": "grad_sos=sos grad_x=x grad_zi=zi",
          "filters.sosfiltfilt": "y=full"},
     ),
     "polynomials": (
-        _all("a b", "polynomial", "polynomial", **_FREE) | _HEARD | _states("states"),
+        {name: FILTER[name] for name in ("a", "b", *_HEARD)} | _states("states"),
         {"filters.lfilter": "y=full zf=zi", "filters.allpole": "y=full zf=zi",
          "filters.allpole_vjp": "grad_a=a grad_x=x grad_zi=zi"},
     ),
     "follow": (
-        _SHOWN | _all("attack release", "gate", "to full", **_FREE) | _all("zi", "state", "one step", **_FREE),
+        FOLLOW,
         {"filters.follow": "y=full zf=zi"},
     ),
     "statistics": (
-        _all("x", "signal", "together") | _all("y", "signal", "together", number=True) | _WEIGHTED,
+        named("x", "signal", "together") | named("y", "signal", "together", number=True) | _WEIGHTED,
         {f"smoothing.ewm_{name}": "y=full" for name in ("mean", "sum", "var", "std", "cov", "corr", "filtfilt")},
     ),
-    "kama": (_all("x", "signal", "full"), {"smoothing.kama": "y=full"}),
+    "kama": (named("x", "signal", "full"), {"smoothing.kama": "y=full"}),
     "pcen": (
-        _all("S", "signal", "together") | _all("ref", "signal", "together", number=True)
-        | _all("zi", "state", "one step", host=True)
-        | _all("gain bias power time_constant eps b", "constant", "together", number=True),
+        named("S", "signal", "together") | named("ref", "signal", "together", number=True)
+        | named("zi", "state", "one step", host=True, optional=True)
+        | named("gain bias power time_constant eps b", "constant", "together", number=True),
         {"smoothing.pcen": "P=full zf=zi"},
     ),
     "holt": (
-        _SHOWN | _all("alpha beta phi", "constant", "one step", **_FREE)
-        | _all("level trend", "state", "series", **_FREE),
+        HOLT,
         {"smoothing.holt": "level=full trend=full"},
     ),
     "returns": (
-        _all("rewards", "signal", "full") | _all("values", "signal", "a step more")
-        | _all("log_rhos next_values", "signal", "to full", number=True)
-        | _all("gamma lam", "gate", "to full", number=True) | _all("bootstrap", "state", "series", number=True)
-        | _all("done terminated truncated", "flags", "to full", **_FREE) | _all("mask", "mask", "to full", **_FREE),
+        named("rewards", "signal", "full") | named("values", "signal", "a step more")
+        | named("log_rhos next_values", "signal", "to full", number=True)
+        | named("gamma lam", "gate", "to full", number=True) | named("bootstrap", "state", "series", number=True)
+        | named("done terminated truncated", "flags", "to full", **_FREE) | named("mask", "mask", "to full", **_FREE),
         {"returns.discounted_returns": "returns=full", "returns.gae": "advantages=full",
          "returns.lambda_returns": "returns=full", "returns.vtrace": "targets=full advantages=full"},
     ),
     # Modules and streams: what they are made of, and what their methods are given.
     "streams": (
-        _all("chunk x", "signal", "together") | _WEIGHTED,
-        {"smoothing.Ewm": "", "smoothing.Ewm.update": "y=full", "torch.Ewm": "", "torch.Ewm.forward": "y=full"},
+        named("chunk x", "signal", "together") | _WEIGHTED,
+        {"smoothing.Ewm": "", "smoothing.Ewm.update": "y=full", "torch.Ewm": "", "torch.Ewm.forward": "y=full",
+         "smoothing.EwmCov": "", "smoothing.EwmCov.update": "y=full"},
     ),
     "bands": (
-        _all("S", "signal", "full") | _all("zi", "state", "one step", host=True)
-        | _all("gain bias power b eps", "constant"),
+        named("S", "signal", "full") | named("zi", "state", "one step", host=True, optional=True)
+        | named("gain bias power b eps", "constant"),
         {"torch.PCEN": "", "torch.PCEN.forward": "P=full zf=zi"},
     ),
     "pooling": (
-        _all("f x", "signal", "full") | _all("hidden_init", "state", "B D"),
+        named("f x", "signal", "full") | named("hidden_init", "state", "B D"),
         {"torch.ForgetMult.forward": "h=full"},
     ),
     "networks": (
-        _all("input", "signal", "full") | _all("hidden hx state", "state", "layers B D"),
+        named("input", "signal", "full") | named("hidden hx state", "state", "layers B D"),
         {name: results for kind in ("QRNN", "QRNNLayer")
          for name, results in ((f"torch.{kind}", ""), (f"torch.{kind}.forward", "h=full h_last=hidden"),
                                (f"torch.{kind}.step", "h=full state=state"))},

@@ -10,19 +10,22 @@ import threading
 
 import numpy as np
 
-from fastrecur._cpu import filter_run, filters, host, weighted_run
+from fastrecur._cpu import filter_run, filters, host, levels, weighted_run
 from fastrecur._plan import problem
+from fastrecur.returns import _estimate as returns
 from fastrecur.smoothing import _arguments as constants
 
 
 def forget():
     """Forget all calls, as in a new process; kernels stay."""
     host._shortcuts.clear()
+    returns._prepared.clear()
     problem.forward.cache_clear()
     problem.vjp.cache_clear()
-    for remembered in (filter_run._known_places, filter_run._known_geometry, filters.shared, filters._short):
+    for remembered in (filter_run._known, filters.shared, filters._prepared):
         remembered.cache_clear()
-    weighted_run._layout.cache_clear()
+    for remembered in (weighted_run._layout, levels._prepared):
+        remembered.cache_clear()
     constants._of_numbers.cache_clear()
     if "fastrecur.torch" in sys.modules:
         from fastrecur.torch._operator import short_calls, tensors
@@ -96,5 +99,5 @@ def numbers(results):
 
 def same(one, other):
     """Return whether two arrays agree to the bit; a NaN may be any NaN."""
-    is_nan = np.isnan(one) & np.isnan(other) if one.dtype.kind in "fc" else False
+    is_nan = (one != one) & (other != other)  # of bfloat16 NumPy does not know which are NaN
     return one.dtype == other.dtype and one.shape == other.shape and bool(((one == other) | is_nan).all())

@@ -69,10 +69,10 @@ class Owner(NamedTuple):
 NUMPY = Owner("numpy", None)
 
 
-def take(name, value):
+def take(name, value, smooths=False):
     """Return an argument as ``(ndarray or Python scalar, Owner)``; None as it is.
 
-    Raises TypeError for what is not an array of numbers on the CPU.
+    Raises TypeError for what is not an array of numbers on the CPU; ``smooths`` is as for `say.not_an_array`.
     """
     kind = type(value)
     if kind is np.ndarray or value is None or kind in SCALARS:
@@ -86,7 +86,7 @@ def take(name, value):
     for number in SCALARS:
         if isinstance(value, number):
             return number(value), NUMPY
-    return _take_foreign(name, value)
+    return _take_foreign(name, value, smooths)
 
 
 def refuse_masked(name, value):
@@ -172,7 +172,7 @@ def library_of(value):
     return root_of(value) if any(hasattr(value, protocol) for protocol in protocols) else None
 
 
-def _take_foreign(name, value):
+def _take_foreign(name, value, smooths):
     library = root_of(value)
     if any_tensor(value):
         raise TypeError(say.mixed([(name, "torch"), (None, "numpy")]))
@@ -188,7 +188,7 @@ def _take_foreign(name, value):
         except (TypeError, ValueError) as error:
             raise TypeError(say.unreadable(name, "__array_interface__", type(value), error)) from None
     else:
-        raise TypeError(say.not_an_array(name, type(value)))
+        raise TypeError(say.not_an_array(name, type(value), smooths))
     if not hasattr(value, "__array_namespace__"):
         return array, NUMPY
     return array, Owner(library, value.__array_namespace__())
@@ -226,17 +226,23 @@ def common_owner(found):
     return arrays[0][1] if arrays else NUMPY
 
 
-def take_all(named, optional, convert):
+def floats(name, value):
+    """Return an array of floats, or of complex numbers, in the machine's byte order: integers become float64."""
+    array = numbers(name, value if hasattr(value, "astype") else np.asarray(value))  # a lazy one stays lazy
+    return array.astype(np.float64) if array.dtype.kind in "biu" else array
+
+
+def take_all(record, named, convert=floats):
     """Return arguments by name, as ``convert`` makes them of what `take` returns, and the one library of them all.
 
-    Those that are ``optional`` may be None; ``out`` must be an array that needs no conversion.
+    Those that are optional in their ``record`` may be None; ``out`` must be an array that needs no conversion.
     """
     values, found = {}, []
     for name, value in named.items():
         if name == "out" and value is not None and not hasattr(value, "__dlpack__"):
             raise TypeError(say.out_type(type(value)))
-        array, owner = take(name, value)
-        if array is None and name not in optional:
+        array, owner = take(name, value, name in ("x", "b"))
+        if array is None and not record[name].optional:
             raise TypeError(say.not_an_array(name, type(None)))
         values[name] = array if array is None else convert(name, array)
         if name == "out" and values[name] is not array:

@@ -67,6 +67,11 @@ def is_array(value: Any) -> bool:
     return hasattr(value, "shape") and not isinstance(value, np.generic)
 
 
+def is_complex(dtype: Any) -> bool:
+    """Return whether a dtype, of NumPy or of torch, is one of complex numbers."""
+    return bool(dtype.is_complex if hasattr(dtype, "is_complex") else dtype.kind == "c")
+
+
 def number(name: str, value: Any, rules: Any) -> float:
     """Return a real number as a float; raise if it is not in the domain that rules have for it."""
     if not is_number(value):
@@ -134,11 +139,11 @@ def resets_shape(came: tuple[int, ...], shape: tuple[int, ...], axis: int) -> No
 
 def lengths_in_range(lengths: np.ndarray, steps: int) -> np.ndarray:
     """Return lengths as contiguous int64; raise unless each is a number of steps."""
-    if lengths.size:
-        low, high = int(lengths.min()), int(lengths.max())
-        if low < 0 or high > steps:
-            raise ValueError(say.lengths_range(low, high, steps))
-    return np.array(lengths, np.int64, order="C")
+    own = np.array(lengths, np.int64, order="C")
+    # One pass tells both: without a sign, what is below 0 is above all.
+    if own.size and np.maximum.reduce(own.view(np.uint64), axis=None) > steps:
+        raise ValueError(say.lengths_range(int(lengths.min()), int(lengths.max()), steps))
+    return own
 
 
 def out_form(came_shape: Any, came_dtype: Any, shape: Any, dtype: Any) -> None:

@@ -112,7 +112,8 @@ def gpu_old_driver(needed, version):
     )
 
 
-def not_an_array(name, kind):
+def not_an_array(name, kind, smooths=False):
+    """``smooths`` is whether `name` is the signal of a recurrence."""
     if "GroupBy" in kind.__name__:
         advice = ": pass the Series or frame itself, and `groups` to the functions of fastrecur.smoothing"
     elif kind.__module__.partition(".")[0] in ("pandas", "polars", "xarray"):
@@ -122,7 +123,7 @@ def not_an_array(name, kind):
         own = {"to_numpy": "its `to_numpy()`", "map_batches": expression}
         way = ways.get(kind.__name__) or next((own[method] for method in own if hasattr(kind, method)), "")
         advice = f": pass {way}" * bool(way) + (
-            ", or use fastrecur.smoothing, whose ewm_mean keeps the type" if is_table and name in ("x", "b") else ""
+            ", or use fastrecur.smoothing, whose ewm_mean keeps the type" if is_table and smooths else ""
         )
     elif kind in (type(None), str):
         advice = ""
@@ -233,9 +234,7 @@ scan_other_layout = _message(
 )
 scan_layout = _message("`layout` must be 'bdl' for (B, D, L) or 'bld' for (B, L, D), got {layout!r}")
 scan_map = _message("`{name}` must have the shape {step}, {groups} or {constant}, got {came}")
-scan_groups = _message(
-    "`{name}` must have a number of groups that divides the number of channels {channels}, got {came}"
-)
+scan_groups = _message("`{name}` must have a number of groups that divides the {channels} channels, got {came}")
 scan_two_groups = _message("`B` and `C` must have equal numbers of groups, or one of them one, got {0} and {1}")
 scan_offsets_batch = _message("`offsets` must come with a batch of 1, as segments follow each other in it, got {batch}")
 scan_dtype = _message("`{name}` must hold float16, bfloat16, float32 or float64, got dtype {dtype}")
@@ -387,20 +386,23 @@ stream_axis = _message("`axis` of a stream must be 0 where a chunk is a frame, g
 stream_constant = _message("`{name}` of a stream must be constant in time, a number or one a series, got shape {shape}")
 stream_times = _message("`times` must be given with {which} chunk, as with the first one")
 stream_halflife = _message("`times` need a stream made with `halflife`")
+pairs_number = _message("`{name}` must be a number for all pairs of columns")
+pairs_shape = _message("`x` must have two axes or more for all pairs of columns, got shape {shape}")
+pairs_steps = _message("`{name}` must have one value for each step for all pairs of columns, got shape {shape}")
+pairs_frame = _message("`x` must be an array or a pandas DataFrame (with `axis` 0) for all pairs, got {kind}")
+pairs_groups = _message("`at` and `groups` must not be given together: take these times of the whole result")
+pairs_at = _message("`at` must be positions of steps, or unique labels of a DataFrame's index, got {came}")
+pairs_label = _message("`at` must be labels of the index of `x`, got {came}")
+pairs_range = _message("`at` must be positions of {steps} steps, got {came}")
+pairs_y = _message("`y` must not be given with `pairwise`: pass all columns as `x`")
+pairs_only = _message("`at` must be given with pairwise=True alone")
 merge = _message("two streams can be merged only {rule}")
 merge_kind = _message("`later` must be an Ewm, got {kind}")
 pcen_bands = _message("`S` must have {0} bands, on its last axis that is not time, and time is axis {2}, got shape {1}")
 max_axis = _message("`max_size` must be 1 unless `S` has two dimensions, or more and a `max_axis`, got shape {came}")
-filter_state = _message(
-    "`zi` must have the shape {1}, of the filter with 1 along `axis`, or 1 for some of these, got {0}"
-)
-filter_missing = _message(
-    "`x` must be finite, as the reverse pass cannot skip missing values, got {came}: fill them first"
-)
-filter_coefficients = _message(
-    "`{0}` must have the shape {2} (one filter), {3} (one for each series) or {4} (one for each step), or 1 in place "
-    "of an axis of `x` in the latter two, got {1}"
-)
+filter_state = _message("`zi` must have the shape {1}, with 1 along `axis`, or 1 for some of these, got {0}")
+filter_missing = _message("`x` must be finite, as a reverse pass skips no missing value, got {came}: fill it first")
+filter_coefficients = _message("`{0}` must have the shape {2}, or 1 in place of an axis of `x`, got {1}")
 filter_lead = _message("`a` must not begin with 0: its first coefficient divides all others")
 filter_constant = _message("`sos` must not vary in time: what is filtered in both directions has one filter a series")
 filter_padtype = _message("`padtype` must be 'odd', 'even', 'constant' or None, got {came!r}")

@@ -2,60 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections import namedtuple
+from typing import Any
 
 import numpy as np
 
 from . import checks, messages as say
+from .records import SCAN
 from .shapes import check_exact
 
-
-class Operands(NamedTuple):
-    """What is differentiated: arrays, or of each the same thing about it; None for what is not given."""
-
-    u: Any
-    delta: Any
-    A: Any
-    B: Any
-    C: Any
-    D: Any = None
-    z: Any = None
-    delta_bias: Any = None
-    h0: Any = None
-
-
+Named = dict[str, Any]  # arrays, or what has a shape, by the names of `SCAN`; None for what is not given
+# What is differentiated: arrays, or of each the same thing about it; None for what is not given.
+Operands = namedtuple("Operands", "u delta A B C D z delta_bias h0", defaults=(None, None, None, None))
 TIMED = "u", "delta", "z"  # which have a number for each step, sequence and channel
 MAPS = "B", "C"  # which have one for each state
-
-
-class Options(NamedTuple):
-    """How a call computes; `check` has looked at them."""
-
-    softplus: bool
-    layout: str
-    reverse: bool
-    lengths: np.ndarray | None
-    offsets: np.ndarray | None
-    resets: np.ndarray | None
-
-
-class Sizes(NamedTuple):
-    """How many there are; ``rows`` are sequences or segments: what has states of its own."""
-
-    batch: int
-    steps: int
-    channels: int
-    states: int
-    rows: int
+# How a call computes; `check` has looked at them, and lengths, offsets and resets are NumPy's.
+Options = namedtuple("Options", "softplus layout reverse lengths offsets resets")
+# How many there are; rows are sequences or segments: what has states of its own.
+Sizes = namedtuple("Sizes", "batch steps channels states rows")
 
 
 def check(
-    shapes: Operands, softplus: Any, layout: Any, reverse: Any, lengths: Any, offsets: Any, resets: Any
+    named: Named, softplus: Any, layout: Any, reverse: Any, lengths: Any, offsets: Any, resets: Any
 ) -> tuple[Sizes, Options]:
-    """Return the sizes and the options of a call; raise for what does not go with operands of these shapes."""
+    """Return the sizes and the options of a call; raise for what does not go with its arrays, by name."""
     given = zip(("lengths", "offsets", "resets"), (lengths, offsets, resets), strict=True)
     lengths, offsets, resets = (None if v is None else checks.on_host(name, v) for name, v in given)
-    sizes, (softplus, layout, reverse) = check_shapes(shapes, softplus, layout, reverse, lengths, offsets, resets)
+    sizes, (softplus, layout, reverse) = check_shapes(named, softplus, layout, reverse, lengths, offsets, resets)
     if offsets is not None:
         offsets = checks.offsets_in_range(offsets, sizes.steps)
     if lengths is not None:
@@ -66,18 +39,21 @@ def check(
 
 
 def check_shapes(
-    shapes: Operands, softplus: Any, layout: Any, reverse: Any, lengths: Any, offsets: Any, resets: Any
+    named: Named, softplus: Any, layout: Any, reverse: Any, lengths: Any, offsets: Any, resets: Any
 ) -> tuple[Sizes, tuple[bool, str, bool]]:
     """Return the sizes and three options of a call, of whose lengths, offsets and resets no number is looked at."""
+    shapes = {name: value.shape for name, value in named.items() if value is not None}
     softplus, reverse = checks.flag("delta_softplus", softplus), checks.flag("reverse", reverse)
     if layout not in ("bdl", "bld"):
         raise ValueError(say.scan_layout(layout))
-    _dimensions("u", shapes.u, 3, f"(B, {', '.join(layout[1:].upper())})")
-    _dimensions("A", shapes.A, 2, "(D, N)")
-    channels, steps = shapes.u[1:] if layout == "bdl" else shapes.u[:0:-1]
-    if channels != shapes.A[0] == steps:
+    for name, rule in (("u", f"(B, {', '.join(layout[1:].upper())})"), ("A", "(D, N)")):
+        if len(shapes[name]) != rule.count(",") + 1:
+            raise ValueError(say.exact_shape(name, shapes[name], rule))
+    u, a = shapes["u"], shapes["A"]
+    channels, steps = u[1:] if layout == "bdl" else u[:0:-1]
+    if channels != a[0] == steps:
         raise ValueError(say.scan_other_layout(channels, layout, steps, "bld" if layout == "bdl" else "bdl"))
-    batch, states, rows = shapes.u[0], shapes.A[1], shapes.u[0]
+    batch, states, rows = u[0], a[1], u[0]
     if offsets is not None:
         if lengths is not None:
             raise ValueError(say.offsets_and_lengths())
@@ -89,12 +65,13 @@ def check_shapes(
     if resets is not None:
         if len(resets.shape) != 2 or any(n not in (1, m) for n, m in zip(resets.shape, (batch, steps), strict=True)):
             raise ValueError(say.exact_shape("resets", resets.shape, (batch, steps)))
-    wanted = {"delta": shapes.u, "z": shapes.u, "A": (channels, states), "h0": (rows, channels, states)}
-    wanted |= {"D": (channels,), "delta_bias": (channels,)}
-    for name, shape in wanted.items():
-        if getattr(shapes, name) is not None:
-            check_exact(name, getattr(shapes, name), shape)
-    groups = [_groups(name, getattr(shapes, name), layout, (batch, steps, channels, states)) for name in MAPS]
+    wanted = {"full": u, "D N": (channels, states), "D": (channels,), "B D N": (rows, channels, states)}
+    for name, shape in shapes.items():
+        if checks.is_complex(named[name].dtype):
+            raise ValueError(say.scan_complex(name, named[name].dtype))
+        if SCAN[name].shape in wanted:
+            check_exact(name, shape, wanted[SCAN[name].shape])
+    groups = [_groups(name, shapes[name], layout, (batch, steps, channels, states)) for name in MAPS]
     if 1 not in groups and groups[0] != groups[1]:
         raise ValueError(say.scan_two_groups(*groups))
     return Sizes(batch, steps, channels, states, rows), (softplus, layout, reverse)
@@ -105,11 +82,6 @@ def check_out(out: np.ndarray, dtype: np.dtype, operands: Operands, ends: Any) -
     named = operands._asdict()
     timed = [(name, named.pop(name)) for name in TIMED]
     checks.out_array(out, operands.u.shape, dtype, timed, [*named.items(), *ends])
-
-
-def _dimensions(name, shape, count, rule):
-    if len(shape) != count:
-        raise ValueError(say.exact_shape(name, shape, rule))
 
 
 def _groups(name, shape, layout, sizes):

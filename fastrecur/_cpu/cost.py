@@ -20,6 +20,8 @@ from .machine.memory_pool import LINE
 
 # Bytes "moved" are those that all operands and results of a problem have together.
 SERIAL_BYTES = LARGE_PROBLEM  # moved, below which a second thread costs more than it brings,
+# by how many times as long as a recurrence's bytes a family's numbers of 8 bytes take (a statistic's bytes),
+WEIGHTS = {"filters": 8, "statistics": 4, "pooling": 2, "returns": 1 / 2, "selective": 1 / 2}
 SERIAL_ROW_BYTES = 3 << 20  # and where threads share rows, at whose cuts they share cache lines and pages
 UNLOCKED_BYTES = 1 << 14  # moved, from which Python's lock is given up: taking it again costs as much as fewer take
 
@@ -104,6 +106,11 @@ def cuts_time(plan):
 def lanes_together(plan):
     """Return how many lanes a traversal by lanes takes at a time."""
     return OCTET if plan.traversal == TRANSPOSE8 else 1 if plan.traversal == SCAN else WIDTH
+
+
+def threads(family, nbytes, most):
+    """Return on how many threads to run a call of a family: on one or on the most."""
+    return most if WEIGHTS[family] * nbytes >= SERIAL_BYTES else 1
 
 
 def items(nbytes, threads, most):

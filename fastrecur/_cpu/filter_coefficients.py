@@ -51,10 +51,10 @@ class Coefficients:
     def form(self):
         """Return how many sections there are, their order, how many coefficients each has and bytes to the next one.
 
-        And words of a kernel's rule, and `blocks`.
+        And words of a kernel's rule, and whether there are `blocks`.
         """
-        words = [self.kind] * bool(self.kind) + ["any_order"] * (self.order != 2) + ["poles"] * self.poles
-        return self.sections, self.order, self.given.shape[-1], self.given.strides[-1], words, self.blocks
+        words = *[self.kind] * bool(self.kind), *["any_order"] * (self.order != 2), *["poles"] * self.poles
+        return self.sections, self.order, self.given.shape[-1], self.given.strides[-1], words, self.blocks is not None
 
     def places(self, x):
         """Return an operand whose series and steps are where coefficients are that vary in time."""

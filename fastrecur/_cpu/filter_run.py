@@ -4,17 +4,19 @@ import functools
 import math
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
+from .._arguments import shapes
 from .._arguments.arrays import address, element
 from .._plan.fields.tiles import BLOCKS, BLOCKS_BACK, HEAD, OPERANDS, ROWS, SINGLE, STEPS, STREAMED, TABLES, Y
-from .._plan.loops import starts
+from .._plan.loops import Series
 from .._plan.widths import OCTET, WIDTH
 from . import cost
 from .compiler.compile import kernel
 from .machine import allocate, threads as _threads
 from .machine.memory_pool import LINE
+from .prepared import prepared
 
-SERIAL = 1 << 14  # samples, times sections, up to which one thread does it all
 FEW_SERIES = 1  # that are taken one after the other, 8 steps at once
 ALL_AT_ONCE = 1 << 62  # of a chunk of steps: series that are no rows go to their ends one after the other
 ROWS_AT_ONCE = 2 * STEPS
@@ -24,19 +26,16 @@ _WIDE = np.dtype(np.float64)
 class _Places:
     """Series in the order of memory, and what a geometry holds: all that depends on shapes and strides alone."""
 
-    def __init__(self, forms, axis, reverse, chunks, window, counts):
+    def __init__(self, forms, axis, reverse, chunks, window, lengths):
         """Take each operand's shape, strides and itemsize: of x, y, g and coefficients, or None for what is none.
 
-        ``counts`` are the series' steps.
-
-        With a ``window``, series are so many steps before each chunk (the first one's are not used), and what comes of
-        these goes to a row, of elements of so many bytes.
+        ``lengths`` are the series' own steps, if they have such. With a ``window``, series are so many steps before
+        each chunk (the first one's are not used), and what comes of these goes to a row, of elements of so many bytes.
         """
         shape, strides, _ = forms[0]
-        self.axes = sorted((k for k in range(len(shape)) if k != axis), key=lambda k: (-abs(strides[k]), k))
-        steps, sizes = shape[axis], [shape[k] for k in self.axes]
-        series = math.prod(sizes)
-        counts = np.full(series, steps) if counts is None else counts
+        steps, self.own = shape[axis], Series(shape, strides, axis)
+        series = self.own.count
+        counts = np.full(series, steps) if lengths is None else self.own.lanes(lengths)
         first = np.zeros((series, chunks), np.int64)
         own = np.repeat(counts, chunks).reshape(series, chunks)
         if chunks > 1:
@@ -51,7 +50,7 @@ class _Places:
         self.forms = [form or nothing for form in (*forms, *[None] * (OPERANDS - len(forms)))]
         for _, apart, _ in self.forms:
             time = apart[axis]
-            offsets = starts(sizes, [apart[k] for k in self.axes])
+            offsets = self.own.starts(apart)
             if reverse:
                 offsets, time = offsets + (counts - 1) * time, -time
             self.tables.append((offsets[:, None] + first * time).reshape(-1))
@@ -87,16 +86,6 @@ class _Places:
         return np.repeat(np.where(are_neighbors, ROWS, other if width > 1 else SINGLE), width)
 
 
-@functools.lru_cache(512)
-def _known_places(*given):
-    return _Places(*given, None)
-
-
-@functools.lru_cache(512)
-def _known_geometry(forms, axis, reverse, chunks, window, *kind):
-    return _known_places(forms, axis, reverse, chunks, window).geometry(*kind)
-
-
 def element_of(dtype):
     return "bf2" if dtype == np.uint16 else element(dtype)  # which signals are not, but tensors of bfloat16
 
@@ -105,72 +94,89 @@ def _form(array):
     return array.shape, array.strides, array.itemsize
 
 
-def _spread(array, shape, axes):
-    """Return what is (leading, *series or 1s) with the series in memory's order, in one axis."""
-    lead = array.ndim - len(axes)
-    array = np.broadcast_to(array, (*array.shape[:lead], *shape))
-    return array.transpose(*range(lead), *(lead + k for k in axes)).reshape(*array.shape[:lead], -1)
+def new_like(x):
+    """Allocate a result in the form of a signal."""
+    return allocate.empty(x.shape, x.dtype, shapes.like(x.shape, x.dtype, (x.shape, x.strides)))
+
+
+def example(dtype, shape, strides, axis):
+    """Return a signal of a kind, at no address, a result, and the axis, counted from the first; None of what is none.
+
+    A walk of it may be prepared.
+    """
+    wide = dtype.kind == "f" and dtype.isnative and element_of(dtype)
+    if not wide or not -len(shape) <= axis < len(shape) or 0 in shape:
+        return None
+    x = as_strided(np.ndarray(shape, dtype, np.empty(1, dtype), strides=[0] * len(shape)), shape, strides)
+    return x, new_like(x), axis % len(shape)
 
 
 class Run:
-    """One walk of a kernel: which one, over which series."""
+    """A walk of a kernel over series that stand so, and its prepared calls: all of it but numbers and addresses."""
 
-    def __init__(self, operands, axis, reverse=False, lengths=None, c=None, chunks=1, window=None):
-        """Take operands by name; those that kernels have no use for are left out. ``c`` are `Coefficients`, or None."""
-        x = operands["x"]
-        count, order, *each, words, blocks = (1, 2, 0, 0, [], None) if c is None else c.form()
-        self.shape, self.team = x.shape[:axis] + x.shape[axis + 1 :], _threads.team()
-        lanes = math.prod(self.shape) * chunks
-        self.threads = self.team.size if x.size * count > SERIAL else 1
-        by_blocks = lanes <= FEW_SERIES and "g" not in operands and blocks is not None
-        self.width = (
-            1 if lanes == 1 or by_blocks else OCTET if lanes <= OCTET or lanes < WIDTH * self.threads else WIDTH
-        )
-        names = "x", "y", "g", "coefficients", "grads"
-        forms = tuple([_form(operands[name]) if name in operands else None for name in names])
-        nearest = min((abs(x.strides[k]) for k in range(x.ndim) if k != axis), default=0)
-        self.by_rows, self.row_bytes = chunks == 1 and nearest < abs(x.strides[axis]), lanes * x.itemsize
-        chunk = ROWS_AT_ONCE if self.by_rows else ALL_AT_ONCE
-        kind = count, order, self.width, chunk, *each
-        if lengths is None:
-            self.places = _known_places(forms, axis, reverse, chunks, window)
-            self.geometry, self.fill = _known_geometry(forms, axis, reverse, chunks, window, *kind)
-        else:
-            axes = [k - (k > axis) for k in _known_places(forms, axis, reverse, 1, None).axes]
-            self.places = _Places(forms, axis, reverse, 1, None, _spread(lengths, self.shape, axes))
-            self.geometry, self.fill = self.places.geometry(*kind)
-        self.axes, self.chunks = [k - (k > axis) for k in self.places.axes], chunks
-        words = words + {1: ["alone"], OCTET: ["octet"]}.get(self.width, []) + ["blocks"] * by_blocks
-        self.rule = " ".join(words)
+    def __init__(self, forms, axis, reverse, form, chunks, window, most, lengths=None):
+        """Take operands' forms, and that of coefficients; the rest is as for `run_of`, on ``most`` threads."""
+        shape, strides, size = forms[0]
+        count, order, *each, words, has_blocks = form
+        self.places, self.chunks = _Places(forms, axis, reverse, chunks, window, lengths), chunks
+        lanes = self.places.series
+        self.threads = cost.threads("filters", 8 * math.prod(shape) * count, most)
+        by_blocks = lanes <= FEW_SERIES and forms[2] is None and has_blocks
+        few = lanes <= OCTET or lanes < WIDTH * self.threads
+        self.width = 1 if lanes == 1 or by_blocks else OCTET if few else WIDTH
+        self.rule = " ".join([*words, *{1: ["alone"], OCTET: ["octet"]}.get(self.width, []), *["blocks"] * by_blocks])
+        nearest = min((abs(strides[k]) for k in range(len(shape)) if k != axis), default=0)
+        by_rows = chunks == 1 and nearest < abs(strides[axis])
+        chunk = ROWS_AT_ONCE if by_rows else ALL_AT_ONCE
+        self.geometry, self.fill = self.places.geometry(count, order, self.width, chunk, *each)
+        self._lanes, self._series = self.fill // chunks, self.places.own
+        vectors, parts = len(self.fill) // self.width, cost.ITEMS_A_THREAD * self.threads
+        if by_rows:  # each cut costs
+            parts = max(self.threads, min(parts, lanes * size // cost.PART_BYTES))
+        parts = _threads.ranges(vectors, 1 if self.threads == 1 else min(vectors, parts))
+        self._parts = [(low * self.width, high * self.width) for low, high in parts]
 
     def lanes(self, array):
         """Return an array (leading, *series) for each series of the kernel; one for all stays so."""
-        return np.ascontiguousarray(_spread(array, self.shape, self.axes)[..., self.fill // self.chunks])
+        return self._series.lanes(array).take(self._lanes, -1)
 
     def back(self, lanes):
         """Return what `lanes` makes, as (leading, *series), of the series' last chunks."""
-        lead = lanes.shape[:-1]
-        found = lanes[..., : self.places.series].reshape(*lead, -1, self.chunks)[..., -1]
-        found = found.reshape(*lead, *(self.shape[k] for k in self.axes))
-        order = [self.axes.index(k) for k in range(len(self.axes))]
-        return found.transpose(*range(len(lead)), *(len(lead) + k for k in order))
+        return self._series.back(lanes[..., self.chunks - 1 : self.places.series : self.chunks])
 
-    def parts(self):
-        vectors = len(self.fill) // self.width
-        most = cost.ITEMS_A_THREAD * self.threads
-        if self.by_rows:  # each cut costs
-            most = max(self.threads, min(most, self.row_bytes // cost.PART_BYTES))
-        parts = _threads.ranges(vectors, 1 if self.threads == 1 else min(vectors, most))
-        return [(low * self.width, high * self.width) for low, high in parts]
+    def _kernel(self, name, arrays):
+        elements = {name: element_of(array.dtype) for name, array in arrays.items() if name != "carry"}
+        return kernel(name, self.rule, "f8", **elements)
+
+    def prepared(self, name, arrays, given):
+        """Return what runs a kernel of named arrays in its order, those of some names ``given`` at each call."""
+        names, start = [*arrays], [0 if name in given else address(array) for name, array in arrays.items()]
+        rows, owners = [[0, *start, address(self.geometry), *part] for part in self._parts], (self, arrays)
+        given = [1 + names.index(name) for name in given]
+        return prepared(self._kernel(name, arrays), rows, given, owners, self.threads)
 
     def run(self, name, arrays, words=0):
         """Run a kernel of named arrays in its order; ``words`` float64 numbers are each part's own."""
-        elements = {name: element_of(array.dtype) for name, array in arrays.items() if name != "carry"}
         if words:
-            elements["kept"] = "f8"
-        call, parts = kernel(name, self.rule, "f8", **elements), self.parts()
-        places = [*map(address, arrays.values())]
+            arrays = arrays | {"kept": np.empty(0)}
+        call, parts = self._kernel(name, arrays), self._parts
+        places = [address(array) for name, array in arrays.items() if name != "kept"]
         room = allocate.aligned((len(parts), -(-words // OCTET) * OCTET), _WIDE)
         rooms = [[address(own)] if words else [] for own in room]
         calls = [(call, None, *places, *r, address(self.geometry), *part) for r, part in zip(rooms, parts, strict=True)]
-        self.team.run(calls, min(self.threads, len(calls)))
+        _threads.team().run(calls, min(self.threads, len(calls)))
+
+
+_known = functools.lru_cache(512)(Run)
+
+
+def run_of(operands, axis, reverse=False, lengths=None, c=None, chunks=1, window=None, words=()):
+    """Return the `Run` over operands by name, of which those that kernels have no use for are left out.
+
+    ``c`` are `Coefficients`, or None, and ``words`` are those of a kernel's rule.
+    """
+    names = "x", "y", "g", "coefficients", "grads"
+    forms = tuple([_form(operands[name]) if name in operands else None for name in names])
+    given = forms, axis, reverse, (1, 2, 0, 0, words, False) if c is None else c.form(), chunks, window
+    most = _threads.team().size
+    return _known(*given, most) if lengths is None else Run(*given, most, lengths)

@@ -7,77 +7,57 @@ import functools
 import math
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
-from .._arguments import shapes
-from .._arguments.arrays import address, pairs, quiet, summed_to
+from .._arguments.arrays import pairs, quiet, summed_to
 from .._plan.fields.tiles import FIELDS, GRADIENTS, STEPS
-from .compiler.compile import kernel
 from .filter_coefficients import CHUNKS, coefficients, shared
-from .filter_run import Run, element_of
+from .filter_run import example, run_of
 from .machine import allocate, threads as _threads
+from .prepared import MOST_KEPT
 
 LONG_SERIES = 1 << 15  # steps of a series that is cut
 _WIDE = np.dtype(np.float64)
 _READABLE = frozenset((_WIDE, np.dtype(np.float32)))
+_STATES = type(None), np.ndarray  # types of states that a prepared call takes
 
 
-# ---- Calls seen before ----------------------------------------------------------------------------------------------
+# ---- Prepared calls -------------------------------------------------------------------------------------------------
 
 
-class _Short:
-    """A call of one filter for all series that are not cut: all that is known of it but numbers and addresses."""
-
-    def __init__(self, x, c, axis, reverse):
-        run = Run({"x": x, "y": np.ndarray(x.shape, x.dtype, strides=_like(x))}, axis, reverse, None, c)
-        table, signs = c.tables(run)
-        elements = {"x": element_of(x.dtype), "y": element_of(x.dtype), "coefficients": "f8", "signs": "f8"}
-        self.call = kernel("sections.walk", run.rule, "f8", **elements)
-        self.parts, self.threads, self.n, self.fill = run.parts(), run.threads, run.places.series, run.fill
-        self.shape, self.dtype, self.strides = x.shape, x.dtype, _like(x)
-        self.keep, self.tables = (run, table, signs), (address(table), address(signs))
-        self.geometry, self.signs = address(run.geometry), signs.reshape(-1, 1)
-        lanes = [k + 1 + (k >= axis) for k in run.axes]
-        self.order = 0, axis + 1, *lanes
-        self.back = [self.order.index(k) for k in range(len(self.order))]
-        self.state = c.sections, 2, *(x.shape[k - 1] for k in lanes)
-        self.zi = c.sections, *x.shape[:axis], 2, *x.shape[axis + 1 :]
-        self.zeros = np.zeros((2 * c.sections, len(run.fill)))
-
-    def run(self, x, zi, y, wants_state):
-        """Write the output; return the states after all steps, if they are wanted."""
-        if zi is None:
-            carry = self.zeros.copy()
-        else:
-            carry = zi.transpose(self.order).reshape(-1, self.n).take(self.fill, 1).astype(_WIDE, copy=False)
-            with quiet(np):  # what is not finite is handed on
-                carry[1::2] += self.signs * carry[::2]
-        head = None, address(x), address(y), *self.tables, address(carry), self.geometry
-        if self.threads == 1:
-            self.call(*head, 0, len(self.fill))
-        else:
-            _threads.team().run([(self.call, *head, *part) for part in self.parts], self.threads)
-        if wants_state:
-            with quiet(np):
-                carry[1::2] -= self.signs * carry[::2]
-            return np.ascontiguousarray(carry[:, : self.n].reshape(self.state).transpose(self.back))
+@functools.lru_cache(MOST_KEPT)
+def _prepared(dtype, shape, strides, axis, reverse, data, count, threads):
+    """Return what makes the output and last states of a signal of a kind; None of what must be looked at."""
+    known, c = example(dtype, shape, strides, axis), shared(data, count)
+    if known is None or not count or not c.divides:
         return None
-
-
-def _like(x):
-    return shapes.like(x.shape, x.dtype, (x.shape, x.strides))
-
-
-@functools.lru_cache(256)
-def _short(dtype, shape, strides, axis, reverse, data, count, threads):
-    """Return a `_Short` of such arguments; None of what is none."""
-    c, wide = shared(data, count), dtype.kind == "f" and dtype.isnative and element_of(dtype)
-    if not wide or not shape or not -len(shape) <= axis < len(shape) or 0 in shape or not count or not c.divides:
-        return None
-    x, axis = np.ndarray(shape, dtype, np.empty(1, dtype), strides=[0] * len(shape)), axis % len(shape)
+    x, y, axis = known
     if _chunks(c, math.prod(shape) // shape[axis], shape[axis], None) > 1:
         return None
-    return _Short(as_strided(x, shape, strides), c, axis, reverse)
+    run = run_of({"x": x, "y": y}, axis, reverse, c=c)
+    table, signs = c.tables(run)
+    arrays = {"x": x, "y": y, "coefficients": table, "signs": signs, "carry": x}
+    call, new = run.prepared("sections.walk", arrays, ("x", "y", "carry")), allocate.maker(shape, dtype, y.strides)
+    lanes, back, zeros, signs = run.lanes, run.back, np.zeros((count, 2, len(run.fill))), signs.reshape(-1, 1)
+    to_front = 0, axis + 1, *(k for k in range(1, x.ndim + 1) if k != axis + 1)
+    to_place = 0, *range(2, axis + 2), 1, *range(axis + 2, x.ndim + 1)
+    form = count, *shape[:axis], 2, *shape[axis + 1 :]
+
+    def filtered(x, zi, wants_state):
+        if zi is not None and (zi.shape != form or zi.dtype not in _READABLE):
+            return None
+        y = new()
+        carry = zeros.copy() if zi is None else lanes(zi.transpose(to_front)).astype(_WIDE, copy=False)
+        if not wants_state:
+            call(x, y, carry)
+            return y, None
+        with quiet(np):  # what is not finite is handed on
+            if zi is not None:
+                carry[:, 1] += signs * carry[:, 0]
+            call(x, y, carry)
+            carry[:, 1] -= signs * carry[:, 0]
+        return y, np.ascontiguousarray(back(carry).transpose(to_place))
+
+    return filtered
 
 
 def quick(x, sos, zi, axis, reverse, wants_state):
@@ -85,11 +65,8 @@ def quick(x, sos, zi, axis, reverse, wants_state):
     if sos.ndim != 2 or not len(sos) or sos.shape[1] != FIELDS or sos.dtype not in _READABLE:
         return None
     data = (sos if sos.dtype == _WIDE else sos.astype(_WIDE)).tobytes()
-    short = _short(x.dtype, x.shape, x.strides, axis, reverse, data, len(sos), _threads.team().size)
-    if short is None or not (zi is None or (type(zi) is np.ndarray and zi.shape == short.zi and zi.dtype in _READABLE)):
-        return None
-    y = allocate.empty(short.shape, short.dtype, short.strides)
-    return y, short.run(x, zi, y, wants_state)
+    call = _prepared(x.dtype, x.shape, x.strides, axis, reverse, data, len(sos), _threads.team().size)
+    return None if call is None or type(zi) not in _STATES else call(x, zi, wants_state)
 
 
 # ---- Calls ----------------------------------------------------------------------------------------------------------
@@ -183,7 +160,7 @@ def cascade(x, y, c, zi, axis, reverse, lengths):
     if x.size == 0:
         return _turned(states, -signs, c.poles).copy()
     chunks = _chunks(c, math.prod(shape), steps, lengths)
-    run = Run({"x": x, "y": y, **c.places(x)}, axis, reverse, lengths, c, chunks)
+    run = run_of({"x": x, "y": y, **c.places(x)}, axis, reverse, lengths, c, chunks)
     table, own_signs = c.tables(run)
     carry, given = run.lanes(states), {"coefficients": table, "signs": own_signs}
     if chunks > 1:
@@ -194,7 +171,7 @@ def cascade(x, y, c, zi, axis, reverse, lengths):
 
 def _warmed_up(x, c, axis, reverse, chunks, carry, given):
     """Return the states before all chunks, of which ``carry`` has those of the first ones."""
-    run = Run({"x": x, "y": x}, axis, reverse, None, c, chunks, (c.warm_up, x.itemsize))
+    run = run_of({"x": x, "y": x}, axis, reverse, None, c, chunks, (c.warm_up, x.itemsize))
     states, nowhere = np.zeros_like(carry), np.empty(carry.shape[-1], x.dtype)
     run.run("sections.walk", {"x": x, "y": nowhere, **given, "carry": states})
     firsts = run.fill % chunks == 0
@@ -233,7 +210,7 @@ def cascade_vjp(g, x, to_x, c, zi, grad_zf, axis, reverse, lengths):
         adjoint = _turned(adjoint, -signs, not c.poles).copy()
         return (grads if varies else np.zeros((c.sections, fields, *shape))), adjoint
     operands = {"x": x, "y": to_x, "g": g, **c.places(x)} | ({"grads": grads[..., 0, 0]} if varies else {})
-    run = Run(operands, axis, reverse, lengths, c)
+    run = run_of(operands, axis, reverse, lengths, c)
     table, own_signs = c.tables(run)
     carry, adjoint = run.lanes(states), run.lanes(adjoint)
     sums = np.zeros((c.sections, each, carry.shape[-1]))

@@ -6,9 +6,11 @@ from collections.abc import Callable
 import numpy as np
 
 from .._arguments import arrays as _arrays, checks, messages as say, shapes
+from .._arguments.records import RECURRENCE
 from .._plan import problem, segments
 from .compiler import cache
 from .machine import allocate
+from .prepared import keep
 
 _ndarray = np.ndarray
 _supported = _arrays.element
@@ -17,7 +19,6 @@ _supported = _arrays.element
 # first one's cuts.
 _shortcuts: dict[tuple, tuple[Callable | None, segments.Cuts | None]] = {}
 _UNKNOWN = None, None
-MOST_KEPT = 1024
 _LARGEST = 1 << 1023
 _STATES = type(None), np.ndarray, float  # types of first states that a shortcut takes
 
@@ -158,13 +159,6 @@ def _cut(names, a, b, states, axis, reverse, lengths):
     return cuts, cuts.signature, cuts.lengths
 
 
-def keep(kept, key, value):
-    """Remember what a kind of call has come to; of too many, all are forgotten."""
-    if len(kept) >= MOST_KEPT:
-        kept.clear()
-    kept[key] = value
-
-
 # ---- Taking arguments -----------------------------------------------------------------------------------------------
 
 
@@ -177,8 +171,7 @@ def _is_plain(value):
 
 
 def _take(names, *values):
-    optional = "h0", "out", "grad_state"
-    arrays, owner = _arrays.take_all(dict(zip(names, values, strict=True)), optional, _number)
+    arrays, owner = _arrays.take_all(RECURRENCE, dict(zip(names, values, strict=True)), _number)
     return (*arrays.values(), owner)
 
 

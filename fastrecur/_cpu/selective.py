@@ -5,26 +5,26 @@ Below `forward` and `vjp`, bfloat16 is the uint16 that it stands in memory as: N
 
 import numpy as np
 
-from .._arguments import arrays as _arrays, checks, messages as say, shapes as _shapes
+from .._arguments import arrays as _arrays, checks, shapes as _shapes
 from .._arguments.arrays import address
+from .._arguments.records import SCAN
 from .._arguments.selective import MAPS, TIMED, Operands, by_time, check, check_out
 from .._plan import selective as _plan
 from .._plan.fields import selective as _kernels
+from . import cost
 from .compiler.compile import kernel
 from .machine import allocate, threads as _threads
 
 _BITS = np.dtype(np.uint16)  # of bfloat16
-_OPTIONAL = *Operands._field_defaults, "out", "grad_state"
-SERIAL = 1 << 18  # states of all steps from which a second thread pays
 
 
 def forward(operands, options, return_state, out):
     """Run a scan; ``options`` are those of `_arguments.selective.check` as they were given."""
     return_state = checks.flag("return_state", return_state)
-    arrays, owner = _arrays.take_all({**operands._asdict(), "out": out}, _OPTIONAL, _floats)
+    arrays, owner = _arrays.take_all(SCAN, operands._asdict() | {"out": out})
     given, out = out, arrays.pop("out")
+    sizes, options = check(arrays, *options)
     operands = Operands(**arrays)
-    sizes, options = check(_shapes_of(operands), *options)
     if out is not None:
         check_out(out, operands.u.dtype, operands, (("offsets", options.offsets), ("resets", options.resets)))
     y, state, _ = scan(_in_bits(operands), sizes, options, None if out is None else _bits(out))
@@ -35,13 +35,10 @@ def forward(operands, options, return_state, out):
 def vjp(grad_y, operands, options, grad_state):
     """Run a scan's adjoint."""
     named = {"grad_y": grad_y, **operands._asdict(), "grad_state": grad_state}
-    arrays, owner = _arrays.take_all(named, _OPTIONAL, _floats)
+    arrays, owner = _arrays.take_all(SCAN, named)
+    sizes, options = check(arrays, *options)
     grad_y, grad_state = arrays.pop("grad_y"), arrays.pop("grad_state")
     operands = Operands(**arrays)
-    sizes, options = check(_shapes_of(operands), *options)
-    _shapes.check_exact("grad_y", grad_y.shape, operands.u.shape)
-    if grad_state is not None:
-        _shapes.check_exact("grad_state", grad_state.shape, (sizes.rows, sizes.channels, sizes.states))
     grads = scan_vjp(_bits(grad_y), _in_bits(operands), sizes, options, grad_state)
     return Operands(*[
         None if own is None else owner.give(_as(grad, own.dtype)) for grad, own in zip(grads, operands, strict=True)
@@ -63,19 +60,6 @@ def _in_bits(operands):
     return operands._replace(**{
         name: _bits(array) for name, array in operands._asdict().items() if array is not None and name in TIMED + MAPS
     })  # fmt: skip
-
-
-def _floats(name, value):
-    """Return an array of floats in the machine's byte order; integers and bools become float64."""
-    array = np.asarray(value)
-    if array.dtype.kind == "c":
-        raise ValueError(say.scan_complex(name, array.dtype))
-    floats = _arrays.numbers(name, array)
-    return floats.astype(np.float64) if floats.dtype.kind in "biu" else floats
-
-
-def _shapes_of(operands):
-    return Operands(*[None if array is None else array.shape for array in operands])
 
 
 # ---- Run ------------------------------------------------------------------------------------------------------------
@@ -134,9 +118,8 @@ def scan_vjp(grad_y, operands, sizes, options, grad_state=None, checkpoints=None
 
 def _team(sizes):
     """Return who will run a call; workers wake up while it is prepared."""
-    team = _threads.team()
-    if sizes.batch * sizes.steps * sizes.channels * sizes.states < SERIAL:
-        return team._replace(size=1)
+    team, words = _threads.team(), sizes.batch * sizes.steps * sizes.channels * sizes.states
+    team = team._replace(size=cost.threads("selective", 8 * words, team.size))
     return team._replace(size=_threads.prewake(team.size)) if team.run is _threads.run and team.size > 1 else team
 
 

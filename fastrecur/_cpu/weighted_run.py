@@ -22,14 +22,14 @@ from .._plan.fields.weighted import (
     STEPS,
     WEIGHT,
 )
-from .._plan.loops import starts
+from .._plan.loops import Series, starts
 from .._plan.widths import WIDTH
 from . import cost, run as _run
 from .compiler import native
 from .compiler.compile import kernel
 from .machine import allocate, threads as _threads
+from .prepared import MOST_KEPT, prepared
 
-SERIAL_BYTES = cost.SERIAL_BYTES // 4  # of samples, of which each takes so much longer than a recurrence's step
 LARGE = 16 << 20  # bytes of a result from which it goes past the cache
 FEW_LANES = problem.FEW_LANES  # fewer are cut into chunks where they are long,
 FEW_ALONG = 2 * WIDTH  # or of contiguous time so many
@@ -46,7 +46,6 @@ CUT_STEPS = 1 << 12  # of a series that a kernel cuts by itself
 FEW_ALONE = 3  # series that are walked one after the other
 KEPT_LANES = 1024  # up to which it is remembered where series begin
 LONG_TIMES = 1024  # times of which a kernel makes decays quicker
-SERIAL_TIMES = 1 << 15  # below which a second thread costs more than it brings
 MOST_EXACT = 1 << 53  # up to which integers are float64, as microseconds since 1970 are
 TIME_BYTES = 64  # that are moved in the time that a decay takes
 _WIDE = np.dtype(np.float64)
@@ -67,19 +66,13 @@ class Layout:
         traits |= {"flagged" if border.kind == "b" else "by_group": True for border, *_ in borders}
         self.rule = " ".join([kind, *(trait for trait, holds in traits.items() if holds)])
         self.shape, self.dtype, self.strides = shape, dtype, shapes.like(shape, dtype, x[1:])
-        size, lane_axes = math.prod(shape), [k for k in range(len(shape)) if k != axis]
+        size, self.series = math.prod(shape), Series(shape, self.strides, axis)
         self.options, self.is_empty = (*options, size * dtype.itemsize >= LARGE), size == 0
-        self.lane_shape, self.steps = tuple(shape[k] for k in lane_axes), shape[axis]
-        self.lanes = math.prod(self.lane_shape)
-        # Time first, then the series, outermost in memory first.
-        order = sorted(lane_axes, key=lambda k: (-abs(self.strides[k]), k))
-        self.order = axis, *order
-        self.states_order = 0, *(1 + lane_axes.index(k) for k in order)
-        self.states_back = 0, *(1 + order.index(k) for k in lane_axes)
+        self.steps, self.lanes = shape[axis], self.series.count
+        self.order = axis, *self.series.order  # time first
         may_settle = self.lanes > 1 and size >= LARGE_TABLE and not any(word in self.rule for word in _UNSETTLED)
         is_short = self.steps < LONG_SERIES and self.lanes <= KEPT_LANES and not may_settle
-        is_small = size * dtype.itemsize < allocate.LARGE  # NumPy's own are quicker made
-        self.new = functools.partial(np.ndarray if is_small else allocate.aligned, shape, dtype, strides=self.strides)
+        self.new = allocate.maker(shape, dtype, self.strides)
         self.walk = self.short = None  # which are all there is to a call, if it is short
         if is_short and not self.is_empty and "by_group" not in traits:
             places = [self._place(v) for v in (x, y or x, (dtype, shape, self.strides), gate, *borders)]
@@ -90,11 +83,10 @@ class Layout:
         """Return an operand's dtype, its stride of time and where series begin."""
         dtype, shape, strides = signature
         strides = shapes.spread(shape, strides, self.shape)
-        offsets = starts([self.shape[k] for k in self.order[1:]], [strides[k] for k in self.order[1:]])
-        return dtype, strides[self.order[0]], offsets
+        return dtype, strides[self.order[0]], self.series.starts(strides)
 
 
-_layout = functools.lru_cache(maxsize=256)(Layout)
+_layout = functools.lru_cache(MOST_KEPT // 4)(Layout)
 
 
 def run_whole(statistic, x, y, gate, axis, kind, min_periods, bias):
@@ -126,7 +118,7 @@ def run(statistic, x, y, gate, borders, shape, dtype, axis, kind, min_periods, b
     signatures[1] = None if y is None else () if y is x else signatures[1]
     asked = _layout(statistic, kind, (max(1, min_periods), bias), shape, dtype, axis, tuple(signatures))
     h = asked.new()
-    states = np.zeros((PLANES, *asked.lane_shape))
+    states = np.zeros((PLANES, *asked.series.shape))
     if state[0] is not None:
         for plane, values in enumerate(state):
             states[plane] = 0 if values is None else values
@@ -135,13 +127,12 @@ def run(statistic, x, y, gate, borders, shape, dtype, axis, kind, min_periods, b
     given.insert(2, h)
     if asked.lanes == 1 and asked.walk is not None:
         return h, asked.walk.run(given, states.reshape(PLANES, 1)).reshape(states.shape)
-    lanes_of = states.transpose(asked.states_order)
-    after = lanes_of.reshape(PLANES, asked.lanes)
+    after = asked.series.lanes(states)
     if asked.walk is not None:
         after = asked.walk.run(given, after)
     else:
         after = _walk_long(asked, gate, [np.broadcast_to(v, shape).transpose(asked.order) for v in given], after)
-    return h, np.ascontiguousarray(after.reshape(lanes_of.shape).transpose(asked.states_back))
+    return h, np.ascontiguousarray(asked.series.back(after))
 
 
 def _walk_long(asked, gate, operands, after):
@@ -246,20 +237,19 @@ class Walk:
         walk = "walk_groups" if self.by_group else own if self.alone else "walk"
         self.call = kernel(f"weighted.{walk}", rule, "f8", **elements)
         self.nbytes = places[0][0].itemsize * steps * lanes
+        self.is_one = self.is_cut or cost.threads("statistics", self.nbytes, 2) == 1  # native call
 
     def prepared(self):
         """Return what walks from zero states, which stay in it, given operands, a place for borders, and `part`.
 
         None if a walk is more than one native call, or has states of many series.
         """
-        is_one = self.is_cut or self.nbytes < SERIAL_BYTES
-        words = PLANES * len(self.fill)
-        if not is_one or words > native.MOST_SCRATCH or not native.is_native([(self.call,)]):
+        words, releases = PLANES * len(self.fill), 4 * self.nbytes >= cost.UNLOCKED_BYTES
+        if not self.is_one or words > native.MOST_SCRATCH:
             return None
         operands, carry, part = (1, 2, 3, 4, 5), 6, (8, 9)  # places among a kernel's arguments
         arguments = [*[0] * 7, self.geometry, 0, 0]
-        releases = 4 * self.nbytes >= cost.UNLOCKED_BYTES
-        return native.prepared(self.call, arguments, operands + part, carry, words, releases, (self.table,))
+        return prepared(self.call, [arguments], operands + part, self.table, 1, (carry, words), releases)
 
     def part(self, gate):
         """Return the last arguments of a kernel that walks all series."""
@@ -282,7 +272,7 @@ class Walk:
             carry[...] = states[:, self.fill]
         places = [address(operand) for operand in operands]
         head = (None, *places, *places[3:4] * (5 - len(places)), address(carry), self.geometry)  # borders in any case
-        if self.is_cut or self.nbytes < SERIAL_BYTES:
+        if self.is_one:
             self.call(*head, *self.part(float(operands[3].flat[0])))
         else:
             team, vectors = _threads.team(), padded // self.width
@@ -409,7 +399,7 @@ def decays(times, first_gap, halflife, alpha):
     are_exact = name != "i8" or max(abs(int(times[0])), abs(int(times[-1]))) <= MOST_EXACT
     call = kernel("decays.walk", "" if are_exact else "integers", "f8", times=name, decays="f8")
     team = _threads.team()
-    threads = team.size if len(times) >= SERIAL_TIMES else 1
+    threads = cost.threads("statistics", 8 * len(times), team.size)
     parts = _threads.ranges(len(times) - 1, cost.items(TIME_BYTES * len(times), threads, len(times) // LONG_TIMES))
     carries = np.zeros((len(parts), 2 * WIDTH))
     carries[:, : _decays.POWER + 1] = halflife, power

@@ -24,7 +24,7 @@ def follow(x, given, axis, out, check):
     return y, last
 
 
-def holt(x, given, axis, check):
+def holt(x, given, axis, _out, check):
     """Return levels and trends; ``check`` returns the axis, the shape of states with 1 there, and without it."""
     views, _, work = taken({"x": x, **given}, numbers=tuple(given))
     signal = views.pop("x")

@@ -11,6 +11,7 @@ import numpy as np
 
 from .._arguments import checks, messages as say, shapes as _shapes
 from .._arguments.arrays import element
+from .._arguments.records import SCAN
 from .._arguments.selective import Operands, check_out, check_shapes
 from . import plan as _plan
 from .call import floats, ghost_of, ghost_of_out, is_view, place_of, result, signature_of, take_views
@@ -63,19 +64,13 @@ def _look(operands, options, **more):
     given = operands._asdict() | more
     taken, ends, work = take_views(None, tuple(given), tuple(given.values()), checks.split(lengths, offsets, resets))
     for (name, value), view in zip(given.items(), taken, strict=True):
-        if not is_view(view) and (view is not None or name in (*Operands._fields[:5], "grad_y")):
+        if not is_view(view) and (view is not None or not SCAN[name].optional):
             raise TypeError(say.not_an_array(name, type(value)))
-        if view is not None and view.dtype.kind == "c":
-            raise ValueError(say.scan_complex(name, view.dtype))
-    views, more = Operands(*taken[: len(operands)]), dict(zip(more, taken[len(operands) :], strict=True))
-    sizes, options = check_shapes(Operands(*[None if v is None else v.shape for v in views]), *options, *ends)
+    known = {name: view for name, view in zip(given, taken, strict=True) if name in SCAN and name != "out"}
+    sizes, options = check_shapes(known, *options, *ends)
     if not has_kernels(sizes.states):
         raise ValueError(say.scan_states(_kernel.MOST_STATES, sizes.states))
-    wanted = {"grad_y": views.u.shape, "grad_state": (sizes.rows, sizes.channels, sizes.states)}
-    for name, view in more.items():
-        if view is not None and view.shape != wanted.get(name, view.shape):
-            raise ValueError(say.exact_shape(name, view.shape, wanted[name]))
-    return views, more.values(), (ends, sizes, options), work
+    return Operands(*taken[: len(operands)]), taken[len(operands) :], (ends, sizes, options), work
 
 
 def _scan(views, y, known, work):

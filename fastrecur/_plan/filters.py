@@ -3,46 +3,49 @@
 import numpy as np
 
 from .._arguments import arrays, checks, messages as say, shapes
+from .._arguments.records import FILTER, FOLLOW, HOLT
 from . import problem
 
 FIELDS = 6  # of a section: b0, b1, b2, a0, a1, a2
+_RECORD = HOLT | FOLLOW | FILTER
+SIGNALS = "signal", "result", "cotangent"
 MOST_VARYING = 94  # the order of a filter whose coefficients vary in time, at most, on every device
 
 
-def take(name, value, halves=("x", "y", "grad_y")):
-    """Return an argument as an array of floats, or complex numbers, and its library; None as it is.
+def take(name, value, halves=SIGNALS):
+    """Return an argument as an array of floats, or complex numbers, and its library; None as it is if it may be None.
 
-    ``halves`` are arguments that may stay in half precision: signals are read as they are.
+    ``halves`` are kinds of arguments that may stay in half precision: signals are read as they are.
     """
-    if value is None and name in ("zi", "grad_zf"):
-        return None, None
     array, owner = arrays.take(name, value)
-    if array is None:
+    if array is None and not _RECORD[name].optional:
         raise TypeError(say.not_an_array(name, type(None)))
-    array = arrays.numbers(name, np.asarray(array))
-    if name in ("sos", "a", "b") and array.dtype.kind == "c":
+    return array if array is None else floats(name, array, halves), owner
+
+
+def floats(name, array, halves=SIGNALS):
+    """Return an array, perhaps a lazy one, of floats or complex numbers as `take` does."""
+    array, kind = arrays.floats(name, array), _RECORD[name].kind
+    if kind == "polynomial" and array.dtype.kind == "c":
         raise TypeError(say.filter_real(name, array.dtype))
-    least = 2 if name in halves else 4  # bytes
-    is_float = array.dtype.kind in "fc" or array.dtype.name == "bfloat16"
-    return (array if is_float and array.dtype.itemsize >= least else array.astype(np.float64)), owner
+    return array.astype(np.float64) if array.dtype.itemsize == 2 and kind not in halves else array
 
 
-def take_in_memory(x, given):
-    """Return a signal as `take` does, its library, and other arguments by name."""
-    return *take("x", x), {name: take(name, value)[0] for name, value in given.items()}
-
-
-def check_real(x, given, axis, wrong):
+def check_levels(record, x, given, axis, wrong=say.real_dtype):
     """Return the axis, counted from the first, and the shapes of states with 1 there and without it.
 
-    Raise what ``wrong`` says of the signal, or an argument by name, that is complex.
+    Raise unless a signal and others, by name, have shapes of their ``record``; ``wrong`` is said of a complex one.
     """
     shape = tuple(x.shape)
     axis = shapes.axis_of(axis, shape, ("x",))
+    one, series = (*shape[:axis], 1, *shape[axis + 1 :]), shape[:axis] + shape[axis + 1 :]
     for name, value in {"x": x, **given}.items():
-        if "complex" in str(value.dtype):
+        if checks.is_complex(value.dtype):
             raise TypeError(wrong(name, value.dtype))
-    return axis, (*shape[:axis], 1, *shape[axis + 1 :]), shape[:axis] + shape[axis + 1 :]
+        word = record[name].shape
+        into = {"one step": one, "series": series}.get(word, shape)
+        problem.check_fits(name, value.shape, into, say.state_shape if word == "series" else say.same_shape)
+    return axis, one, series
 
 
 def check_a0(sos):
@@ -70,8 +73,7 @@ def check_sections(came, shape, axis, fields=FIELDS):
         lead = came[:-2]
         fits = problem.fits(lead, series if len(lead) < len(shape) else shape) and len(lead) >= len(series)
     if not fits:
-        names = (_shown(*lead, "sections", FIELDS) for lead in ((), series, shape))
-        raise ValueError(say.filter_coefficients("sos", tuple(came), *names))
+        raise ValueError(say.filter_coefficients("sos", tuple(came), _forms(series, shape, "sections", FIELDS)))
 
 
 def check_polynomial(name, came, shape, axis):
@@ -79,12 +81,14 @@ def check_polynomial(name, came, shape, axis):
     series, lead = shape[:axis] + shape[axis + 1 :], tuple(came[:-1])
     ranks = {0: (), len(series): series, len(shape): tuple(shape)}
     if not came or not came[-1] or len(lead) not in ranks or not problem.fits(lead, ranks[len(lead)]):
-        forms = (_shown(*own, "coefficients") for own in ((), series, shape))
-        raise ValueError(say.filter_coefficients(name, tuple(came), *forms))
+        raise ValueError(say.filter_coefficients(name, tuple(came), _forms(series, shape, "coefficients")))
 
 
-def _shown(*sizes):
-    return f"({', '.join(map(str, sizes))})"
+def _forms(series, shape, *own):
+    """Return the shapes that coefficients may have, in words; a single series has one filter in any case."""
+    whose = {(): "one filter"} | ({series: "one for each series"} if series else {}) | {shape: "one for each step"}
+    first, *others, last = (f"({', '.join(map(str, (*lead, *own)))}) ({words})" for lead, words in whose.items())
+    return " or ".join([", ".join([first, *others]), last])
 
 
 def state_shape(sos, shape, axis, poles=False):

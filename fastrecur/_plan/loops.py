@@ -138,6 +138,35 @@ def starts(sizes, strides):
     return offsets
 
 
+class Series:
+    """The series along an axis of an array, in the order of memory: where they begin, and states of them."""
+
+    def __init__(self, shape, strides, axis):
+        self.order = sorted((k for k in range(len(shape)) if k != axis), key=lambda k: (-abs(strides[k]), k))
+        self.shape, self.sizes = (*shape[:axis], *shape[axis + 1 :]), [shape[k] for k in self.order]
+        self.count, axes = math.prod(self.shape), [k - (k > axis) for k in self.order]
+        back = [axes.index(k) for k in range(len(axes))]
+        # Of states with so many axes in front.
+        self._ahead = [(*range(lead), *(lead + k for k in axes)) for lead in range(3)]
+        self._back = [(*range(lead), *(lead + k for k in back)) for lead in range(3)]
+
+    def starts(self, strides):
+        """Return where series begin, in bytes, of an operand with such strides."""
+        return starts(self.sizes, [strides[k] for k in self.order])
+
+    def lanes(self, array):
+        """Return (leading, *series), or what broadcasts to that, with the series in one axis."""
+        lead = array.ndim - len(self.shape)
+        if array.shape[lead:] != self.shape:
+            array = np.broadcast_to(array, (*array.shape[:lead], *self.shape))
+        return array.transpose(self._ahead[lead]).reshape(*array.shape[:lead], -1)
+
+    def back(self, lanes):
+        """Return what `lanes` makes, (leading, lanes), as (leading, *series)."""
+        lead = lanes.shape[:-1]
+        return lanes.reshape((*lead, *self.sizes)).transpose(self._back[len(lead)])
+
+
 def repetitions(beyond):
     """Return each operand's offsets, for every time that the whole walk is repeated."""
     return tuple(

@@ -179,7 +179,7 @@ def covary(covariance, headroom, share, kept, x, y):
     ``headroom`` is 1 less the sum of the squared normalised weights, carried without a subtraction: what the covariance
     is divided by to be unbiased.
     """
-    return kept * fma(share * x, y, covariance), kept * fma(kept, headroom, share + share)
+    return kept * fma(share, x * y, covariance), kept * fma(kept, headroom, share + share)
 
 
 # ---- Advantages -----------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ def sosfilt(x, sos, zi, axis, reverse, lengths, return_state, out, fields=FIELDS
         known = filters.quick(x, sos, zi, axis, reverse, wants_state)
         if known is not None:
             return known if wants_state else known[0]
-    library = _library(x=x, sos=sos, zi=zi, out=out)
+    library = _library(x, sos, zi, out)
     if library is not None:
         y, zf = library.sosfilt(x, sos, zi, axis, reverse, lengths, out, fields, poles)
         return (y, zf) if wants_state else y
@@ -38,7 +38,7 @@ def sosfilt(x, sos, zi, axis, reverse, lengths, return_state, out, fields=FIELDS
 def sosfilt_vjp(g, sos, x, y, zi, axis, reverse, lengths, grad_zf, fields=FIELDS, poles=False):
     """Return the gradients of the coefficients, the input and the first states; the last None where there are none."""
     axis, reverse = checks.axis(axis), checks.flag("reverse", reverse)
-    library = _library(grad_y=g, sos=sos, x=x, y=y, zi=zi, grad_zf=grad_zf)
+    library = _library(g, sos, x, y, zi, grad_zf)
     if library is not None:
         return library.sosfilt_vjp(g, sos, x, y, zi, axis, reverse, lengths, grad_zf, poles)
     (x, owner), sos = take("x", x), sos if poles else take("sos", sos)[0]
@@ -75,20 +75,14 @@ def in_dtype_of(operand, gradient):
     return gradient.astype(dtype) if isinstance(gradient, np.ndarray) else gradient.to(dtype)
 
 
-def _library(**given):
+def _library(*values):
     """Return the module for arrays that are no other's than one library's own; None for arrays in memory."""
-    values = given.values()
-    if _arrays.all_in_memory(*values):
-        return None
-    if _arrays.any_tensor(*values):
-        return _dispatch.tensor_filters()
-    if _arrays.any_on_device(*values):
-        return _dispatch.gpu_filters()
-    if _arrays.any_lazy(*values):
+    place = _dispatch.place(*values)
+    if place == "lazy":
         from . import _lazy
 
         return _lazy
-    return None
+    return None if place == "memory" else (_dispatch.tensors if place == "tensors" else _dispatch.on_device)("filters")
 
 
 def check_out(out, x, dtype, operands):

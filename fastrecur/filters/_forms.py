@@ -8,8 +8,9 @@ import numpy as np
 from .. import _dispatch
 from .._arguments import arrays as _arrays, checks, messages as say, shapes
 from .._arguments.arrays import at, join
+from .._arguments.records import FILTER
 from .._plan import problem
-from .._plan.filters import FIELDS, check_order, check_polynomial, check_sections, check_settles, take
+from .._plan.filters import FIELDS, check_a0, check_order, check_polynomial, check_sections, check_settles, take
 from . import _call
 
 _LEAST = 2  # the order of a section: lower ones are filled up with zeros
@@ -24,26 +25,16 @@ def _floats(xp, name, value, like, halves=()):
     if xp is np:
         return take(name, value, halves)[0]
     if not isinstance(value, xp.Tensor):
-        value = _dispatch.tensor_filters().tensor_of(name, value, like)
+        value = _dispatch.tensors("filters").tensor_of(name, value, like)
     if name in ("sos", "a", "b") and value.is_complex():
         raise TypeError(say.filter_real(name, value.dtype))
-    kept = value.is_complex() or (value.is_floating_point() and (value.itemsize > 2 or name in halves))
+    kept = value.is_complex() or (value.is_floating_point() and (value.itemsize > 2 or FILTER[name].kind in halves))
     return value if kept else value.double()
 
 
 def _signal(xp, x):
     """Return a signal as something with a shape."""
     return x if hasattr(x, "shape") else xp.asarray(x) if xp is np else xp.as_tensor(x)
-
-
-def _in_memory(xp, x):
-    """Return a signal that is not lazy, and what makes results of its library of arrays."""
-    if xp is not np:
-        return _signal(xp, x), lambda result: result
-    if _arrays.any_lazy(x):
-        raise TypeError(say.filter_in_memory())
-    array, owner = take("x", x)
-    return array, owner.give
 
 
 def _cast(xp, x, dtype):
@@ -95,7 +86,7 @@ def lfilter(b, a, x, axis, zi, reverse, lengths, return_state, out):
     xp, wants_state = _namespace(b, a, x, zi), checks.flag("return_state", return_state) or zi is not None
     if xp is np and _arrays.any_on_device(b, a, x, zi, out):
         given = b, a, x, zi, axis, checks.flag("reverse", reverse)
-        y, zf = _dispatch.gpu_filters().lfilter(*given, lengths, out)
+        y, zf = _dispatch.on_device("filters").lfilter(*given, lengths, out)
         return (y, zf) if wants_state else y
     x = _signal(xp, x)
     axis = shapes.axis_of(axis, tuple(x.shape), ("x",))
@@ -122,7 +113,7 @@ def _poles(a, x, axis, zi, *others):
     xp = _namespace(a, x, *zi.values(), *others)
     x = _signal(xp, x)
     axis = shapes.axis_of(axis, tuple(x.shape), ("x",))
-    a = _polynomial(xp, "a", a, x, axis, halves=("a",))
+    a = _polynomial(xp, "a", a, x, axis, halves=("polynomial",))
     order = a.shape[-1]
     check_order(order, a.ndim > x.ndim)
     states = (v if v is None else _state(xp, name, v, x, axis, order, order) for name, v in zi.items())
@@ -198,9 +189,11 @@ def sosfiltfilt(sos, x, axis, padtype, padlen):
     xp = _namespace(sos, x)
     if xp is np and _arrays.any_on_device(sos, x):
         padding = functools.partial(_padding, padtype=padtype, padlen=padlen)
-        return _dispatch.gpu_filters().sosfiltfilt(x, sos, axis, padtype, padding)
-    x, give = _in_memory(xp, x)
-    x = x if xp is np else _dispatch.tensor_filters().tensor_of("x", x, None)
+        return _dispatch.on_device("filters").sosfiltfilt(x, sos, axis, padtype, padding)
+    if xp is np and _arrays.any_lazy(x):
+        raise TypeError(say.filter_in_memory())
+    to_tensor = xp is not np and _dispatch.tensors("filters").tensor_of
+    x, owner = (to_tensor("x", _signal(xp, x), None), _arrays.NUMPY) if to_tensor else take("x", x)
     dtype, is_half = x.dtype, x.itemsize == 2
     if is_half:  # its range is too small to continue the ends in
         x = _cast(xp, x, xp.float32)
@@ -208,6 +201,7 @@ def sosfiltfilt(sos, x, axis, padtype, padlen):
     given, sos, steps = sos, _floats(xp, "sos", sos, x), x.shape[axis]
     padlen = _padding(_readable(sos, given), tuple(sos.shape), tuple(x.shape), axis, padtype, padlen)
     if xp is np:
+        check_a0(sos)
         check_settles(sos)
     zi = _settled(xp, sos)
     zi = xp.moveaxis(zi.reshape(len(zi), *(1,) * (x.ndim - 1), 2) if zi.ndim == 2 else zi, -1, axis + 1)
@@ -224,4 +218,4 @@ def sosfiltfilt(sos, x, axis, padtype, padlen):
         start = at(x, axis, slice(-1, None) if reverse else slice(0, 1))
         x, _ = _call.sosfilt(x, sos, zi * start if steps else None, axis, reverse, None, True, None)
     x = at(x, axis, slice(padlen, padlen + steps)) if padlen else x
-    return give(_cast(xp, x, dtype) if is_half else x)
+    return owner.give(_cast(xp, x, dtype) if is_half else x)

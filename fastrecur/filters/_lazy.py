@@ -7,10 +7,10 @@ import numpy as np
 
 from .. import _dask
 from .._arguments import messages as say, shapes
-from .._cpu import filters, levels
+from .._cpu import filters
 from .._cpu.machine import threads
 from .._dask import SEGMENTS, Operand
-from .._plan.filters import check_a0, check_cascade, lengths_of, state_shape, take
+from .._plan.filters import check_a0, check_cascade, floats, lengths_of, state_shape, take
 
 _FIELDS = SEGMENTS - 1  # the axis of coefficients, which is none of the result's
 
@@ -35,11 +35,9 @@ def sosfilt(x, sos, zi, axis, reverse, lengths, out, fields, poles):
         zi = xp.broadcast_to(zi, wanted)
         zi = xp.moveaxis(zi, axis + 1, 1).reshape(count * order, *(x.shape[k] for k in lanes))
     first = Operand(zi, () if zi is None else (SEGMENTS, *lanes))
-    lengths = Operand(lengths, () if lengths is None else lanes)
-    chunks, given = _dask.align({"x": Operand(x, every), "sos": sos, "first": first, "lengths": lengths}, x.shape)
+    operands = {"x": Operand(x, every), "sos": sos, "lengths": Operand(lengths, () if lengths is None else lanes)}
     step = functools.partial(_chunk, axis=axis, reverse=reverse, count=count, poles=poles)
-    blocks = [given[name] for name in ("x", "sos", "lengths")]
-    walk = _dask.Walk("sosfilt", step, chunks, blocks, axis, reverse, given["first"], count * order)
+    walk = _dask.along_time("sosfilt", step, x.shape, axis, operands, first, reverse, count * order)
     wide = np.result_type(x.dtype, np.float64)
     last = walk.result("last", -1, np.empty((0,) * x.ndim, wide))
     last = last.reshape(count, order, *last.shape[1:])
@@ -50,36 +48,10 @@ def sosfilt_vjp(*arguments):
     raise TypeError(say.filter_lazy())
 
 
-def follow(x, given, axis):
-    """Return the graph of an envelope, and that of the last one; all is checked but what gates and values are."""
-    every, series = tuple(range(x.ndim)), x.shape[:axis] + x.shape[axis + 1 :]
-    first, lanes = given.pop("zi", np.zeros(())), every[:axis] + every[axis + 1 :]
-    xp = da if isinstance(first, da.Array) else np
-    first = xp.broadcast_to(first, (*x.shape[:axis], 1, *x.shape[axis + 1 :])).reshape(series).astype(np.float64)
-    operands = {name: Operand(value, _dask.last_axes(value, every)) for name, value in {"x": x, **given}.items()}
-    chunks, operands = _dask.align({**operands, "first": Operand(first, lanes)}, x.shape)
-    blocks, step = [operands[name] for name in ("x", "attack", "release")], functools.partial(_follow, axis=axis)
-    walk = _dask.Walk("follow", step, chunks, blocks, axis, False, operands["first"])
-    last = walk.result("last", -1, np.empty((0,) * (x.ndim - 1)))
-    return walk.result("y", 0, np.empty((0,) * x.ndim, x.dtype)), da.expand_dims(last, axis)
-
-
-def _follow(state, place, x, attack, release, *, axis):
-    y = np.empty_like(x)
-    with threads.alone():
-        return y, levels.follow(x, attack, release, state, axis, y)
-
-
 def taken(name, value):
     """Return an argument as a Dask array, or another, of floats or complex numbers."""
     value = _dask.take(name, value)
-    if not isinstance(value, da.Array):
-        return take(name, value)[0]
-    if value.dtype.kind in "biu":
-        value = value.astype(np.float64)
-    if value.dtype.kind not in ("fc" if name != "sos" else "f"):
-        raise TypeError((say.filter_real if name == "sos" else say.dtype)(name, value.dtype))
-    return value
+    return floats(name, value) if isinstance(value, da.Array) else take(name, value)[0]
 
 
 def _chunk(state, place, x, sos, lengths, *, axis, reverse, count, poles):

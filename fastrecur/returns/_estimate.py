@@ -12,18 +12,19 @@ from .._arguments import arrays as _arrays, checks, messages as say, shapes as _
 from .._arguments.arrays import at, join
 from .._arguments.checks import number
 from .._arguments.shapes import axis_of
+from .._cpu import cost
 from .._cpu.compiler.compile import kernel
 from .._cpu.machine import allocate, threads as _threads
+from .._cpu.prepared import keep, prepared
 from .._plan import problem
 from .._plan.fields import advantages as _advantages
-from .._plan.fields.advantages import FIELDS, PLANES, RHOS, H
+from .._plan.fields.advantages import FIELDS, PLANES, H
 from .._plan.layout import HEAD
-from .._plan.loops import ONCE, merge, repetitions
+from .._plan.loops import ONCE, Series, merge, repetitions
 from .._plan.widths import WIDTH
 from ..recurrence import linear_recurrence
 from ..smoothing._arrays import Data
 
-SERIAL_STEPS = 1 << 18  # steps of all series together from which a second thread pays
 ROW = 2048  # series that are walked side by side: more rows at once are fewer pages to look up
 _CARRY = np.dtype(np.float64)
 _CLIPS = {name: (f"{name} >= 0", lambda limit: limit >= 0) for name in ("rho_clip", "c_clip", "pg_rho_clip")}
@@ -32,6 +33,7 @@ _CLIPS = {name: (f"{name} >= 0", lambda limit: limit >= 0) for name in ("rho_cli
 _Steps = namedtuple("_Steps", "rewards values next_values mask gamma lam ends cuts log_rhos bootstrap last")
 _NAMES = _Steps._fields
 _DEFAULTS = [np.array(value) for value in (0.0, 0.0, 0.0, True, 0.0, 0.0, False, False, 0.0)]  # what kernels read then
+_prepared: dict = {}  # calls of kinds seen before: their plan, and where the last value stands
 _Rule = namedtuple("_Rule", "kind axis dtype limits")  # what is computed
 
 
@@ -40,10 +42,17 @@ def estimate(kind, axis, flags, rewards, gamma, values=None, next_values=None, l
 
     ``policy`` are `log_rhos` and the greatest weights; None where the policy that took the steps is the learner's.
     """
+    log_rhos, *limits = policy or (None,)
+    own_flags, (ends, cuts, mask) = "done" if kind == "returns" else "terminated", flags
+    key = _key(kind, axis, limits, (rewards, gamma, values, next_values, lam, log_rhos, bootstrap, *flags))
+    if key and key in _prepared:
+        plan, end = _prepared[key]
+        last = None if end is None else values[end]
+        steps = rewards, values, next_values, mask, gamma, lam, ends, cuts, _weights(log_rhos), bootstrap, last
+        return _run(_Steps(*steps), plan)[:-1]
     floats = {"rewards": rewards, "gamma": gamma, "lam": lam}
     if kind != "returns":
         floats["values"] = values
-    log_rhos, *limits = policy or (None,)
     limits = tuple([number(name, limit, _CLIPS) for name, limit in zip(_CLIPS, limits, strict=False)])
     if policy is not None:
         floats["log_rhos"] = log_rhos
@@ -54,17 +63,16 @@ def estimate(kind, axis, flags, rewards, gamma, values=None, next_values=None, l
     names = tuple(floats)
     data = Data(names, tuple(floats.values()))
     found, shapes = dict(zip(names, data.values, strict=True)), tuple([tuple(value.shape) for value in data.values])
-    own_flags = "done" if kind == "returns" else "terminated"
     for name, value in (("gamma", gamma), ("lam", lam)):
         # Functions of other libraries take flags before the discount, which would be taken for discounts of 0 and 1.
         if type(value) not in (int, float) and _is_bool(value if hasattr(value, "dtype") else np.asarray(value)):
             raise TypeError(say.discount_dtype(name, own_flags))
     check = _checked if data.by_kernel else _checked.__wrapped__  # torch's compiler knows no caches
     axis = check(kind, checks.axis(axis), names, shapes)
-    shape = shapes[0]
+    shape, end = shapes[0], None
     if kind != "returns" and next_values is None:
-        values, steps = found["values"], shape[axis]
-        found["values"], found["last"] = at(values, axis, slice(steps)), at(values, axis, steps)
+        values, end = found["values"], (*(slice(None),) * axis, shape[axis], ...)
+        found["values"], found["last"] = at(values, axis, slice(shape[axis])), values[end]
     if flags[0] is None and kind != "returns":
         raise TypeError(say.not_an_array("terminated", type(None)))
     named = zip((own_flags, "truncated", "mask"), flags, strict=True)
@@ -77,7 +85,12 @@ def estimate(kind, axis, flags, rewards, gamma, values=None, next_values=None, l
         return _lazy(steps, rule)
     if data.by_kernel:
         with data.threads():
-            *results, _ = _run(steps, rule, None)
+            steps, plan = _planned(steps, rule)
+            *results, _ = _run(steps, plan)
+        pairs = zip(data.values, floats.values(), strict=True)
+        are_read = all(own is value or type(value) is float for own, value in pairs)  # in place
+        if key and are_read and all(v is None or v.dtype == np.bool_ for v in (steps.ends, steps.cuts)):
+            keep(_prepared, key, (plan, end))
         return [data.give(result) for result in results]
     if data.at_hand:
         _check_flags(steps, rule, data.xp)
@@ -116,9 +129,8 @@ def _flags(data, name, flags, shape):
     if (name == "mask" and not _is_bool(flags)) or (is_numpy and flags.dtype.kind not in "biuf"):
         raise TypeError((say.mask_dtype if name == "mask" else say.flags_dtype)(name, flags.dtype))
     problem.check_fits(name, flags.shape, shape)
-    if data.by_kernel:
-        return _arrays.numbers(name, flags)
-    return data.beside(flags.copy() if is_numpy else flags)  # a backward pass reads them later
+    flags = _arrays.numbers(name, flags) if is_numpy else flags
+    return flags if data.by_kernel else data.beside(flags.copy() if is_numpy else flags)  # read later, by a gradient
 
 
 def _is_bool(array):
@@ -135,62 +147,81 @@ def _check_flags(steps, rule, xp):
                 raise ValueError(say.flags_range(name, xp.broadcast_to(flags, bad.shape)[bad][0]))
 
 
-def _run(steps, rule, carry):
-    """Return results of NumPy's arrays, and ``carry``, what the steps before them go on from: the kernel's planes."""
+def _key(kind, axis, limits, given):
+    """Return what a prepared call depends on, of NumPy's arrays, floats and None; None of others."""
+    if type(axis) is not int or type(given[0]) is not np.ndarray:
+        return None
+    key = [kind, axis, _threads.team().size, *limits]
+    for value in (*limits, *given):
+        own = type(value)
+        if own is np.ndarray:
+            key += value.dtype, value.shape, value.strides
+        elif own is float or value is None:
+            key.append(own)
+        else:
+            return None
+    return tuple(key)
+
+
+def _weights(log_rhos):
+    if log_rhos is None:
+        return None
+    with np.errstate(all="ignore"):
+        return np.asarray(np.exp(log_rhos, dtype=np.float64))
+
+
+def _planned(steps, rule):
+    """Check flags; return steps with weights in place of their logarithms, and the plan of a run."""
     _check_flags(steps, rule, np)
-    rewards, axis, is_off_policy = steps.rewards, rule.axis, rule.kind == "vtrace"
-    shape, size = rewards.shape, rewards.size * rule.dtype.itemsize
-    lanes = shape[:axis] + shape[axis + 1 :]
+    steps = steps._replace(log_rhos=_weights(steps.log_rhos))
+    has = [value is not None for value in (steps.next_values, steps.cuts, steps.mask)]
+    traits = rule.kind == "vtrace", *has, rule.kind in ("targets", "vtrace")
+    given = [default if v is None else v for v, default in zip(steps, _DEFAULTS, strict=False)]
+    forms = tuple([(array.dtype, array.shape, array.strides) for array in given])
+    threads = cost.threads("returns", 8 * steps.rewards.size, _threads.team().size)
+    return steps, _plan(forms, rule, traits, threads)
+
+
+def _run(steps, plan, carry=None):
+    """Return results of NumPy's arrays, and ``carry``, what the steps before them go on from: the kernel's planes."""
+    new, first, call = plan
     if carry is None:
-        carry = np.zeros((PLANES, *lanes))
+        carry = first.copy()
         for plane, value in enumerate((steps.bootstrap, steps.last)):
             if value is not None:
                 carry[plane] = value
-        if is_off_policy:
-            carry.T[..., PLANES - len(rule.limits) :] = rule.limits
-    arrays = [default if v is None else v for v, default in zip(steps, _DEFAULTS, strict=False)]
-    if is_off_policy:
-        with np.errstate(all="ignore"):
-            arrays[RHOS] = np.asarray(np.exp(arrays[RHOS], dtype=np.float64))
-    has = [value is not None for value in (steps.next_values, steps.cuts, steps.mask)]
-    traits = is_off_policy, *has, rule.kind in ("targets", "vtrace")
-    team = _threads.team()
-    threads = team.size if rewards.size >= SERIAL_STEPS else 1
-    forms = tuple([(array.dtype, array.shape, array.strides) for array in arrays])
-    order, *plan = _plan(forms, rule.dtype, axis, traits, threads)
-    results = allocate.empty((1 + is_off_policy, *shape), rule.dtype, (size, *order))
-    if size:
-        call, geometry, parts, repeats = plan
-        arrays += [results, carry]
-        places, ends = list(map(_arrays.address, arrays)), (carry.strides[0], size)
-        words = _arrays.address(geometry)
-        runs = itertools.product(repeats, parts)
-        team.run([(call, None, *map(operator.add, places, o), words, *part, *ends) for o, part in runs])
+    results, arrays = new(), [default if v is None else v for v, default in zip(steps, _DEFAULTS, strict=False)]
+    if call is not None:
+        call(*arrays, results, carry)
     return *results, carry
 
 
 @functools.lru_cache(1024)
-def _plan(forms, dtype, axis, traits, threads):
-    """Return a result's strides; the kernel, its geometry, each thread's part, and offsets whenever all is repeated.
+def _plan(forms, rule, traits, threads):
+    """Return what makes results, a first carry, and what runs a kernel.
 
     ``forms`` are what is read's dtypes, shapes and strides.
     """
+    _, axis, dtype, limits = rule
     shape = forms[0][1]
-    own = _shapes.like(shape, dtype, forms[0][1:])
-    if 0 in shape:
-        return (own,)
-    lanes = (*shape[:axis], 1, *shape[axis + 1 :])
+    own, size = _shapes.like(shape, dtype, forms[0][1:]), math.prod(shape) * dtype.itemsize
+    new = allocate.maker((1 + traits[0], *shape), dtype, (size, *own))
+    lanes, first = (*shape[:axis], 1, *shape[axis + 1 :]), np.zeros((PLANES, *shape[:axis], *shape[axis + 1 :]))
+    first.T[..., PLANES - len(limits) :] = limits
+    if not size:
+        return new, first, None
     forms = *forms, (dtype, shape, own), (_CARRY, lanes, _shapes.c_strides(lanes, _CARRY.itemsize))
     sizes = [dtype.itemsize for dtype, _, _ in forms]
     strides = [_shapes.spread(own, steps, shape) for _, own, steps in forms]
-    order = sorted((k for k in range(len(shape)) if k != axis and shape[k] > 1), key=lambda k: (-abs(strides[H][k]), k))
+    order = [k for k in Series(shape, strides[H], axis).order if shape[k] > 1]
     *outer, (count, inner) = merge([(shape[k], tuple(s[k] for s in strides)) for k in order]) or [ONCE]
     are_neighbors = inner[H] == sizes[H] and all(a in (0, size) for a, size in zip(inner, sizes, strict=True))
     by_vectors, is_row = count >= WIDTH and are_neighbors, 1 < count < WIDTH and are_neighbors
     time = [s[axis] for s in strides]
     are_rows = by_vectors or 0 < abs(inner[H]) < abs(time[H])
     ranges = _threads.ranges(count, 1 if is_row else threads)
-    parts = [(shape[axis], *part, ROW, int(by_vectors)) for part in ranges]
+    ends = math.prod(lanes) * _CARRY.itemsize, size
+    parts = [(shape[axis], *part, ROW, int(by_vectors), *ends) for part in ranges]
     geometry = np.zeros(HEAD + 3 * len(forms), np.int64)
     geometry[HEAD::3], geometry[HEAD + 1 :: 3] = time, inner
     words = [*itertools.compress(_advantages.TRAITS, traits)]
@@ -199,7 +230,9 @@ def _plan(forms, dtype, axis, traits, threads):
         words += [name for name, stride in zip(FIELDS[:H], inner, strict=False) if stride == 0]
     elements = {name: _arrays.element(dtype) for name, (dtype, _, _) in zip(FIELDS[: H + 1], forms, strict=False)}
     call = kernel("advantages.walk", " ".join(words), "f8", **elements)
-    return own, call, geometry, parts, repetitions(outer)
+    runs = itertools.product(repetitions(outer), parts)
+    rows = [[0, *offsets[: len(forms)], _arrays.address(geometry), *part] for offsets, part in runs]
+    return new, first, prepared(call, rows, range(1, 1 + len(forms)), geometry, threads)
 
 
 def _formulas(data, s, rule):
@@ -276,20 +309,19 @@ def _clipped(xp, logarithm, limit):
 
 def _lazy(steps, rule):
     """Return results of Dask arrays: a chunk after the other, against time."""
-    from .._dask import Operand, Walk, align, last_axes
+    from .._dask import Operand, along_time, last_axes
 
     shape = steps.rewards.shape
     lanes = [k for k in range(len(shape)) if k != rule.axis]
     axes = [range(len(shape))] * 9 + [lanes] * 2
     found = zip(_NAMES, steps, axes, strict=True)
-    given = {name: Operand(value, last_axes(value, own)) for name, value, own in found if value is not None}
-    chunks, given = align(given, shape)
-    blocks = [given.get(name, Operand(None)) for name in _NAMES]
-    walk = Walk("returns", functools.partial(_chunk, rule=rule), chunks, blocks, rule.axis, True, Operand(None))
+    operands = {name: Operand(value, () if value is None else last_axes(value, own)) for name, value, own in found}
+    walk = along_time("returns", functools.partial(_chunk, rule=rule), shape, rule.axis, operands, reverse=True)
     meta = np.empty((0,) * len(shape), rule.dtype)
     return [walk.result(f"h{k}", k, meta) for k in range(1 + (rule.kind == "vtrace"))]
 
 
 def _chunk(carry, place, *blocks, rule):
     with _threads.alone():
-        return _run(_Steps(*blocks), rule, None if carry is None else carry.copy())
+        steps, plan = _planned(_Steps(*blocks), rule)
+        return _run(steps, plan, None if carry is None else carry.copy())

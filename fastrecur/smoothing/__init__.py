@@ -1,12 +1,15 @@
 """Exponentially weighted statistics and filters on the recurrence: pandas' names and numbers, for any array."""
 
 from ._averages import ewm_filtfilt, kama, pcen
+from ._covariance import EwmCov, EwmCovState
 from ._holt import holt
 from ._statistics import ewm_corr, ewm_cov, ewm_mean, ewm_std, ewm_sum, ewm_var
 from ._stream import Ewm, EwmState
 
 __all__ = [
     "Ewm",
+    "EwmCov",
+    "EwmCovState",
     "EwmState",
     "ewm_corr",
     "ewm_cov",

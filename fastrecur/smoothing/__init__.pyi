@@ -5,10 +5,13 @@ from typing import Any, Literal, overload
 from numpy.typing import NDArray
 
 from ..recurrence import _Data, _Plain
+from ._covariance import EwmCov as EwmCov, EwmCovState as EwmCovState
 from ._stream import Ewm as Ewm, EwmState as EwmState
 
 __all__ = [
     "Ewm",
+    "EwmCov",
+    "EwmCovState",
     "EwmState",
     "ewm_corr",
     "ewm_cov",
@@ -85,33 +88,35 @@ def ewm_std(
 ) -> _Data: ...
 @overload
 def ewm_cov(
-    x: _Plain, y: _Plain, *,
+    x: _Plain, y: _Plain | None = None, *,
     com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
     offsets: Any = None, resets: Any = None, groups: Any = None,
-    bias: bool = False,
+    bias: bool = False, pairwise: bool = False, at: Any = None,
 ) -> NDArray[Any]: ...
 @overload
 def ewm_cov(
-    x: _Data, y: _Data, *,
+    x: _Data, y: _Data | None = None, *,
     com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
     offsets: Any = None, resets: Any = None, groups: Any = None,
-    bias: bool = False,
+    bias: bool = False, pairwise: bool = False, at: Any = None,
 ) -> _Data: ...
 @overload
 def ewm_corr(
-    x: _Plain, y: _Plain, *,
+    x: _Plain, y: _Plain | None = None, *,
     com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
     offsets: Any = None, resets: Any = None, groups: Any = None,
+    pairwise: bool = False, at: Any = None,
 ) -> NDArray[Any]: ...
 @overload
 def ewm_corr(
-    x: _Data, y: _Data, *,
+    x: _Data, y: _Data | None = None, *,
     com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
     offsets: Any = None, resets: Any = None, groups: Any = None,
+    pairwise: bool = False, at: Any = None,
 ) -> _Data: ...
 @overload
 def ewm_filtfilt(

@@ -45,7 +45,7 @@ class Data:
     def _take_tensors(self, names, values, before):
         import torch
 
-        adapter = _dispatch.tensor_adapter()
+        adapter = _dispatch.tensors()
         tensors = [value for value in (*values, *before) if isinstance(value, torch.Tensor)]
         # Numbers stand where the data stand, whatever torch's default device is.
         device = next((value.device for value in tensors if value.dim() or not value.is_cpu), torch.device("cpu"))

@@ -13,7 +13,7 @@ from .._arguments.shapes import axis_of
 
 def _kind(value):
     kind = type(value)
-    if kind in (int, float):  # torch's compiler does not follow a number's bases
+    if kind in (int, float, np.ndarray):  # torch's compiler does not follow a number's bases
         return "", ""
     for base in kind.__mro__:
         root = (base.__module__ or "").partition(".")[0]
@@ -32,6 +32,10 @@ def is_series(value):
 
 def is_table(value):
     return _kind(value)[1] in ("Series", "DataFrame")
+
+
+def is_table_of(value, library):
+    return _kind(value) == (library, "DataFrame")
 
 
 def names_of(value):

@@ -1,19 +1,18 @@
-"""Holt's level and trend: arguments, states to start from, and which library computes."""
+"""Holt's level and trend: arguments, and states to start from."""
 
-import functools
-import sys
 from typing import Any
 
 import numpy as np
 
 from .. import _dispatch
-from .._arguments import arrays, messages as say, shapes
+from .._arguments import arrays, messages as say
 from .._arguments.arrays import at
 from .._arguments.names import suggesting
+from .._arguments.records import HOLT
 from .._cpu import levels
-from .._cpu.machine import allocate, threads
-from .._plan.filters import check_real, take_in_memory
-from .._plan.problem import check_fits
+from .._plan.filters import check_levels
+from ..filters import _levels
+from ..filters._levels import wide
 from ._frames import aligned, unwrap
 
 _STATES = "level", "trend"
@@ -76,18 +75,17 @@ def holt(
     array([0.75      , 0.6875    , 0.734375  , 1.82421875])
     """
     numbers, axis, wrap = unwrap(x, axis)
+    if type(numbers) is np.ndarray and type(axis) is int and level is trend is None:
+        constants = alpha, beta, phi
+        are_plain = all(type(v) in (int, float) and 0 <= v <= 1 for v in constants)
+        if are_plain and (known := levels.quick("holt", numbers, axis, *constants)):
+            return wrap(known[0]), wrap(known[1])
     given = {"alpha": alpha, "beta": beta, "phi": phi, "level": level, "trend": trend}
     given = {name: aligned(x, v, name, axis) for name, v in given.items() if v is not None or name not in _STATES}
     given |= {name: _of_series(v, numbers, axis) for name, v in given.items() if name in _STATES}
-    values = numbers, *given.values()
-    if arrays.any_tensor(*values):
-        if numbers is not x:
-            raise TypeError(say.not_a_tensor("x", type(x)))
-        found, slopes = _of_tensors(numbers, given, axis)
-    elif arrays.any_on_device(*values):
-        found, slopes = _dispatch.gpu_levels().holt(numbers, given, axis, _checked)
-    else:
-        found, slopes = (_of_dask if arrays.any_lazy(*values) else _of_arrays)(numbers, given, axis)
+    if numbers is not x and arrays.any_tensor(numbers, *given.values()):
+        raise TypeError(say.not_a_tensor("x", type(x)))
+    found, slopes = _levels.call(_HOLT, numbers, given, axis)
     return wrap(found), wrap(slopes)
 
 
@@ -100,51 +98,14 @@ def _of_series(state: Any, x: Any, axis: Any) -> Any:
     return state
 
 
-def _of_tensors(x: Any, given: dict[str, Any], axis: Any) -> tuple[Any, Any]:
-    torch, adapter = sys.modules["torch"], _dispatch.tensor_levels()
-    x = adapter.tensor_of("x", x, None)
-    given = {name: adapter.tensor_of(name, v, x).to(x.device) for name, v in given.items()}
-    k, waits, axis = _states(torch, x, given, axis)
-    found, slopes = adapter.holt(x, k, waits, axis)
-    return found, slopes
+def _operands(xp: Any, x: Any, axis: int, k: Any, waits: Any) -> tuple[dict[str, Any], Any]:
+    first = xp.concatenate([k[:2], xp.broadcast_to(xp.asarray(waits), k.shape[1:])[None]])
+    lanes, (states, planes) = [n for n in range(x.ndim) if n != axis], (-1, -2)  # axes of none of the result's
+    return {"k": (k[2:].rechunk({0: -1}), (planes, *lanes))}, (first.rechunk({0: -1}), (states, *lanes))
 
 
-def _of_arrays(x: Any, given: dict[str, Any], axis: Any) -> tuple[Any, Any]:
-    x, owner, given = take_in_memory(x, given)
-    k, waits, axis = _states(np, x, given, axis)
-    strides = shapes.like(x.shape, x.dtype, (x.shape, x.strides))
-    level, trend = (allocate.empty(x.shape, x.dtype, strides) for _ in range(2))
-    levels.holt(x, k, waits, axis, level, trend)
-    return owner.give(level), owner.give(trend)
-
-
-def _of_dask(x: Any, given: dict[str, Any], axis: Any) -> tuple[Any, Any]:
-    import dask.array as da
-
-    from .. import _dask
-
-    x, given = _dask.take("x", x), {name: _dask.take(name, v) for name, v in given.items()}
-    x = da.asarray(x.astype(np.float64) if x.dtype.kind in "biu" else x)
-    k, waits, axis = _states(da, x, {name: da.asarray(v) for name, v in given.items()}, axis)
-    every = tuple(range(x.ndim))
-    first = da.concatenate([k[:2], da.broadcast_to(da.asarray(waits), k.shape[1:])[None]]).rechunk({0: -1})
-    series, constants = (_dask.SEGMENTS, *every[:axis], *every[axis + 1 :]), k[2:].rechunk({0: -1})
-    operands = {"x": (x, every), "k": (constants, (_dask.SEGMENTS - 1, *series[1:])), "first": (first, series)}
-    chunks, found = _dask.align({name: _dask.Operand(*v) for name, v in operands.items()}, x.shape)
-    step, blocks = functools.partial(_chunk, axis=axis), [found["x"], found["k"]]
-    walk, meta = _dask.Walk("holt", step, chunks, blocks, axis, False, found["first"]), _dask.empty_like(x)
-    return walk.result("level", 0, meta), walk.result("trend", 1, meta)
-
-
-def _chunk(state: Any, place: Any, x: Any, constants: Any, *, axis: int) -> tuple[Any, Any, Any]:
-    level, trend = np.empty_like(x), np.empty_like(x)
-    with threads.alone():
-        last = levels.holt(x, np.concatenate([state[:2], constants]), state[2], axis, level, trend)
-    return level, trend, last
-
-
-def _wide(xp: Any, array: Any) -> Any:
-    return array.astype(np.float64) if hasattr(array, "astype") else array.double()
+def _resume(state: Any, constants: Any) -> tuple[Any, Any]:
+    return np.concatenate([state[:2], constants]), state[2]
 
 
 def _checked(x: Any, given: dict[str, Any], axis: Any, readable: bool = False) -> tuple[int, Any, Any]:
@@ -152,43 +113,44 @@ def _checked(x: Any, given: dict[str, Any], axis: Any, readable: bool = False) -
 
     ``readable`` is whether numbers may be looked at; those of NumPy's arrays are in any case.
     """
-    axis, one, series = check_real(x, given, axis, say.real_dtype)
+    axis, one, series = check_levels(HOLT, x, given, axis)
     for name, value in given.items():
-        is_state = name in _STATES
-        check_fits(name, value.shape, *((series, say.state_shape) if is_state else (one,)))
-        seen = not is_state and (readable or isinstance(value, np.ndarray))
+        seen = name not in _STATES and (readable or isinstance(value, np.ndarray))
         if seen and not bool(((value >= 0) & (value <= 1)).all()):
             raise ValueError(say.constant_domain(name, f"0 <= {name} <= 1", value))
     return axis, one, series
 
 
-def _states(xp: Any, x: Any, given: dict[str, Any], axis: Any) -> tuple[Any, Any, int]:
-    """Return each series' first state and constants, (5, *series), how many steps it waits for, and the axis."""
-    readable = xp is np or (hasattr(x, "is_cpu") and x.is_cpu and _dispatch.tensor_adapter().no_modes_active())
+def _states(xp: Any, x: Any, given: dict[str, Any], axis: Any) -> tuple[int, tuple[Any, Any]]:
+    """Return the axis, each series' first state and constants, (5, *series), and how many steps it waits for."""
+    readable = xp is np or (hasattr(x, "is_cpu") and x.is_cpu and _dispatch.tensors().no_modes_active())
     axis, one, series = _checked(x, given, axis, readable)
     waits: Any = 0 if hasattr(x, "astype") else None
     own: list[Any] = [given.get(name) for name in _STATES]
-    constants = [xp.broadcast_to(_wide(xp, given[name]), one).reshape(series) for name in ("alpha", "beta", "phi")]
+    constants = [xp.broadcast_to(wide(given[name]), one).reshape(series) for name in ("alpha", "beta", "phi")]
     if any(v is None for v in own):
         first, slope, missing = _beginnings(xp, x, axis, readable)
         waits = waits if missing is None or own[0] is not None else missing
         own = [found if v is None else v for v, found in zip(own, (first, slope), strict=True)]
-    return xp.stack([*(xp.broadcast_to(_wide(xp, v), series) for v in own), *constants]), waits, axis
+    return axis, (xp.stack([*(xp.broadcast_to(wide(v), series) for v in own), *constants]), waits)
 
 
 def _beginnings(xp: Any, x: Any, axis: int, readable: bool) -> tuple[Any, Any, Any]:
     """Return each series' first value, by how much the next one differs, a step, and how many are missing before."""
     steps = x.shape[axis]
-    two = _wide(xp, at(x, axis, slice(2)))  # at once: each view's gradient is as large as x
+    two = wide(at(x, axis, slice(2)))  # at once: each view's gradient is as large as x
     if steps > 1 and readable and bool(xp.isfinite(two).all()):
         first, second = (at(two, axis, n) for n in (0, 1))
         return first, second - first, None
     if not steps:
-        nothing = _wide(xp, x).sum(axis)
+        nothing = wide(x).sum(axis)
         return nothing, nothing, None
     seen = xp.isfinite(x).cumsum(axis)
     places = [(seen < n).sum(axis) for n in (1, 2)]
-    first, second = (_wide(xp, xp.where(xp.isfinite(x) & (seen == n), x, 0).sum(axis)) for n in (1, 2))
+    first, second = (wide(xp.where(xp.isfinite(x) & (seen == n), x, 0).sum(axis)) for n in (1, 2))
     with arrays.quiet(xp):
         slope = (second - first) / (places[1] - places[0]).clip(1)
     return first, xp.where(places[1] < steps, slope, xp.zeros_like(slope)), places[0]
+
+
+_HOLT = _levels.Levels("holt", 2, _checked, _states, _operands, _resume)

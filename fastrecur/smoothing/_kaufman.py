@@ -7,6 +7,7 @@ import numpy as np
 
 from .._arguments import arrays, shapes
 from .._arguments.arrays import address, at, join, quiet
+from .._cpu import cost
 from .._cpu.compiler.compile import kernel
 from .._cpu.machine import allocate, threads as _threads
 from .._plan.widths import WIDTH
@@ -14,7 +15,6 @@ from ..recurrence import forget_mult
 
 BLOCK = 2048  # elements that are taken at once, of buffers that stay in the nearest cache
 ROOM = 1 << 14  # elements of the steps before them, from which fewer series are taken side by side
-SERIAL = 1 << 15  # elements from which a second thread pays
 _WIDE = np.dtype(np.float64)
 
 
@@ -41,7 +41,7 @@ def _write_gates(x: np.ndarray, gates: np.ndarray, period: int, quick: float, ca
     block = max(1, min(steps - period, max(BLOCK // row, period - 1)))
     room = (block + period - 1) * row
     team = _threads.team()
-    threads = team.size if x.size >= SERIAL else 1
+    threads = cost.threads("statistics", 8 * x.size, team.size)
     if outer >= threads:
         parts = [(*part, period, steps) for part in _threads.ranges(outer, threads)]
     else:

@@ -8,15 +8,16 @@ import numpy as np
 
 from .._arguments import arrays, messages as say, shapes
 from .._arguments.arrays import at, quiet
-from .._arguments.checks import is_array
+from .._arguments.checks import flag, is_array
 from .._arguments.shapes import axis_of
 from .._cpu import weighted_run
 from .._cpu.machine import threads
 from .._plan.fields.weighted import AVERAGE_PLANES, PLANES
 from . import _formulas
-from ._arguments import ALPHA
+from ._arguments import ALPHA, Constant, least_count, remembered
 from ._arrays import Data, check_constant
 from ._formulas import NO_STATE, State
+from ._frames import aligned, along, is_labelled, is_series, unwrap
 from ._segments import NOWHERE, Borders, numbers, sorted_by_group
 from ._times import edge, in_units, placed, steps, take_times
 
@@ -30,7 +31,7 @@ _FLOATS = np.dtype(np.float32), np.dtype(np.float64)
 _OWN = np.ndarray, np.float64  # what the states of NumPy's data are
 
 
-def _kind(request):
+def kind_of(request):
     """Return how weights come about: see `_formulas`."""
     return "adjust" if request.adjust else "fixed" if request.times is None else "timed"
 
@@ -43,14 +44,60 @@ def is_plain(x, y, request):
     )  # fmt: skip
 
 
-def compute(statistic, request, x, y, axis):
-    """Return a statistic of ``x`` (and ``y``), in their library."""
-    if is_plain(x, y, request) and statistic != "corr":
+def asked(statistic, x, borders, constants, times, adjust, ignore_na, min_periods, bias=False):
+    """Return a request from its arguments as they were given."""
+    flags = flag("adjust", adjust), flag("ignore_na", ignore_na)
+    make = remembered if type(x) is np.ndarray or is_labelled(x) else Constant  # torch's compiler knows no memory
+    constant, least, bias = make(times is not None, *constants), least_count(min_periods), flag("bias", bias)
+    if statistic == "sum" and not flags[0]:
+        raise NotImplementedError(say.sum_adjust())
+    if borders[0] is None and borders[1] is None and borders[2] is None:
+        borders = NOWHERE  # else as they were given, for now
+    return Request(constant, times, *flags, least, bias, borders)
+
+
+def compute(statistic, x, y, axis, *how):
+    """Return a statistic of one or two series (of one with itself), in their library and with their labels."""
+    request, wrap = asked(statistic, x, *how), None
+    if x is None or (y is None and statistic in ("covary", "corr")):
+        raise TypeError(say.not_an_array("x" if x is None else "y", type(None)))
+    if not is_plain(x, y, request):
+        request, x, y, axis, wrap = unlabelled(request, x, y, axis)
+    result = run("covary" if statistic == "root" else statistic, request, x, y, axis)
+    if statistic == "root":
+        result = np.sqrt(result, out=result) if isinstance(result, np.ndarray) else result**0.5
+    return wrap(result) if wrap else result
+
+
+def run(statistic, request, x, y, axis):
+    """Return a statistic of what has no labels."""
+    if statistic != "corr" and is_plain(x, y, request):
         return weighted_run.run_whole(statistic, x, y, *_plainly(request, x, axis))
     borders, constants = request.borders, request.constant.arrays.values()
     if arrays.any_lazy(x, y, *constants, request.times, borders.resets, borders.groups):
         return _by_chunk(statistic, request, x, y, axis)
     return at_once(statistic, request, x, y, axis)[0]
+
+
+def unlabelled(request, x, y, axis):
+    """Return a request, data and the axis of time without labels, and what puts these on a result."""
+    constant, borders = request.constant, request.borders
+    if (y is None or y is x) and request.times is None and borders is NOWHERE and not constant.arrays:
+        numbers, axis, wrap = unwrap(x, axis)
+        return request, numbers, None if y is None else numbers, axis, wrap
+    if is_series(x) and is_labelled(y) and not is_series(y):  # the frame first: what is asked of pairs is symmetric
+        x, y = y, x
+    if any(map(is_labelled, constant.arrays.values())):  # what belongs to a series stands where that does
+        found = {name: aligned(x, value, name, axis) for name, value in constant.arrays.items()}
+        constant = constant.replaced(**found)
+    numbers, plain_axis, wrap = unwrap(x, axis)
+    times = along(x, request.times, "times", plain_axis)
+    if borders is not NOWHERE:
+        offsets, resets, groups = borders
+        borders = Borders(offsets, along(x, resets, "resets", plain_axis), along(x, groups, "groups", plain_axis))
+    request = request._replace(constant=constant, times=times, borders=borders)
+    other = None if y is None else numbers if y is x else aligned(x, y, "y", axis)
+    return request, numbers, other, plain_axis, wrap
 
 
 def _by_sorting(statistic, request, x, y, shape, axis, groups):
@@ -119,9 +166,8 @@ def _by_chunk(statistic, request, x, y, axis):
     meta, (after, _) = step(None, None, *map(metas.get, names))
     if has_groups:
         step = functools.partial(_advance_groups, step, meta, _planes(after), axis)
-    chunks, operands = _dask.align(operands, shape)
-    blocks = [operands.get(name, _dask.Operand(None)) for name in names]
-    return _dask.Walk(f"ewm_{statistic}", step, chunks, blocks, axis, False, _dask.Operand(None)).result("h", 0, meta)
+    operands = {name: operands.get(name, _dask.Operand(None)) for name in names}
+    return _dask.along_time(f"ewm_{statistic}", step, shape, axis, operands).result("h", 0, meta)
 
 
 def _advance(before, place, x, y, times, resets, *constants, statistic, request, axis, is_variance, names):
@@ -189,7 +235,7 @@ def at_once(statistic, request, x, y, axis, before=None, last_time=None):
         before = before[0] if before else NO_STATE
         result, planes = weighted_run.run(statistic, x, y, gate, None, x.shape, x.dtype, *how, before)
         return result, (_state(planes, y),)
-    kind = _kind(request) + " ignore_na" * request.ignore_na
+    kind = kind_of(request) + " ignore_na" * request.ignore_na
     named = {request.name: x, **({} if y is None or y is x else {"y": y})}
     series = tuple(named)
     named |= {constant.name: constant.value, **constant.arrays}
@@ -213,7 +259,7 @@ def at_once(statistic, request, x, y, axis, before=None, last_time=None):
             return _by_sorting(statistic, request, x, y, shape, axis, flags), None
         flags = placed(flags, shape, axis)
     with data.threads():
-        gate = _gate(data, request, values, shape, axis, last_time, flags)
+        gate = gate_of(data, request, values, shape, axis, last_time, flags)
         if not data.by_kernel:
             both = [xp.broadcast_to(data.wide(v), shape) for v in both]
         if not data.by_kernel or statistic == "corr":
@@ -228,12 +274,12 @@ def at_once(statistic, request, x, y, axis, before=None, last_time=None):
                 own = (n if k == axis else 1 for k, n in enumerate(shape))
                 seen, gates = None, np.broadcast_shapes(tuple(gate.shape), tuple(own)) if before is None else shape
             gate = xp.broadcast_to(gate, gates)
-            w = _formulas.shares(xp, seen, gate, _kind(request), request.ignore_na, least, axis, states[0], flags)
+            w = _formulas.shares(xp, seen, gate, kind_of(request), request.ignore_na, least, axis, states[0], flags)
             result, after = _formulas.compute(statistic, xp, x, y, w, axis, request.bias, states)
     return data.give(data.narrow(result, dtype)), after
 
 
-def _gate(data, request, values, shape, axis, last_time, begins):
+def gate_of(data, request, values, shape, axis, last_time, begins=None):
     """Return each step's decay, or alpha itself where a sample weighs that much."""
     constant, times = request.constant, request.times
     value, weighs = values[constant.name], constant.name == "alpha" and not request.adjust and times is None

@@ -2,60 +2,9 @@
 
 from typing import Any
 
-import numpy as np
-
-from .._arguments import messages as say
-from .._arguments.checks import flag
 from .._arguments.names import suggesting
-from ._arguments import Constant, least_count, remembered
-from ._frames import aligned, along, is_labelled, is_series, unwrap
-from ._run import Request, compute, is_plain
-from ._segments import NOWHERE, Borders
-
-
-def _compute(
-    statistic: str, x: Any, y: Any, axis: Any, borders: Any, constants: Any, times: Any, adjust: Any,
-    ignore_na: Any, min_periods: Any, bias: Any = False,
-) -> Any:  # fmt: skip
-    """Return a statistic of one or two series (of one with itself), with the labels of the data."""
-    flags = flag("adjust", adjust), flag("ignore_na", ignore_na)
-    make = remembered if type(x) is np.ndarray or is_labelled(x) else Constant  # torch's compiler knows no memory
-    constant, least, bias = make(times is not None, *constants), least_count(min_periods), flag("bias", bias)
-    if statistic == "sum" and not flags[0]:
-        raise NotImplementedError(say.sum_adjust())
-    if x is None or (y is None and statistic in ("covary", "corr")):
-        raise TypeError(say.not_an_array("x" if x is None else "y", type(None)))
-    offsets, resets, groups = borders
-    if offsets is None and resets is None and groups is None:
-        borders = NOWHERE  # else as they were given, for now
-    request, wrap = Request(constant, times, *flags, least, bias, borders), None
-    if not is_plain(x, y, request):
-        request, x, y, axis, wrap = _unwrapped(request, x, y, axis)
-    result = compute("covary" if statistic == "root" else statistic, request, x, y, axis)
-    if statistic == "root":
-        result = np.sqrt(result, out=result) if isinstance(result, np.ndarray) else result**0.5
-    return wrap(result) if wrap else result
-
-
-def _unwrapped(request: Any, x: Any, y: Any, axis: Any) -> tuple[Any, ...]:
-    """Return a request, data and the axis of time without labels, and what puts these on a result."""
-    constant, borders = request.constant, request.borders
-    if (y is None or y is x) and request.times is None and borders is NOWHERE and not constant.arrays:
-        numbers, axis, wrap = unwrap(x, axis)
-        return request, numbers, None if y is None else numbers, axis, wrap
-    if is_series(x) and is_labelled(y) and not is_series(y):  # the frame first: what is asked of pairs is symmetric
-        x, y = y, x
-    if any(map(is_labelled, constant.arrays.values())):  # what belongs to a series stands where that does
-        found = {name: aligned(x, value, name, axis) for name, value in constant.arrays.items()}
-        constant = constant.replaced(**found)
-    numbers, plain_axis, wrap = unwrap(x, axis)
-    times = along(x, request.times, "times", plain_axis)
-    if borders is not NOWHERE:
-        offsets, resets, groups = borders
-        borders = Borders(offsets, along(x, resets, "resets", plain_axis), along(x, groups, "groups", plain_axis))
-    request = request._replace(constant=constant, times=times, borders=borders)
-    other = None if y is None else numbers if y is x else aligned(x, y, "y", axis)
-    return request, numbers, other, plain_axis, wrap
+from ._covariance import compute_pairs
+from ._run import compute
 
 
 @suggesting
@@ -154,7 +103,7 @@ def ewm_mean(
     array([1.        , 8.        , 2.33333333, 5.33333333])
     """
     how = (com, span, halflife, alpha), times, adjust, ignore_na, min_periods
-    return _compute("average", x, None, axis, (offsets, resets, groups), *how)
+    return compute("average", x, None, axis, (offsets, resets, groups), *how)
 
 
 @suggesting
@@ -205,7 +154,7 @@ def ewm_sum(
     array([4. , 2. , 1. , 4.5])
     """
     how = (com, span, halflife, alpha), times, adjust, ignore_na, min_periods
-    return _compute("sum", x, None, axis, (offsets, resets, groups), *how)
+    return compute("sum", x, None, axis, (offsets, resets, groups), *how)
 
 
 @suggesting
@@ -270,7 +219,7 @@ def ewm_var(
     array([        nan,  0.5       ,  2.5       , 11.07142857])
     """
     how = (com, span, halflife, alpha), times, adjust, ignore_na, min_periods, bias
-    return _compute("covary", x, x, axis, (offsets, resets, groups), *how)
+    return compute("covary", x, x, axis, (offsets, resets, groups), *how)
 
 
 @suggesting
@@ -318,14 +267,15 @@ def ewm_std(
     array([       nan, 0.70710678, 1.58113883, 3.32737563])
     """
     how = (com, span, halflife, alpha), times, adjust, ignore_na, min_periods, bias
-    return _compute("root", x, x, axis, (offsets, resets, groups), *how)
+    return compute("root", x, x, axis, (offsets, resets, groups), *how)
 
 
 @suggesting
 def ewm_cov(
-    x: Any, y: Any, *, com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None, times: Any = None,
-    adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: Any = 0, offsets: Any = None,
-    resets: Any = None, groups: Any = None, bias: bool = False,
+    x: Any, y: Any = None, *, com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
+    times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: Any = 0,
+    offsets: Any = None, resets: Any = None, groups: Any = None, bias: bool = False, pairwise: bool = False,
+    at: Any = None,
 ) -> Any:  # fmt: skip
     r"""Return the exponentially weighted covariance, as pandas' ``x.ewm(...).cov(y)``.
 
@@ -361,28 +311,41 @@ def ewm_cov(
         Where series begin anew along `axis`: their offsets, flags of steps, or a key for each step.
     bias : bool, default False
         Leave out the correction for the bias.
+    pairwise : bool, default False
+        Return what all pairs of columns have, the last axis of ``x`` that is not time, as pandas does for a frame.
+        There is no ``y`` then; the constant is a number, and `times` and `resets` have one value for each step.
+    at : int, label or list of these, optional
+        With ``pairwise``, the steps whose matrices are returned: positions, -1 the last one, or labels of a DataFrame's
+        index. Others take no memory.
 
     Returns
     -------
     array
         Of the library, type and labels of ``x``, beside a Series those of a frame, and of a dtype as for `ewm_mean`.
-        NaN until there are ``min_periods`` samples, and two unless ``bias``.
+        NaN until there are ``min_periods`` samples, and two unless ``bias``. With ``pairwise`` of N columns two axes of
+        N in the columns' place, of (T, N) so (T, N, N), and (N, N) for one step of ``at``; of a DataFrame as pandas has
+        it, rows of times and columns, and for one step a frame of columns and columns.
 
     Examples
     --------
     >>> from fastrecur.smoothing import ewm_cov
     >>> ewm_cov([1.0, 2.0, 4.0], [2.0, 1.0, 3.0], alpha=0.5)
     array([ nan, -0.5,  1.5])
+    >>> ewm_cov([[1.0, 2.0], [2.0, 1.0], [4.0, 3.0]], alpha=0.5, pairwise=True, at=-1)
+    array([[2.5, 1.5],
+           [1.5, 1. ]])
     """
     how = (com, span, halflife, alpha), times, adjust, ignore_na, min_periods, bias
-    return _compute("covary", x, y, axis, (offsets, resets, groups), *how)
+    if pairwise is not False or at is not None:
+        return compute_pairs("covary", x, y, axis, pairwise, at, (offsets, resets, groups), *how)
+    return compute("covary", x, y, axis, (offsets, resets, groups), *how)
 
 
 @suggesting
 def ewm_corr(
-    x: Any, y: Any, *, com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None, times: Any = None,
-    adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: Any = 0, offsets: Any = None,
-    resets: Any = None, groups: Any = None,
+    x: Any, y: Any = None, *, com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
+    times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: Any = 0,
+    offsets: Any = None, resets: Any = None, groups: Any = None, pairwise: bool = False, at: Any = None,
 ) -> Any:  # fmt: skip
     r"""Return the exponentially weighted correlation, as pandas' ``x.ewm(...).corr(y)``; NaN where a variance is zero.
 
@@ -411,12 +374,18 @@ def ewm_corr(
         The axis of time; for a DataArray also its name.
     offsets, resets, groups : array_like, optional
         Where series begin anew along `axis`: their offsets, flags of steps, or a key for each step.
+    pairwise : bool, default False
+        Return what all pairs of columns have, the last axis of ``x`` that is not time, as pandas does for a frame.
+        There is no ``y`` then; the constant is a number, and `times` and `resets` have one value for each step.
+    at : int, label or list of these, optional
+        With ``pairwise``, the steps whose matrices are returned: positions, -1 the last one, or labels of a DataFrame's
+        index. Others take no memory.
 
     Returns
     -------
     array
         Of the library, type and labels of ``x``, beside a Series those of a frame, and of a dtype as for `ewm_mean`.
-        NaN until there are ``min_periods`` samples, and two.
+        NaN until there are ``min_periods`` samples, and two. With ``pairwise`` in the form of `ewm_cov`.
 
     Examples
     --------
@@ -425,4 +394,6 @@ def ewm_corr(
     array([        nan, -1.        ,  0.81434507])
     """
     how = (com, span, halflife, alpha), times, adjust, ignore_na, min_periods, True
-    return _compute("corr", x, y, axis, (offsets, resets, groups), *how)
+    if pairwise is not False or at is not None:
+        return compute_pairs("corr", x, y, axis, pairwise, at, (offsets, resets, groups), *how)
+    return compute("corr", x, y, axis, (offsets, resets, groups), *how)

@@ -41,9 +41,8 @@ class EwmState:
 
     def __eq__(self, other: object) -> bool:
         """Return whether two states are one."""
-        if not isinstance(other, EwmState):
-            return NotImplemented
-        return all(_equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        same: bool = same_fields(self, other)
+        return same
 
 
 class Ewm:
@@ -256,6 +255,13 @@ class Ewm:
         request = Request(constant, times, adjust=True, ignore_na=False, min_periods=0)
         before = (State(a.weight, a.count, a.mean),)
         return at_once("average", request, (np.nan * mean)[lead], None, axis, before, last)[1][0]
+
+
+def same_fields(one: Any, other: Any) -> Any:
+    """Return whether two states of one type are the same."""
+    if type(one) is not type(other):
+        return NotImplemented
+    return all(_equal(getattr(one, f.name), getattr(other, f.name)) for f in fields(one))
 
 
 def _equal(a: Any, b: Any) -> bool:

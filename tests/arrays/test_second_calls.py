@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from repeated import check_again
+from repeated import check_again, numbers, same
 
 import fastrecur
 from fastrecur import filters, returns, smoothing
@@ -201,6 +201,17 @@ def test_returns(shape):
     check_again(RETURNS, arrays_of(uniform(*shape), uniform(*after), flags(*shape), uniform(*shape)), fill)
 
 
+def test_returns_of_axes_that_are_walked_one_by_one():
+    """Several calls of a kernel, which are given numbers as arrays."""
+    rng = np.random.default_rng(0)
+    r, v = (rng.random((steps, 8, 6))[:, ::2, ::2] for steps in (9, 10))
+    done, wanted = r > 0.8, returns.gae(r.copy(), v.copy(), 0.9, 0.5, r > 0.8)
+    for _ in range(4):
+        np.testing.assert_allclose(returns.gae(r, v, 0.9, 0.5, done), wanted, rtol=1e-12, atol=0)
+    with pytest.raises(TypeError, match="`terminated` must be"):
+        returns.gae(r, v, 0.9, 0.5, None)
+
+
 SOS = np.array([[0.5, 0.3, -0.2, 1, -0.6, 0.2]])
 FILTERED = {
     "sections": lambda x, a, z: filters.sosfilt(SOS, x, 0, return_state=True),
@@ -214,6 +225,74 @@ SCANNED = {
     "scan": lambda u, B: fastrecur.selective_scan(u, u, -np.ones((20, 4), "f4"), B, B, layout="bld"),
     "gradients": lambda u, B: fastrecur.selective_scan_vjp(u, u, u, -np.ones((20, 4), "f4"), B, B, layout="bld"),
 }
+
+
+FOLLOWED = {
+    "sections": lambda x: filters.sosfilt(SOS, x, 0),
+    "sections and states": lambda x: filters.sosfilt(SOS, x, 0, x[None, :2], return_state=True),
+    "an envelope": lambda x: filters.follow(x, 0.5, 0.25, 0),
+    "by other gates": lambda x: filters.follow(x, 0.75, 0.125, 0, return_state=True),
+    "by gates of series": lambda x: filters.follow(x, x[:1], 0.125, 0, return_state=True),
+    "of strided": lambda x: filters.follow(x[::-2, ::2], 0.5, 0.25, 0, return_state=True),
+    "along the last axis": lambda x: filters.follow(x.T, 0.5, 0.25, return_state=True),
+    "a level": lambda x: smoothing.holt(x, 0.5, 0.25),
+    "by other factors": lambda x: smoothing.holt(x, 0.25, 1, phi=0.5),
+    "a level of a missing value": lambda x: smoothing.holt(np.where(np.arange(40)[:, None] == 1, np.nan, x), 0.5, 0.25),
+    "a level of strided": lambda x: smoothing.holt(x[::-2, ::2], 0.5, 0.25),
+    "a level from a state": lambda x: smoothing.holt(x, 0.5, 0.25, level=x[0], trend=0.0),
+}
+
+
+def test_filters_by_numbers():
+    check_again(FOLLOWED, arrays_of(uniform(40, 5)), fill)
+
+
+@pytest.mark.parametrize(
+    ("call", "wrong", "text"),
+    [
+        (lambda x, v: filters.follow(x, v, 0.5), "0.5", "`attack` must be an array"),
+        (lambda x, v: filters.follow(x, v, 0.5), 0.5j, "`attack` must be real"),
+        (lambda x, v: filters.follow(x, 0.5, 0.5, v), False, "`axis` must be an integer"),
+        (lambda x, v: filters.follow(x, 0.5, 0.5, v), 3.0, "`axis` must be an integer"),
+        (lambda x, v: filters.follow(x, 0.5, 0.5, v), 3, "`axis` must be in"),
+        (lambda x, v: filters.follow(x, 0.5, 0.5, return_state=v), 1, "`return_state` must be"),
+        (lambda x, v: smoothing.holt(x, v, 0.5), 1.5, "`alpha` must satisfy: 0 <= alpha <= 1"),
+        (lambda x, v: smoothing.holt(x, 0.5, v), np.nan, "`beta` must satisfy: 0 <= beta <= 1"),
+        (lambda x, v: smoothing.holt(x, 0.5, 0.5, axis=v), False, "`axis` must be an integer"),
+        (lambda x, v: returns.gae(x, v, 0.9, 0.9, x > 2), np.ones(9), "`values` must have 21 steps"),
+        (lambda x, v: returns.gae(x, np.ones(21), v, 0.9, x > 2), 1j, "`gamma` must"),
+        (lambda x, v: returns.gae(x, np.ones(21), 0.9, 0.9, v), None, "`terminated` must"),
+        (lambda x, v: returns.gae(x, np.ones(21), 0.9, 0.9, v), np.full(20, 2.0), "`terminated` must be from 0 to 1"),
+        (lambda x, v: returns.gae(x, np.ones(21), 0.9, 0.9, x > 2, mask=v), np.ones(20), "`mask` must"),
+        (lambda x, v: returns.vtrace(x, x, np.ones(21), 0.9, x > 2, c_clip=v), -1.0, "`c_clip` must satisfy"),
+        (lambda x, v: returns.vtrace(x, x, np.ones(21), 0.9, x > 2, c_clip=v), True, "`c_clip` must be"),
+        (lambda x, v: returns.discounted_returns(x, 0.9, axis=v), False, "`axis` must be an integer"),
+    ],
+)
+def test_what_is_wrong_is_seen_after_calls_of_the_same_kind(call, wrong, text):
+    right = {"`axis": 0, "`return_state": True, "`values": np.ones(21), "`terminated": np.ones(20, bool)}
+    right |= {"`mask": np.ones(20, bool), "`c_clip": 1.0}
+    x, value = np.linspace(0, 1, 20), right.get(text.partition("` ")[0], 0.5)
+    for _ in range(3):
+        call(x, value)
+        with pytest.raises((ValueError, TypeError), match=text):
+            call(x, wrong)
+
+
+def test_kinds_of_signals_by_numbers():
+    """Each of them several times, beside what is looked at anew."""
+    x, half, rng = np.linspace(0, 9, 40), np.array(0.5), np.random.default_rng(0)
+    frozen = rng.random(40)
+    frozen.setflags(write=False)
+    signals = *(x.astype(dtype) for dtype in ("f8", "f4", "f2", ">f8", "i8")), frozen, x[::-1], x[:1], x[:0]
+    for _ in range(3):
+        for signal in signals:
+            found = filters.follow(signal, 0.5, 0.25, return_state=True), smoothing.holt(signal, 0.5, 0.25)
+            wanted = filters.follow(signal, half, 0.25, return_state=True), smoothing.holt(signal, half, 0.25)
+            for one, other in zip(numbers(found), numbers(wanted), strict=True):
+                assert same(one, other) and one.strides == other.strides
+            for result in (*found[0], *found[1]):
+                assert result.flags.writeable and not np.shares_memory(result, signal)
 
 
 @pytest.mark.exhaustive
@@ -231,6 +310,7 @@ import test_second_calls as tests
 tests.test_recurrences(list(tests.SHORT)[13:24], (tests.STEPS, 3))
 tests.test_smoothing(0, (40,))
 tests.test_returns((50, 8))
+tests.test_filters_by_numbers()
 """,
         MALLOC_PERTURB_="165",
     )

@@ -71,14 +71,14 @@ def replace_torch():
         exec(compile(text, module.__file__, "exec"), vars(module))
     library = torch.library.Library("fastrecur", "IMPL")
     allowed = {"allow_override": True} if "allow_override" in inspect.signature(library.impl).parameters else {}
-    for (family, name), (suffix, run) in itertools.product(
-        ops.NAMES.items(), (("", ops._forward_cuda), ("_backward", ops._vjp_cuda))
+    for (family, name), (suffix, run, place) in itertools.product(
+        ops.NAMES.items(), (("", ops._forward_cuda, 3), ("_backward", ops._vjp_cuda, 6))
     ):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if not allowed:  # of a torch that has no word for it
                 torch.library._impls.discard(f"fastrecur/{name}{suffix}/CPU")
-            library.impl(name + suffix, ops.kernel(run, family), "CPU", **allowed)
+            library.impl(name + suffix, ops.kernel(run, family, place), "CPU", **allowed)
     device_tensors._on_host = lambda value: value
     device_tensors._lengths = lambda lengths: lengths
     arrays.is_on_device = lambda value: isinstance(value, (torch.Tensor, Interface))

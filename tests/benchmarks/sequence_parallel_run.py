@@ -5,7 +5,6 @@ same run. Times are medians of interleaved repeats, a repeat's time that of its 
 """
 
 import argparse
-import ctypes
 import gc
 import statistics
 import sys
@@ -17,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 from tqdm import tqdm
+from turns import keep_memory
 
 from fastrecur import forget_mult
 from fastrecur.torch import distributed
@@ -35,17 +35,6 @@ def operands(first, last):
             for whole, part in zip((f, x, g), steps, strict=True):
                 whole[low - first : high - first] = part[low - begin : high - begin]
     return f.requires_grad_(), x.requires_grad_(), g
-
-
-def keep_memory():
-    """Have the C library keep what is freed, for all processes alike.
-
-    Else each step waits for the system to provide new pages, which on a virtual machine takes anything from as long as
-    the walk to ten times that, whoever asks for them.
-    """
-    mallopt = ctypes.CDLL(None).mallopt
-    for option in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-        mallopt(option, 1 << 30)
 
 
 def timed(function, takes_part):

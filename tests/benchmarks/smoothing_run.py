@@ -114,6 +114,29 @@ def spread_rows(shape, axis, dtype, repeats):
         yield row(what, shape, dtype, times, "pandas", 4, 10, right)
 
 
+def pairs_rows(shape, repeats):
+    """Measure matrices of all pairs of columns at each time against pandas, and the last against NumPy's formula."""
+    import pandas
+
+    x = np.random.default_rng(0).standard_normal(shape)
+    frame, how = pandas.DataFrame(x), {"halflife": 20.0}
+    wide = np.random.default_rng(0).standard_normal((shape[0], 3 * shape[1]))
+    weights = 0.5 ** (np.arange(shape[0])[::-1, np.newaxis] / how["halflife"])
+
+    def product():
+        w = weights / weights.sum()
+        apart = wide - (w * wide).sum(0)
+        return (w * apart).T @ apart / (1 - (w * w).sum())
+
+    calls = {"ours": lambda: ewm_cov(frame, pairwise=True, **how), "pandas": lambda: frame.ewm(**how).cov()}
+    right = agrees(*(call().to_numpy() for call in calls.values()), x.dtype)
+    yield row("ewm_cov, pairwise", shape, x.dtype, medians(calls, fewest=max(3, repeats // 2)), "pandas", 15, 40, right)
+    calls = {"ours": lambda: ewm_cov(wide, pairwise=True, at=-1, **how), "NumPy's product": product}
+    right = agrees(*(call() for call in calls.values()), x.dtype)
+    times = medians(calls, fewest=3 * repeats)
+    yield row("ewm_cov, pairwise, at=-1", wide.shape, x.dtype, times, "NumPy's product", 0.8, 2, right)
+
+
 def times_rows(shape, axis, dtype, repeats):
     """Irregular times; neither library has a variance of these, so that is held against their means."""
     import datetime
@@ -250,6 +273,7 @@ def main():
     tasks.append((rows_of_a_new_process, (100_000, 10), repeats))
     tasks += [(small_rows, steps, repeats) for steps in SMALL]
     tasks += [(table_rows, steps, repeats) for steps in TABLES]
+    tasks.append((pairs_rows, (5000, 100), repeats))
     tasks.append((times_rows, *SHAPES[0], np.float64, repeats))
     tasks += [(kama_rows, steps, 3 * repeats) for steps in (100_000, 1_000_000)]
     for make, *given in tqdm(tasks, file=sys.stderr):

@@ -1,8 +1,20 @@
 """Calls by turns, so that what drifts drifts for all of them."""
 
+import ctypes
 import math
 import statistics
 import time
+
+
+def keep_memory():
+    """Have the C library keep what is freed, for all that is measured alike.
+
+    Else each step waits for the system to provide new pages, which on a virtual machine takes anything from as long as
+    the walk to ten times that, whoever asks for them.
+    """
+    mallopt = ctypes.CDLL(None).mallopt
+    for option in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+        mallopt(option, 1 << 30)
 
 
 def times(calls, seconds=0.0, fewest=1, most=math.inf, *, warm=False, at_once=1, wait=lambda: None):

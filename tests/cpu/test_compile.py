@@ -1,6 +1,7 @@
 """How kernels are compiled."""
 
 import contextlib
+import gc
 import platform
 import re
 
@@ -8,6 +9,7 @@ import pytest
 from llvmlite import binding
 from numba import types
 
+from fastrecur._cpu.compiler import build, compile
 from fastrecur._cpu.compiler.numba_internals import _check_native
 
 CALLS = """
@@ -57,7 +59,15 @@ machinery.SourceFileLoader.get_code = renamed
 @pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "name",
-    ["_linking_libraries", "_final_module", "_get_module_for_linking", "insert_user_function", "no_compile"],
+    [
+        "_linking_libraries",
+        "_final_module",
+        "_get_module_for_linking",
+        "insert_user_function",
+        "no_compile",
+        "_pass_registry",
+        "_function_pass_manager",
+    ],
 )
 def test_names_of_another_numba(run_python, tmp_path, name):
     """A copy of Numba in which one of those names is another one that it does not document."""
@@ -65,6 +75,46 @@ def test_names_of_another_numba(run_python, tmp_path, name):
     run_python(RENAMED.replace("NAME", name) + CALLS, FASTRECUR_CACHE_DIR=str(kernels))
     assert len(list(kernels.glob("forward*"))) == 2
     assert not list(kernels.glob("linked-only*"))
+
+
+@pytest.mark.parametrize("is_on", [False, True])
+def test_garbage_is_not_looked_for_while_a_kernel_is_compiled(monkeypatch, tmp_path, is_on):
+    """It is a quarter of the time. Afterwards it is as it was."""
+    seen, before = [], gc.isenabled()
+
+    def compiled(wanted):
+        seen.append(gc.isenabled())
+        return b"code", "symbol", 1
+
+    monkeypatch.setenv("FASTRECUR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(build, "compiled", compiled)
+    try:
+        (gc.enable if is_on else gc.disable)()
+        compile.kept_or_made(compile.Wanted("rows.forward", None, "f4", ()))
+        assert (seen, gc.isenabled()) == ([False], is_on)
+    finally:
+        (gc.enable if before else gc.disable)()
+
+
+AS_NUMBA = """
+import os
+import warnings
+from fastrecur._cpu.vectors.processor import is_interpreted
+values, found = ["", "0", "1", " 2 ", "true", "False", "1.0"], []
+for value in values:
+    os.environ["NUMBA_DISABLE_JIT"] = value
+    found.append(is_interpreted())
+warnings.simplefilter("ignore")  # Numba's own, of what it cannot read
+from numba import config
+for value, ours in zip(values, found):
+    os.environ["NUMBA_DISABLE_JIT"] = value
+    config.reload_config()
+    assert ours == bool(config.DISABLE_JIT), value
+"""
+
+
+def test_numba_disable_jit_counts_as_numba_counts_it(run_python):
+    run_python(AS_NUMBA)
 
 
 @pytest.mark.parametrize(

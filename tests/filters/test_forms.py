@@ -2,6 +2,7 @@
 
 import dask.array as da
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.signal
 import torch
@@ -332,6 +333,17 @@ def test_gradients_of_tensors(kind):
         (lambda x: sosfilt(np.ones((0, 6)), x), ValueError, "`sos`"),
         (lambda x: allpole_vjp(x[:1], [0.5], x, x), ValueError, r"`grad_y` must have the shape \(9,\), got \(1,\)"),
         (lambda x: sosfiltfilt(np.ones((9, 1, 6)), x), ValueError, "must not vary in time"),
+        (lambda x: sosfiltfilt([[1, 0, 0, 2, -1, 0]], x), ValueError, "`sos` must have 1"),
+        (
+            lambda x: sosfilt(np.ones((3, 5)), x),
+            ValueError,
+            r"shape \(sections, 6\) \(one filter\) or \(9, sections, 6\) \(one for each step\), or 1",
+        ),
+        (
+            lambda x: sosfilt([[1, 0, 0, 1, 0, 0]], pd.Series(x)),
+            TypeError,
+            r"got pandas.*Series: pass its `to_numpy\(\)`$",
+        ),
     ],
 )
 def test_errors(call, error, text):

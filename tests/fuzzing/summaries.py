@@ -126,6 +126,37 @@ def labels_of(shape, axis, offsets, resets, groups):
     return np.cumsum(flags, axis)
 
 
+class Pairs(Statistics):
+    """Statistics of all pairs of columns, at each time or at some: those of the columns' own calls."""
+
+    functions = ("smoothing.ewm_cov", "smoothing.ewm_corr")
+
+    def draw(self, name, traits, rng, most=3):
+        while True:
+            call = super().draw(name, traits, rng, most)
+            x, axis = call.operands["x"], call.options["axis"]
+            if len(x.shape) > 1 and np.ndim(call.options.get("resets")) < 2:
+                break
+        del call.operands["y"], call.given["y"]
+        [(kind, constant)] = [(kind, call.operands[kind]) for kind in CONSTANTS if kind in call.operands]
+        constant.shape, constant.ones, constant.dropped, constant.number, constant.has_list = (), (), False, True, False
+        call.given[kind] = float(np.real(CONSTANTS[kind][0](rng, ())))
+        call.redraw.pop("resets", None)
+        steps = x.shape[axis]
+        at = [None, -1, rng.integers(0, max(1, steps), 3)]
+        call.options |= {"pairwise": True, "at": pick(rng, at) if steps and "groups" not in call.options else None}
+        return call
+
+    def expect(self, call, given):
+        x, axis, at = given["x"], call.options["axis"] % given["x"].ndim, call.options["at"]
+        column = max(k for k in range(x.ndim) if k != axis)
+        plain = {k: v for k, v in call.options.items() if k not in ("pairwise", "at")}
+        own = Call(call.name, call.operands, plain | {"axis": axis + (axis > column)})
+        one, other = np.expand_dims(x, column + 1), np.expand_dims(x, column)
+        [whole] = super().expect(own, given | {"x": one, "y": other})
+        return [whole if at is None else whole.take(at, axis + (axis > column))]
+
+
 class Returns(Family):
     functions = tuple(f"returns.{kind}" for kind in ("discounted_returns", "gae", "lambda_returns", "vtrace"))
 

@@ -11,7 +11,8 @@ import pytest
 from llvmlite import binding
 
 import fastrecur
-from fastrecur import __main__, _bundling
+from fastrecur import __main__
+from fastrecur._cpu import bundling
 from fastrecur._cpu.compiler import bundle, cache, compile as _compile, object_file
 from fastrecur._cpu.compiler.bundle import Kernel, Wanted
 from fastrecur._cpu.vectors import processor
@@ -163,7 +164,7 @@ def test_what_files_of_the_system_a_kernel_calls():
     module.triple = binding.get_process_triple()
     target = binding.Target.from_triple(module.triple).create_target_machine()
     assert object_file.undefined(target.emit_object(module)) == {"exp"}
-    assert "exp" not in _bundling.KNOWN
+    assert "exp" not in bundling.KNOWN
 
 
 # ---- Bundles that are made here -------------------------------------------------------------------------------------
@@ -173,13 +174,13 @@ MAKES = """
 import functools, pathlib
 import numpy as np
 import fastrecur
-from fastrecur import _bundling
+from fastrecur._cpu import bundling
 from fastrecur._cpu.compiler import bundle
 x, y = np.ones((40, 5), np.float32), np.ones((600, 640), np.float32)
 calls = [functools.partial(fastrecur.forget_mult, f, v) for f, v in ((x, x), (y, y))]
-kernels = _bundling.kernels_of(calls)
+kernels = bundling.kernels_of(calls)
 assert {k.name for k in kernels} == {"rows.forward", *(f"workers.{w}" for w in "hire lead prewake serve".split())}
-_bundling.make(NAMES, pathlib.Path(INTO), kernels, lambda done, label: None)
+bundling.make(NAMES, pathlib.Path(INTO), kernels, lambda done, label: None)
 """
 
 USES = """
@@ -223,7 +224,7 @@ def test_what_numba_is_asked_for_here_says_nothing_of_a_bundle(monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", lambda *arguments, env, **options: given.update(env))
     for name in ("NUMBA_OPT", "NUMBA_BOUNDSCHECK"):
         monkeypatch.setenv(name, "1")
-    _bundling._Compiler(bundle.PROCESSORS["aarch64"])
+    bundling._Compiler(bundle.PROCESSORS["aarch64"])
     assert given["PATH"] == os.environ["PATH"]
     assert not any(name.startswith("NUMBA_") for name in given)
 
@@ -249,7 +250,7 @@ def test_what_code_of_bundles_asks_of_a_process(made):
         assert kernels is not None
         for key in kernels.head["kernels"]:
             code = kernels.find(key).code
-            assert object_file.undefined(code) <= _bundling.KNOWN
+            assert object_file.undefined(code) <= bundling.KNOWN
             assert object_file.relocations(code) <= object_file.ANYWHERE[machine]
 
 
@@ -345,17 +346,14 @@ def test_a_process_forks_while_a_kernel_is_loaded(made, run_python, tmp_path):
 
 def test_the_command(monkeypatch, tmp_path, capsys):
     """It notes kernels, has them compiled, and says where they are."""
-    noted = [A, B]
-    monkeypatch.setattr(_bundling, "common_kernels", lambda: noted)
-    monkeypatch.setattr(
-        _bundling, "_compiled", lambda wanted, processor: ((w, Kernel(b"code", "f", 1)) for w in wanted)
-    )
+    monkeypatch.setattr(bundling, "kernels_of", lambda calls: [A, B])
+    monkeypatch.setattr(bundling, "_compiled", lambda wanted, processor: ((w, Kernel(b"code", "f", 1)) for w in wanted))
     __main__.main(["--bundle", "--cpu", "aarch64", "--into", str(tmp_path / "new")])
     printed = capsys.readouterr()
-    assert "3 of 3 aarch64: rows.vjp\n" in printed.err
+    assert "3 of 4 aarch64: rows.vjp\n" in printed.err
     assert f"{tmp_path}/new/linux-aarch64.kernels: 0.0 MB" in printed.out
     found = bundle.read(tmp_path / "new" / "linux-aarch64.kernels", "aarch64")
-    assert len(found.head["kernels"]) == 3
+    assert len(found.head["kernels"]) == 4
 
 
 def test_report(monkeypatch):
@@ -365,7 +363,7 @@ def test_report(monkeypatch):
 
 def test_calls_of_a_bundle_are_right_ones():
     """Each is of another name; a dtype's are as many as another's."""
-    names = [[name for name, _ in _bundling._common.calls_of_bundle(dtype)] for dtype in _bundling.DTYPES]
+    names = [[name for name, _ in __main__.calls_of_bundle(dtype)] for dtype in __main__.DTYPES_OF_BUNDLE]
     assert names[0] == names[1]
     assert len(names[0]) == len(set(names[0]))
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import fastrecur
-from fastrecur import __main__, _common, _config, reference
+from fastrecur import __main__, _config, reference
 from fastrecur._arguments import notices
 from fastrecur._cpu.compiler import cache as _cache, compile as _compile, native
 
@@ -317,7 +317,7 @@ def test_who_hears_nothing_of_a_pause(monkeypatch, tmp_path, terminal, how):
 def test_common_kernels_are_made_beforehand(monkeypatch, capsys):
     """The command's calls are right ones, and it shows how far they are: by a line each in the log of an image."""
     few = {"one short series": ((100,), 0)}
-    monkeypatch.setattr(_common, "LAYOUTS", few)
+    monkeypatch.setattr(__main__, "LAYOUTS", few)
     monkeypatch.setattr(notices, "_left", [])
     __main__.main(["--compile", "float64"])
     printed = capsys.readouterr()
@@ -336,7 +336,7 @@ def test_making_kernels_is_interrupted(monkeypatch, capsys):
     def interrupted():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_common, "calls", lambda _: [("a call", interrupted)])
+    monkeypatch.setattr(__main__, "calls", lambda _: [("a call", interrupted)])
     with pytest.raises(SystemExit, match="^130$"):
         __main__.main(["--compile", "float64"])
     assert capsys.readouterr() == ("", "  0 of 1 float64: a call\n")

@@ -159,6 +159,13 @@ def test_tensors_run_on_torch_s_threads(torch_teams, set_threads):
     torch.testing.assert_close(both, one, rtol=0, atol=0)
 
 
+def test_flags_of_the_other_byte_order_beside_a_gradient():
+    rewards, ends = torch.ones(3, requires_grad=True), np.array([0.0, 1.0, 0.0])
+    other = ends.astype(ends.dtype.newbyteorder())
+    found, wanted = (returns.discounted_returns(rewards, 0.5, flags) for flags in (other, ends))
+    torch.testing.assert_close(found, wanted)
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
 def test_flags_of_any_kind_beside_a_gradient(kind):
@@ -205,3 +212,10 @@ def test_flags_that_are_lazily_negated():
     rewards, weights = torch.rand(5), torch.rand(5)
     found = returns.discounted_returns(rewards, 0.9, torch._neg_view(-weights))
     assert torch.equal(found, returns.discounted_returns(rewards, 0.9, weights))
+
+
+def test_flags_of_another_byte_order_beside_tensors():
+    done = np.array([0.0, 1.0, 0.0])
+    wanted = returns.discounted_returns(np.ones(3), 0.5, done=done)
+    found = returns.discounted_returns(torch.ones(3, requires_grad=True), 0.5, done=done.astype(">f8"))
+    assert_same_bits(found.detach().numpy(), wanted.astype(np.float32))

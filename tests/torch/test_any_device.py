@@ -16,6 +16,7 @@ from fastrecur.torch._operator import composed, ops, selective, tensors
 from fastrecur.torch._rnn import ops as pooling
 
 HERE = Path(__file__).parent
+ELSEWHERE = torch._C.DispatchKeySet(torch._C.DispatchKey.PrivateUse1)
 
 
 @pytest.mark.parametrize("key", ["MPS", "XPU", "HPU", "XLA", "PrivateUse1"])
@@ -59,10 +60,10 @@ def test_the_operators_of_any_device_are_the_cpu_s(family, reverse, steps):
             h0, g_last = states
         options = lengths, 0, reverse, torch.float64
         expected = ops._forward(family, a, b, h0, *options)
-        torch.testing.assert_close(ops._forward_composed(family, a, b, h0, *options), expected)
+        torch.testing.assert_close(composed.forward(family, a, b, h0, *options), expected)
         operands = g, a, b, expected[0], h0, g_last
         expected = ops._vjp(family, *operands, *options, True, True, True)
-        torch.testing.assert_close(ops._vjp_composed(family, *operands, *options, True, True, True), expected)
+        torch.testing.assert_close(ops._adjoint(family, *operands, *options, True, True, True), expected)
 
 
 @pytest.mark.sample(reverse=[True])
@@ -90,13 +91,13 @@ def test_what_is_not_finite_stays_in_its_segment(family, reverse):
         state = h0 if segments is cuts else h0[0]
         options = segments, 0, reverse, torch.float64
         expected = ops._forward(family, a, b, state, *options)
-        h, last = ops._forward_composed(family, a, b, state, *options)
+        h, last = composed.forward(family, a, b, state, *options)
         torch.testing.assert_close((h, last), expected, equal_nan=True)
         assert not torch.isfinite(h[3:6]).all()  # of `a` at a border only with a state there
         assert torch.isfinite(h[:3]).all() and torch.isfinite(h[6:]).all()
         operands = torch.ones_like(h), a, b, expected[0], state, torch.ones_like(expected[1])
         expected = ops._vjp(family, *operands, *options, True, True, True)
-        actual = ops._vjp_composed(family, *operands, *options, True, True, True)
+        actual = ops._adjoint(family, *operands, *options, True, True, True)
         torch.testing.assert_close(actual, expected, equal_nan=True)
 
 
@@ -104,11 +105,12 @@ def test_segments_on_any_device():
     """As operators take them: three tensors in place of lengths."""
     a, b, states = torch.rand(6, 3), torch.rand(6, 3), torch.rand(3, 3)
     ends, options = (None, torch.tensor([0, 2, 2, 6]), torch.arange(6) == 4), (0, False, torch.float32)
-    h, last = ops.kernel(ops._forward_composed, "forget")(a, b, states, *ends, *options)
+    h, last = ops.FORWARD["forget"].redispatch(ELSEWHERE, a, b, states, *ends, *options)
     expected = ops._forward("forget", a, b, states, Segments(*ends), *options)
     torch.testing.assert_close((h, last), expected)
-    grads = ops.kernel(ops._vjp_composed, "forget")(h, a, b, h, states, last, *ends, *options, True, False, True)
-    expected = ops._vjp("forget", h, a, b, h, states, last, Segments(*ends), *options, True, False, True)
+    operands = h, a, b, h, states, last
+    grads = ops.VJP["forget"].redispatch(ELSEWHERE, *operands, *ends, *options, True, False, True)
+    expected = ops._vjp("forget", *operands, Segments(*ends), *options, True, False, True)
     torch.testing.assert_close(grads, expected)
 
 
@@ -120,7 +122,7 @@ def test_offsets_that_nobody_checks_read_nothing_else():
     cuts = Segments(None, offsets, None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(composed.checks, "offsets_in_range", lambda offsets, steps: offsets)
-        h, last = ops._forward_composed("forget", a, b, h0, cuts, 0, False, torch.float32)
+        h, last = composed.forward("forget", a, b, h0, cuts, 0, False, torch.float32)
     assert h.shape == (6, 3)
     assert last.shape == (3, 3)
 
@@ -133,7 +135,7 @@ def test_without_float64_numbers_are_carried_as_they_are(monkeypatch):
     options = None, None, 0, False, torch.float32
     expected = ops._forward("forget", f, x, *options)
     monkeypatch.setattr(tensors, "wide", lambda dtype, device: torch.float32)
-    torch.testing.assert_close(ops._forward_composed("forget", f, x, *options), expected)
+    torch.testing.assert_close(composed.forward("forget", f, x, *options), expected, check_dtype=False)
 
 
 def test_segments_of_a_scan_without_a_first_state():

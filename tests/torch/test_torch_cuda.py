@@ -6,6 +6,7 @@ import devices
 import pytest
 import tensors
 import torch
+from repeated import forget
 from tensors import STREAM
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -75,9 +76,9 @@ def test_segments(driver, dtype, reverse, cuts, family):
     first, rest = (*CUTS[cuts], 0, reverse, dtype), (True, True, True)
     results = []
     for run, vjp in ((ops._forward, ops._vjp), (ops._forward_cuda, ops._vjp_cuda)):
-        h, last = ops.kernel(run, family)(f, x, h0, *first)
+        h, last = ops.kernel(run, family, 3)(f, x, h0, *first)
         g, g_last = x * 3, torch.ones_like(last)
-        results.append((h, last, *ops.kernel(vjp, family)(g, f, x, h, h0, g_last, *first, *rest)))
+        results.append((h, last, *ops.kernel(vjp, family, 6)(g, f, x, h, h0, g_last, *first, *rest)))
     for wanted, actual in zip(*results, strict=True):
         torch.testing.assert_close(actual, wanted)
         assert actual.stride() == wanted.stride()
@@ -186,6 +187,7 @@ def test_gradients(on_gpu, monkeypatch, given, wanted, used):
         return results, (torch.autograd.grad(loss, leaves) if leaves else ())
 
     results, grads = run()
+    forget()
     monkeypatch.setattr(eager, "engine", lambda tensors, lengths: _tensors)
     expected, expected_grads = run()
     for actual, right in zip((*results, *grads), (*expected, *expected_grads), strict=True):
@@ -204,6 +206,7 @@ def test_the_gradient_of_a_real_operand_of_a_complex_recurrence(on_gpu, monkeypa
         return h, *torch.autograd.grad((h * h.detach()).abs().sum(), leaves)
 
     results = run()
+    forget()
     monkeypatch.setattr(eager, "engine", lambda tensors, lengths: _tensors)
     for actual, right in zip(results, run(), strict=True):
         torch.testing.assert_close(actual, right)

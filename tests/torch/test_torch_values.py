@@ -284,3 +284,11 @@ def test_numbers_in_the_gradient_by_hand():
     for grad, want in zip(grads, expected, strict=True):
         assert grad.dtype is torch.float32
         torch.testing.assert_close(grad.double(), want, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_halves_beside_complex_numbers_are_complex64(dtype):
+    a, b = torch.full((4,), 0.5, dtype=dtype), torch.arange(4)
+    h = linear_recurrence(a, b, torch.tensor(1j, dtype=torch.complex128))
+    assert h.dtype is torch.complex64
+    assert torch.equal(h, linear_recurrence(a.float(), b, 1j))

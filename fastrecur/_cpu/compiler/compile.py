@@ -5,7 +5,9 @@ nowhere, it is compiled, and kept. A call goes straight to it: the types are fix
 be looked at again. What compiles is imported when it is needed.
 """
 
+import contextlib
 import functools
+import gc
 import sys
 
 from ..vectors.processor import circumstances, is_interpreted
@@ -34,9 +36,22 @@ def code_of(wanted):
     return bundle.find(wanted) or kept_or_made(wanted)
 
 
+@contextlib.contextmanager
+def _without_collections():
+    """Let Python look for no garbage meanwhile: of Numba's million objects it would find little, again and again."""
+    is_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if is_on:
+            gc.enable()
+
+
 def kept_or_made(wanted):
     """Return the same from the user's folder, or compile it."""
 
+    @_without_collections()
     def make():
         from . import build
 

@@ -16,6 +16,8 @@ jit's ``forceinline``                   a helper's numbers stay in registers    
 a function's type in LLVM's terms       trampolines call kernels so             `RuntimeError`
 ``JITCodeLibrary``, ``NativeLowering``  a helper is linked into kernels only:   helpers are optimised and generated,
 and what these have                     neither optimised nor generated alone   too, which takes half as long again
+``PassManager``, its registry and the   passes that change nothing in kernels   all passes of Numba run
+names of passes                         take a tenth of the time
 ======================================  ======================================  ====================================
 """
 
@@ -41,17 +43,45 @@ def _known(options):
     return {name: value for name, value in options.items() if hasattr(CPUTargetOptions, name)}
 
 
-def _linked_only():
-    """Return jit's option for what is only linked into kernels: neither optimised nor generated alone."""
+# Passes whose subject does not stand in kernels: closures, contexts, exceptions, tuples that are unrolled, functions
+# inlined before types are known, arguments that are None, expressions of arrays; and those that note for people.
+_NEEDLESS = (
+    "AnnotateTypes", "DeadBranchPrune", "DumpParforDiagnostics", "FindLiterallyCalls", "InlineClosureLikes",
+    "InlineInlinables", "InlineOverloads", "LiteralPropagationSubPipelinePass", "LiteralUnroll",
+    "MakeFunctionToJitFunction", "NoPythonSupportedFeatureValidation", "NopythonRewrites", "RewriteDynamicRaises",
+    "RewriteSemanticConstants", "WithLifting",
+)  # fmt: skip
+
+
+def _pipelines():
+    """Return the classes that compile kernels and helpers, of which the latter are only linked into kernels."""
     try:
         from numba.core.codegen import JITCodeLibrary
         from numba.core.compiler import CompilerBase, DefaultPassBuilder
-        from numba.core.compiler_machinery import register_pass
+        from numba.core.compiler_machinery import PassManager, _pass_registry, register_pass
         from numba.core.typed_passes import NativeLowering
     except ImportError:
-        return {}
+        return ()
 
-    class Linked(JITCodeLibrary):
+    class Passes(PassManager):
+        def run(self, state):
+            # Numba's own finds out after each pass where variables live, and tells listeners; passes that need it ask.
+            for step, _ in self.passes:
+                found = _pass_registry.get(step).pass_inst
+                found.analysis = self._analysis
+                for run in found.run_initialization, found.run_pass, found.run_finalizer:
+                    run(state)
+
+    class Library(JITCodeLibrary):
+        def _optimize_functions(self, module):
+            # As Numba's own does, which makes these passes anew for each function, and for each that is only named.
+            module.data_layout = self._codegen._data_layout
+            passes, builder = self._codegen._function_pass_manager()
+            for function in module.functions:
+                if not function.is_declaration:
+                    passes.run(function, builder)
+
+    class Linked(Library):
         def finalize(self):
             for library in dict.fromkeys(self._linking_libraries):
                 self._final_module.link_in(library._get_module_for_linking(), preserve=True)
@@ -62,6 +92,15 @@ def _linked_only():
         _name = "fastrecur_lowering"
 
         def run_pass(self, state):
+            state.library = Library(state.targetctx.codegen(), state.func_id.func_qualname)
+            state.library.enable_object_caching()
+            return super().run_pass(state)
+
+    @register_pass(mutates_CFG=True, analysis_only=False)
+    class LinkedLowering(NativeLowering):
+        _name = "fastrecur_linked_lowering"
+
+        def run_pass(self, state):
             state.library = Linked(state.targetctx.codegen(), state.func_id.func_qualname)
             state.flags.no_compile = True
             super().run_pass(state)
@@ -70,52 +109,71 @@ def _linked_only():
             state.cr = state.cr._replace(cfunc=key)
             return True
 
-    class Linking(CompilerBase):
-        def define_pipelines(self):
-            passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
-            passes.passes = [(Lowering if step is NativeLowering else step, why) for step, why in passes.passes]
-            passes.finalize()
-            return [passes]
+    class Kernels(CompilerBase):
+        lowering = Lowering
 
-    class Compiler(CompilerBase):
         def define_pipelines(self):
-            if _works(Linking):
-                return Linking.define_pipelines(self)
-            return [DefaultPassBuilder.define_nopython_pipeline(self.state)]
+            usual = DefaultPassBuilder.define_nopython_pipeline(self.state)
+            own = Passes("fastrecur")
+            for step, why in usual.passes:
+                if step.__name__ not in _NEEDLESS:
+                    own.add_pass(self.lowering if step is NativeLowering else step, why)
+            own.finalize()
+            return [own]
 
-    return {"pipeline_class": Compiler}
+    class Helpers(Kernels):
+        lowering = LinkedLowering
+
+    return Kernels, Helpers
+
+
+def _tried(pipelines):
+    """Return jit's options for kernels and for helpers; a pipeline is used if it works in this Numba."""
+
+    def option(pipeline):
+        class Compiler(pipeline):
+            def define_pipelines(self):
+                from numba.core.compiler import DefaultPassBuilder
+
+                if _works(pipelines):
+                    return super().define_pipelines()
+                return [DefaultPassBuilder.define_nopython_pipeline(self.state)]
+
+        return {"pipeline_class": Compiler}
+
+    return map(option, pipelines) if pipelines else ({}, {})
 
 
 @functools.cache
-def _works(pipeline):
-    """Return whether helpers can be linked only in this Numba; that they can is noted where kernels are kept."""
+def _works(pipelines):
+    """Return whether pipelines work in this Numba; that they do is noted where kernels are kept."""
     versions = cache.digest("_cpu/compiler/numba_internals.py", "numba", "llvmlite"), sys.version
     name = cache.name_of("linked-only", *versions)
     if cache.find(name) is None:
-        if not _links(pipeline):
+        if not _links(*pipelines):
             return False
         cache.keep(name, b"yes", "")
     return True
 
 
-def _links(pipeline):
+def _links(kernels, helpers):
     """Return whether a small function is compiled with a helper, of which nothing is left to be found elsewhere."""
     signature = types.int64(types.int64)
     try:
-        helper = njit(**{**KERNEL, "pipeline_class": pipeline})(lambda x: x + x)
+        helper = njit(**{**_OPTIONS, "pipeline_class": helpers})(lambda x: x + x)
 
         def trial(x):
             return helper(x) + x
 
-        module, _ = _parsed(compiled(trial, signature), signature)
+        module, _ = _parsed(njit(signature, **{**_OPTIONS, "pipeline_class": kernels})(trial), signature)
     except Exception:  # whatever it is: there is another way
         return False
     return all(not f.is_declaration or f.name.startswith("llvm.") for f in module.functions)
 
 
 # NumPy's division, which never raises.
-KERNEL = {"error_model": "numpy", **_known({"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "_nrt": False})}
-HELPER = {**KERNEL, **_linked_only()}
+_OPTIONS = {"error_model": "numpy", **_known({"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "_nrt": False})}
+KERNEL, HELPER = ({**_OPTIONS, **option} for option in _tried(_pipelines()))
 INLINE = {**HELPER, **_known({"forceinline": True})}
 
 

@@ -42,3 +42,9 @@ def empty(shape, dtype, strides, large=None):
     if math.prod(shape) * dtype.itemsize >= (LARGE if large is None else large):
         return aligned(shape, dtype, strides=strides)
     return np.ndarray(shape, dtype, strides=strides)
+
+
+def maker(shape, dtype, strides):
+    """Return what allocates such arrays, as `empty` does."""
+    is_small = math.prod(shape) * dtype.itemsize < LARGE  # NumPy's own are quicker made
+    return functools.partial(np.ndarray if is_small else aligned, shape, dtype, strides=strides)

@@ -34,7 +34,10 @@ def _is_host():
 
 def is_interpreted():
     """Return whether kernels are not to be compiled, but run as Python."""
-    return bool(int(_asked("DISABLE_JIT") or 0))
+    try:
+        return bool(int(_asked("DISABLE_JIT") or 0))
+    except ValueError:  # Numba warns of such a text and compiles
+        return False
 
 
 def is_usual():

@@ -102,14 +102,14 @@ def result_dtype(names, *operands):
         elif value is not None:
             scalar = _promote(scalar, value.dtype)
     dtype = _combine(_combine(full, scalar), number)
-    dtype = default if dtype in _tensors.INTEGERS else dtype
+    dtype = default if dtype in _tensors.INTEGERS else torch.complex64 if dtype is torch.complex32 else dtype
     if dtype not in _FLOATS:
         given = [(name, v) for name, v in zip(names, operands, strict=True) if v is not None]
         raise TypeError(say.promotion([(name, type(v).__name__ if _is_number(v) else v.dtype) for name, v in given]))
     return dtype
 
 
-_COMPLEX = {real: own for own, real in _tensors.REAL.items()} | {torch.float16: torch.complex32}
+_COMPLEX = {real: own for own, real in _tensors.REAL.items()} | {torch.float16: torch.complex64}
 _COMPLEX[torch.bfloat16] = torch.complex64
 _FLOATS = _tensors.FLOATING | _tensors.COMPLEX
 

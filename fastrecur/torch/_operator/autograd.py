@@ -1,8 +1,7 @@
-"""Derivatives of every order: the adjoint of a linear recurrence is one in the other direction.
+"""Operators of torch's, with all that torch asks of one: every device, derivatives of every order, every transform.
 
-A tangent of the states is a recurrence over the tangents of single steps, and derivatives of the gradients are those of
-what the kernels compute, made of a recurrence: `along_time.adjoint`. The rules belong to the operators (their autograd
-and vmap keys), so they hold for every graph that an operator stands in, however it came there.
+The rules belong to the operators (their autograd and vmap keys), so they hold for every graph that an operator stands
+in, however it came there.
 """
 
 import contextlib
@@ -11,11 +10,29 @@ from typing import Any
 
 import torch
 
-from ..._arguments import checks, messages as say
-from ..._plan.problem import FORGET, LINEAR
-from . import internals, ops, tensors as _tensors
-from .along_time import adjoint, decay, lanes, like, or_empty, state_before
-from .ops import forward, vjp
+from . import internals
+
+library = torch.library.Library("fastrecur", "DEF")
+
+
+def define(schema, fake, **runs):
+    """Define an operator by what it is of fake tensors, and by what runs it for each dispatch key; return it."""
+    name = schema.partition("(")[0]
+    library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    torch.library.register_fake(f"fastrecur::{name}", fake, lib=library)
+    for key, run in runs.items():
+        library.impl(name, internals.untraced(run), key)
+    return getattr(torch.ops.fastrecur, name).default
+
+
+def anywhere(fake, run):
+    """Return what runs an operator that is composed: fresh results, of the dtypes and layouts of fake ones."""
+
+    def call(*arguments):
+        found = zip(fake(*arguments), run(*arguments), strict=True)
+        return tuple(own.copy_(v.real if v.is_complex() and not own.is_complex() else v) for own, v in found)
+
+    return call
 
 
 class Rules(internals.KernelFunction):  # type: ignore[misc]
@@ -79,59 +96,13 @@ class Rules(internals.KernelFunction):  # type: ignore[misc]
     @classmethod
     def register(cls, vmap):
         if internals.HAS_KERNELS:
-            ops.library.impl(cls.operator, cls.run, "Autograd", with_keyset=True)
+            library.impl(cls.operator, internals.untraced(cls.run), "Autograd", with_keyset=True)
         else:
             torch.library.register_autograd(
                 cls.operator, lambda ctx, *grads: cls.needed(ctx, ctx.needs_input_grad, *grads),
-                setup_context=cls.keep, lib=ops.library,
+                setup_context=cls.keep, lib=library,
             )  # fmt: skip
-        torch.library.register_vmap(cls.operator, vmap, lib=ops.library)
-
-
-class _Forward(Rules):
-    family: str
-
-    @classmethod
-    def setup(cls, ctx, inputs, output):
-        """Keep what the gradients that are wanted read, and nothing else."""
-        (a, b, h0, *ends, axis, reverse, dtype), (h, _) = inputs, output
-        ctx.problem = cls.family, axis, reverse, dtype
-        ctx.b_form = _tensors.form(b)
-        if getattr(ctx, "has_tangents", False):
-            ctx.save_for_forward(a, b, h, h0, *ends)
-        needs = ctx.needs_input_grad[-len(inputs) :]  # without what is needed of the way
-        ctx.save_for_backward(*_tensors.to_save(cls.family, needs, a, b, h, h0, *ends))
-
-    @staticmethod
-    def gradients(ctx, needs, grad_h, grad_last):
-        a, b, h, h0, *ends = ctx.saved_tensors
-        b = ctx.b_form if b is None else b
-        return recorded_vjp(ctx.problem, grad_h, a, b, h, h0, grad_last, checks.split(*ends), needs[:3])
-
-    @staticmethod
-    def jvp(ctx, _way, a_dot, b_dot, h0_dot, *rest):
-        """Return the tangents of h and h_last: a recurrence is linear in all but its gate."""
-        a, b, h, h0, *ends = map(internals.primal, ctx.saved_tensors)
-        (family, axis, reverse, dtype), lengths = ctx.problem, checks.split(*ends)
-        with internals.with_forward_mode(True):
-            source = nothing(h, h.shape, h.dtype)
-            if b_dot is not None:
-                source = source + (b_dot * a if family == FORGET else b_dot)
-            if a_dot is not None:
-                before = state_before(h, h0, lengths, axis, reverse)
-                source = source + a_dot * (b - before if family == FORGET else before)
-            return forward(LINEAR, decay(family, a, dtype), source, h0_dot, lengths, axis, reverse, dtype)
-
-
-def recorded_vjp(problem, g, a, b, h, h0, grad_last, lengths, wanted):
-    """Return the gradients that are wanted, through the dispatcher; g and h may be None, and b its form."""
-    family, axis, reverse, dtype = problem
-    if type(b) is _tensors.Form:
-        b = nothing(a, b.shape, b.dtype)
-    shape = torch.broadcast_shapes(a.shape, b.shape)
-    g, h = (nothing(a, shape, dtype) if v is None else v.expand(shape) for v in (g, h))
-    grads = vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted)
-    return tuple(grad if is_wanted else None for grad, is_wanted in zip(grads, wanted, strict=True))
+        torch.library.register_vmap(cls.operator, vmap, lib=library)
 
 
 def gradients_of(function, operands, needed, cotangents):
@@ -195,70 +166,24 @@ class Recorded(Rules):
         return ctx.back(*cotangents, *ctx.saved_tensors, *ctx.others)
 
 
-def operator(schema, fake, *, cpu, cuda, vmap, rules=Composed, composed=None, is_anywhere=False, back=None):
+def operator(
+    schema, fake, *, cpu, cuda, vmap, rules=Composed, composed=None, elsewhere=None, back=None, **own
+):  # fmt: skip
     """Define an operator with all that torch asks of it, in every graph and under every transform; return it.
 
-    ``fake`` gives its results of tensors without numbers; ``cpu`` and ``cuda`` run it. ``composed`` does the same by
-    what has derivatives: it is what gradients are made of, unless an operator ``back`` or other ``rules`` make them,
-    and what runs on all other devices if it ``is_anywhere``. ``vmap`` takes the operator, and then what torch gives.
+    ``fake`` gives its results of tensors without numbers; ``cpu`` and ``cuda`` run it, and ``elsewhere``, if it is
+    given, all other devices. ``composed`` does the same by what has derivatives: it is what gradients are made of,
+    unless an operator ``back`` or other ``rules``, which have their ``own``, make them. ``vmap`` takes the operator,
+    and then what torch gives.
     """
     runs = {"CPU": cpu, "CUDA": cuda}
-    if is_anywhere:
-        runs["CompositeExplicitAutograd"] = ops.anywhere(fake, composed)
-    run = ops.define(schema, fake, **runs)
-    known = {"operator": run, "composed": composed and staticmethod(composed), "back": back}
-    own: Any = type(rules.__name__, (rules if back is None else Recorded,), known)
-    own.register(functools.partial(vmap, run))
+    if elsewhere is not None:
+        runs["CompositeExplicitAutograd"] = anywhere(fake, elsewhere)
+    run = define(schema, fake, **runs)
+    known = {"operator": run, "composed": composed and staticmethod(composed), "back": back, **own}
+    made: Any = type(rules.__name__, (rules if back is None else Recorded,), known)
+    made.register(functools.partial(vmap, run))
     return run
-
-
-class _Vjp(Composed):
-    family: str
-
-    @classmethod
-    def composed(cls, g, a, b, h, h0, grad_last, *rest):
-        """Do what the adjoint's operator does, such that all of it has derivatives."""
-        *ends, axis, reverse, dtype, want_a, want_b, want_h0 = rest
-        lengths = checks.split(*ends)
-
-        def run(q, source):
-            return *forward(LINEAR, q, source, grad_last, lengths, axis, not reverse, dtype), grad_last
-
-        steps = cls.family, axis, reverse, dtype, a, b, h, h0, lengths
-        grad_a, grad_b, grad_h0, _ = adjoint(steps, run, g, (want_a, want_b))
-        return or_empty(g, (grad_a, grad_b, like(grad_h0, h0) if want_h0 else None))
-
-
-def _forward_vmap(family, info, in_dims, *arguments):
-    """Take the batch for one more lane axis, the last."""
-    a, b, h0, *ends, axis, reverse, dtype = arguments
-    rank = max(v.dim() - (dim is not None) for v, dim in zip((a, b), in_dims[:2], strict=True))
-    batched = in_dims[0] is not None or in_dims[1] is not None
-    a, b, h0 = (with_batch(v, dim, 1, -1) for v, dim in zip((a, b, h0), in_dims[:3], strict=True))
-    if not batched:
-        b = b.expand(b.shape[:-1] + (info.batch_size,))
-    lengths = _lengths_with_batch(ends, in_dims[3:], a, b, axis, rank)
-    last = len(lanes(torch.broadcast_shapes(a.shape, b.shape), axis, lengths)) - 1
-    return forward(family, a, b, h0, lengths, axis, reverse, dtype), (rank, last)
-
-
-def _vjp_vmap(family, info, in_dims, *arguments):
-    """Take the batch for one more lane axis, the last; each sample has gradients of its own."""
-    g, a, b, h, h0, grad_last, *ends, axis, reverse, dtype, want_a, want_b, want_h0 = arguments
-    wanted = want_a, want_b, want_h0
-    operands, dims = (g, a, b, h, h0, grad_last), in_dims[:6]
-    rank = max(v.dim() - (dim is not None) for v, dim in zip((a, b), dims[1:3], strict=True))
-    batched = (with_batch(v, dim, info.batch_size, -1) for v, dim in zip(operands, dims, strict=True))
-    g, a, b, h, h0, grad_last = batched
-    lengths = _lengths_with_batch(ends, in_dims[6:], a, b, axis, rank)
-    grads = vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted)
-    return grads, tuple(v.dim() - 1 if is_wanted else None for v, is_wanted in zip((a, b, h0), wanted, strict=True))
-
-
-for _family in ops.NAMES:
-    for _rules, _operators, _vmap in ((_Forward, ops.FORWARD, _forward_vmap), (_Vjp, ops.VJP, _vjp_vmap)):
-        _own: Any = type(_rules.__name__, (_rules,), {"family": _family, "operator": _operators[_family]})
-        _own.register(functools.partial(_vmap, _family))
 
 
 def nothing(like, shape, dtype):
@@ -271,22 +196,3 @@ def with_batch(tensor, dim, size, at):
     if tensor is None:
         return None
     return tensor.expand(size, *tensor.shape).movedim(0, at) if dim is None else tensor.movedim(dim, at)
-
-
-def _lengths_with_batch(ends, dims, a, b, axis, rank):
-    """Return lengths, offsets and resets for lanes that have the batch behind them."""
-    (lengths, offsets, resets), (dim, of_offsets, of_resets) = ends, dims[:3]
-    if of_offsets is not None:
-        raise NotImplementedError(say.segments_batched())
-    resets = resets if of_resets is None else _leading_with_batch(resets, of_resets, rank)
-    if dim is not None:
-        lengths = _leading_with_batch(lengths, dim, rank - 1)
-    if lengths is not None and (dim is not None or not lengths.dim()):  # one series is as many as the batch has samples
-        lengths = lengths.expand(lanes(torch.broadcast_shapes(a.shape, b.shape), axis, None))
-    return checks.split(lengths, offsets, resets)
-
-
-def _leading_with_batch(tensor, dim, rank):
-    """Return what has the leading ones of so many axes, with the batch behind all of them."""
-    tensor = tensor.movedim(dim, -1)
-    return tensor.reshape(tuple(tensor.shape[:-1]) + (1,) * (rank + 1 - tensor.dim()) + tuple(tensor.shape[-1:]))

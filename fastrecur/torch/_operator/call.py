@@ -4,7 +4,7 @@ import torch
 
 from ..._arguments import adapters, checks, messages as say
 from ..._arguments.checks import Segments
-from . import arguments, autograd, eager, tensors as _tensors
+from . import arguments, eager, ops, tensors as _tensors
 from .along_time import lanes
 from .arguments import as_tensor, is_complex
 from .modes import PLAIN, event, hand_over, is_overridden, kernel_can_read, no_modes_active
@@ -42,13 +42,12 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     engine = None if type(lengths) is Segments else eager.engine(tensors, lengths)
     if engine is None:
         a, b, h0 = (as_tensor(v, tensors[0]) for v in (a, b, h0))
-        h, h_last = autograd.forward(family, a, b, h0, lengths, axis, reverse, dtype)
-    elif not _grad_enabled() or not any(v.requires_grad for v in tensors):
-        with event(NAMES[family]):
-            h, h_last = engine.forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state)
+        h, h_last = ops.forward(family, a, b, h0, lengths, axis, reverse, dtype)
     else:
-        h = eager.apply(a, b, h0, lengths, (family, axis, reverse, dtype, return_state, engine))
-        h, h_last = h if return_state else (h, None)
+        kind = eager.Call(engine, family, axis, reverse, dtype, return_state, (a, b, h0))
+        is_recorded = _grad_enabled() and any(v.requires_grad for v in tensors)
+        result = (kind.record if is_recorded else kind.run)(a, b, h0, lengths)
+        h, h_last = result if return_state else (result, None)
     if is_pair:
         h, h_last = arguments.joined(h), None if h_last is None else arguments.joined(h_last)
     if out is not None:

@@ -8,7 +8,7 @@ import torch
 from ..._arguments import checks
 from ..._plan.problem import LINEAR
 from . import tensors as _tensors
-from .along_time import adjoint, lanes, last_states, like, masked, or_empty, valid_steps, with_first_states
+from .along_time import lanes, last_states, masked, valid_steps, with_first_states
 
 
 def forward(family, a, b, h0, lengths, axis, reverse, dtype):
@@ -26,21 +26,6 @@ def forward(family, a, b, h0, lengths, axis, reverse, dtype):
     c, begins = with_first_states(family, q, c, h0, cuts, axis, reverse)
     h = _scan(torch.where(begins, 0, q) if cuts is lengths else q, c, begins.expand(shape), axis, reverse)
     return masked(h, valid), last_states(h, h0, cuts, axis, reverse)
-
-
-def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted):
-    """Return the gradients of a, b and h0, in the dtype that states are carried in; an empty one if not wanted."""
-    device = device_of(g, a, b, h)
-    wide = _tensors.wide(dtype, device)
-    g, a, b, h = (v.to(device, wide) for v in (g, a, b, h))
-    h0, grad_last = (None if v is None else v.to(device) for v in (h0, grad_last))
-
-    def run(q, source):
-        return *forward(LINEAR, q, source, grad_last, lengths, axis, not reverse, wide), grad_last
-
-    steps = family, axis, reverse, dtype, a, b, h, h0, lengths
-    grad_a, grad_b, last, _ = adjoint(steps, run, g, wanted)
-    return or_empty(g, (grad_a, grad_b, like(last, h0) if wanted[2] else None))
 
 
 def device_of(*operands):

@@ -9,8 +9,7 @@ from ..._cpu.machine import threads as _threads
 from ..._plan.filters import FIELDS, check_a0, check_cascade, lengths_of, state_shape
 from . import arguments, autograd
 from .along_time import ends_of, like, steps_of
-from .autograd import with_batch
-from .ops import anywhere
+from .autograd import anywhere, with_batch
 from .team import team
 from .tensors import empty_like, numpy_of
 

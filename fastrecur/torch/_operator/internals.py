@@ -54,6 +54,21 @@ if not hasattr(_profiler, "_is_profiler_enabled"):
     _profiler = types.SimpleNamespace(_is_profiler_enabled=False)
 
 
+_eval_frame = _find("torch._C._dynamo.eval_frame")
+
+
+def untraced(function: Any) -> Any:
+    """Return what runs an operator, which torch's compiler never follows: what it calls is no part of a graph.
+
+    Else, where a graph breaks before an operator, the compiler would take the operator's own code for the caller's.
+    """
+    with contextlib.suppress(AttributeError, TypeError):
+        skip = _eval_frame._FrameAction.SKIP
+        own = getattr(function, "func", getattr(function, "__func__", function))
+        _eval_frame.set_code_exec_strategy(own.__code__, _eval_frame._FrameExecStrategy(skip, skip))
+    return function
+
+
 def has_forward_level():
     if _tells_levels:
         return _forward_ad._current_level >= 0

@@ -8,9 +8,8 @@ from ..._cpu.machine import threads as _threads
 from ..._plan.problem import FORGET, LINEAR
 from . import autograd, ops
 from .along_time import steps_of
-from .autograd import operator, with_batch
+from .autograd import anywhere, operator, with_batch
 from .filters import tensor_of as tensor_of
-from .ops import anywhere
 from .team import team
 from .tensors import empty_like, numpy_of
 

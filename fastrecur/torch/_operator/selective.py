@@ -18,7 +18,7 @@ from ..._cpu import selective as host
 from ..._cpu.machine import threads
 from ..._plan import selective as plan
 from ..._plan.problem import LINEAR
-from . import ops, team, tensors as _tensors
+from . import autograd, ops, team, tensors as _tensors
 from .along_time import valid_steps
 from .autograd import Rules, nothing, operator, with_batch
 
@@ -172,7 +172,7 @@ def _on_gpu(*arguments):
     from ..._cuda import selective as device
 
     if not device.has_kernels(arguments[2].shape[1]):
-        return ops.anywhere(_fake, composed)(*arguments)
+        return autograd.anywhere(_fake, composed)(*arguments)
     y = ops.alike(arguments[0].shape, arguments[0].dtype, arguments[0])
     return y, device.from_tensors(arguments[:-1], y), y.new_empty(0, dtype=wide(y))
 
@@ -181,7 +181,7 @@ def _vjp_on_gpu(grad_y, grad_state, *arguments):
     from ..._cuda import selective as device
 
     if not device.has_kernels(arguments[2].shape[1]):
-        return ops.anywhere(_vjp_fake, composed_vjp)(grad_y, grad_state, *arguments)
+        return autograd.anywhere(_vjp_fake, composed_vjp)(grad_y, grad_state, *arguments)
     *arguments, _, wanted = arguments
     grads = [None if v is None else ops.alike(v.shape, v.dtype, v) for v in arguments[:_COUNT]]
     device.vjp_from_tensors(grad_y, grad_state, arguments, grads)
@@ -271,10 +271,12 @@ _vjp_vmap = functools.partial(
 )
 SCAN = operator(
     f"selective_scan({_TAKES}, bool keep) -> (Tensor, Tensor, Tensor)",
-    _fake, cpu=_on_cpu, cuda=_on_gpu, composed=composed, is_anywhere=True, rules=_Scan, vmap=_forward_vmap,
+    _fake, cpu=_on_cpu, cuda=_on_gpu, composed=composed, elsewhere=composed, rules=_Scan,
+    vmap=_forward_vmap,
 )  # fmt: skip
 VJP = operator(
     f"selective_scan_backward(Tensor grad_y, Tensor? grad_state, {_TAKES}, Tensor? checkpoints, bool[] wanted)"
     f" -> ({', '.join(['Tensor'] * _COUNT)})",
-    _vjp_fake, cpu=_vjp_on_cpu, cuda=_vjp_on_gpu, composed=composed_vjp, is_anywhere=True, vmap=_vjp_vmap,
+    _vjp_fake, cpu=_vjp_on_cpu, cuda=_vjp_on_gpu, composed=composed_vjp, elsewhere=composed_vjp,
+    vmap=_vjp_vmap,
 )  # fmt: skip

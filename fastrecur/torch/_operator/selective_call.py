@@ -3,13 +3,13 @@
 import torch
 
 from ..._arguments import adapters, arrays, checks, messages as say
+from ..._arguments.records import SCAN
 from ..._arguments.selective import Operands, check_shapes
 from ..._arguments.shapes import check_exact
 from . import arguments, selective
 from .modes import hand_over, is_overridden
 
 _OPTIONS = "delta_softplus", "layout", "reverse", "lengths", "offsets", "resets"
-_NEEDED = ("grad_y", *Operands._fields[:5])
 
 
 def forward(operands, options, return_state, out):
@@ -19,7 +19,7 @@ def forward(operands, options, return_state, out):
         return hand_over(adapters.public["selective_scan"][0], operands, given)
     return_state = checks.flag("return_state", return_state)
     _check_tensors(operands._asdict() | {"out": out})
-    ends, options, _ = _checked(operands, options)
+    ends, options = _checked(operands, options)
     if out is not None:
         arguments.check_out(out, operands.u.shape, operands.u.dtype, operands._asdict().items())
     y, state, _ = selective.SCAN(*operands, *ends, *options, False)
@@ -34,10 +34,7 @@ def vjp(grad_y, operands, options, grad_state):
         given = dict(zip(_OPTIONS, options, strict=True), grad_state=grad_state)
         return hand_over(adapters.public["selective_scan"][1], (grad_y, *operands), given)
     _check_tensors({"grad_y": grad_y, **operands._asdict(), "grad_state": grad_state})
-    ends, options, states = _checked(operands, options)
-    for name, v, shape in (("grad_y", grad_y, operands.u.shape), ("grad_state", grad_state, states)):
-        if v is not None:
-            check_exact(name, v.shape, shape)
+    ends, options = _checked(operands, options, grad_y, grad_state)
     wanted = [v is not None for v in operands]
     grads = selective.VJP(grad_y, grad_state, *operands, *ends, *options, None, wanted)
     return Operands(*[grad if is_wanted else None for grad, is_wanted in zip(grads, wanted, strict=True)])
@@ -47,7 +44,7 @@ def _check_tensors(named):
     """Raise unless all are dense tensors of real numbers on one device, or None where that may be."""
     first = None
     for name, v in named.items():
-        if v is None and name not in _NEEDED:
+        if v is None and SCAN[name].optional:
             continue
         if not isinstance(v, torch.Tensor):
             library = None if v is None else arrays.library_of(v)
@@ -55,20 +52,17 @@ def _check_tensors(named):
                 say.mixed([(name, library), (None, "torch")]) if library else say.scan_tensor(name, type(v))
             )
         arguments.check_tensor(name, v)
-        if not v.is_floating_point():
-            raise (ValueError if v.is_complex() else TypeError)(
-                say.scan_complex(name, v.dtype) if v.is_complex() else say.scan_dtype(name, v.dtype)
-            )
+        if not (v.is_floating_point() or v.is_complex()):
+            raise TypeError(say.scan_dtype(name, v.dtype))
         first = first or (name, v.device)
         if v.device != first[1]:
             raise ValueError(say.devices(*first, name, v.device))
 
 
-def _checked(operands, options):
-    """Return lengths, offsets and resets as tensors, the other options, and the shape of the states."""
+def _checked(operands, options, grad_y=None, grad_state=None):
+    """Return lengths, offsets and resets as tensors, and the other options."""
     *options, lengths, offsets, resets = options
-    shapes = Operands(*[None if v is None else v.shape for v in operands])
-    sizes, options = check_shapes(shapes._replace(h0=None), *options, None, None, None)
+    sizes, options = check_shapes(operands._asdict() | {"grad_y": grad_y, "h0": None}, *options, None, None, None)
     batch, states = sizes.batch, (sizes.batch, sizes.channels, sizes.states)
     for name, v, wanted in (("lengths", lengths, (batch,)), ("resets", resets, (batch, sizes.steps))):
         came = wanted if v is None else _shape(v)
@@ -82,9 +76,10 @@ def _checked(operands, options):
         if batch != 1:
             raise ValueError(say.scan_offsets_batch(batch))
         states = ends.offsets.shape[0] - 1, *states[1:]
-    if operands.h0 is not None:
-        check_exact("h0", operands.h0.shape, states)
-    return ends, options, states
+    for name, v in (("h0", operands.h0), ("grad_state", grad_state)):
+        if v is not None:
+            check_exact(name, v.shape, states)
+    return ends, options
 
 
 def _shape(value):

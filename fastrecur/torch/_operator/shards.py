@@ -17,7 +17,7 @@ from ..._arguments import checks
 from ..._arguments.checks import Segments
 from ..._plan.fields.scan import CANCELLED
 from ..._plan.problem import LINEAR
-from . import along_time, arguments, exchange, ops, tensors as _tensors
+from . import along_time, arguments, autograd, exchange, ops, tensors as _tensors
 from .along_time import adjoint, decay, like, masked, resets_beside, valid_steps
 from .autograd import nothing
 
@@ -299,16 +299,16 @@ def _borders_fake(offsets, first, steps, group):
 
 
 _OPTIONS = f"{ops.OPTIONS}, bool return_state, bool wants, str group"
-_shard = ops.define(
+_shard = autograd.define(
     f"shard(str family, Tensor a, Tensor b, Tensor? h0, Tensor? added, {_OPTIONS}) -> (Tensor, Tensor, Tensor)",
     _forward_fake, CompositeExplicitAutograd=_forward,
 )  # fmt: skip
-_shard_backward = ops.define(
+_shard_backward = autograd.define(
     "shard_backward(str family, Tensor g, Tensor a, Tensor b, Tensor h, Tensor h_in, Tensor? grad_last,"
     f" Tensor? grad_in, {_OPTIONS}, bool want_a, bool want_b) -> (Tensor, Tensor, Tensor, Tensor)",
     _vjp_fake, CompositeExplicitAutograd=_vjp,
 )  # fmt: skip
-_shard_borders = ops.define(
+_shard_borders = autograd.define(
     "shard_borders(Tensor? offsets, Tensor first, int steps, str group) -> (Tensor, Tensor)",
     _borders_fake, CompositeExplicitAutograd=_borders,
 )  # fmt: skip

@@ -1,5 +1,7 @@
 """Calls of kinds that were seen before, at once: nothing is checked. All others go to `call`, and are remembered."""
 
+import torch
+
 from ..._arguments import adapters
 from ..._cpu import host
 from . import call as _call, eager, tensors
@@ -33,17 +35,20 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
 
 def _runner(family, a, b, h0, lengths, axis, reverse, h, return_state):
     """Return what runs a call like one whose states are ``h``; None if its kind is not remembered."""
-    axis %= h.dim()
-    if b.is_cpu:
-        return eager.short(family, a, b, h0, lengths, axis, reverse, h.dtype, return_state, h.requires_grad)
-    # torch's default dtype is in no key.
-    if not b.is_cuda or h.dtype is not b.dtype or h.dtype not in tensors.FLOATING:
+    axis, dtype, short = axis % h.dim(), h.dtype, None
+    runs = eager.engine([v for v in (a, b, h0) if isinstance(v, torch.Tensor)], lengths)
+    if runs is None or dtype not in tensors.FLOATING:  # complex numbers with a real gate are run as pairs
         return None
-    if not h.requires_grad:
-        return _launcher((family, axis, reverse, return_state, tensors.DTYPES[h.dtype]), return_state, a, b, h0)
-    engine = eager.engine((a, b) if h0 is None else (a, b, h0), None)
-    problem = family, axis, reverse, h.dtype, return_state, engine
-    return engine and (lambda a, b, h0=None: eager.apply(a, b, h0, None, problem))
+    if runs is tensors:
+        if b.dtype in tensors.INTEGERS and (tensors.is_number(a) or a.dtype in tensors.INTEGERS):
+            return None  # torch's default dtype is in no key
+        short = tensors.short_forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state)
+    elif dtype is not b.dtype:
+        return None
+    elif not h.requires_grad:
+        return _launcher((family, axis, reverse, return_state, tensors.DTYPES[dtype]), return_state, a, b, h0)
+    kind = eager.Call(runs, family, axis, reverse, dtype, return_state, (a, b, h0), short)
+    return kind.record if h.requires_grad else kind.run
 
 
 def _launcher(options, gives_all, *operands):

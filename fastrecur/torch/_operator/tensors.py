@@ -63,12 +63,6 @@ def reads(family, wanted):
     return wanted[0] and family == FORGET, wanted[0]
 
 
-def to_save(family, wanted, a, b, h, h0, *lengths):
-    """Return what the gradients of a, b and h0 that are ``wanted`` read, and None for what they do not."""
-    needs_b, needs_h = reads(family, wanted)
-    return a, b if needs_b else None, h if needs_h else None, h0 if needs_h or wanted[2] else None, *lengths
-
-
 def is_number(value):
     """Return whether an operand is a Python number, not a tensor."""
     return type(value) is float or type(value) is int or type(value) is complex or type(value) is bool
@@ -276,7 +270,7 @@ def short_forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state)
     allocate = _allocator(b, plan.shape, strides, dtype)
     converts = wide != np.float64  # a number; of float64 it is read where Python has it
 
-    def run(a, b):
+    def run(a, b, _h0=None, _lengths=None):
         at_b, at_a = b.data_ptr(), a
         if not number:
             at_a = a.data_ptr()
@@ -289,16 +283,16 @@ def short_forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state)
     lane_shape, carried, steps = plan.lane_shape, WIDE[dtype], plan.steps
 
     def run_with_ends(a, b, h0=None, lengths=None):
-        ends = []
+        places = []
         if has_states:
             carry = _first_states(h0, lane_shape, carried)
-            ends.append(carry.data_ptr())
+            places.append(carry.data_ptr())
         if has_lengths:
             lengths = checks.lengths_in_range(lengths.numpy(), steps)
-            ends.append(address(lengths))
+            places.append(address(lengths))
         at_a = a.data_ptr() if not number else _run.as_array(a, wide) if converts else a
         h = allocate(b)
-        call(at_a, b.data_ptr(), h.data_ptr(), *ends)
+        call(at_a, b.data_ptr(), h.data_ptr(), *places)
         return (h, carry if carried is dtype else carry.to(dtype)) if return_state else h
 
     return run_with_ends if has_states or has_lengths else run

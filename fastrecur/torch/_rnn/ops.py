@@ -10,7 +10,7 @@ from torch.nn.functional import linear
 
 from ..._arguments import messages as say
 from ...recurrence import forget_mult, forget_mult_vjp
-from .._operator import autograd, internals, modes, ops, tensors as _tensors
+from .._operator import autograd, internals, modes, tensors as _tensors
 from . import pool as _pool
 from .products import product_with
 from .segments import Cut
@@ -296,15 +296,18 @@ def _layer_vmap(_, info, in_dims, source, weight, bias, *options):
 _forward_vmap = functools.partial(_vmap, "rs", "rsr")
 FORWARD = autograd.operator(
     f"qrnn_pool(Tensor product, {_OPTIONS}) -> (Tensor, Tensor, Tensor)",
-    _forward_fake, cpu=_forward, cuda=_forward, composed=composed, is_anywhere=True, rules=Pool, vmap=_forward_vmap,
+    _forward_fake, cpu=_forward, cuda=_forward, composed=composed, elsewhere=composed, rules=Pool,
+    vmap=_forward_vmap,
 )  # fmt: skip
 VJP = autograd.operator(
     f"qrnn_pool_backward(Tensor? grad_h, Tensor? grad_last, Tensor product, Tensor states, {_OPTIONS})"
     " -> (Tensor, Tensor)",
-    _vjp_fake, cpu=_vjp, cuda=_vjp, composed=_adjoint, is_anywhere=True, vmap=functools.partial(_vmap, "rsrrs", "rs"),
+    _vjp_fake, cpu=_vjp, cuda=_vjp, composed=_adjoint, elsewhere=_adjoint,
+    vmap=functools.partial(_vmap, "rsrrs", "rs"),
 )  # fmt: skip
 LAYER = autograd.operator(
     f"qrnn_layer(Tensor source, Tensor weight, Tensor? bias, {_OPTIONS}) -> (Tensor, Tensor)",
-    _layer_fake, cpu=_layer, cuda=_layer_composed, composed=_layer_composed, is_anywhere=True, vmap=_layer_vmap,
+    _layer_fake, cpu=_layer, cuda=_layer_composed, composed=_layer_composed,
+    elsewhere=_layer_composed, vmap=_layer_vmap,
 )  # fmt: skip
-BATCH = ops.define("packed_batch(Tensor batch_sizes) -> Tensor", _batch_fake, CPU=_batch)
+BATCH = autograd.define("packed_batch(Tensor batch_sizes) -> Tensor", _batch_fake, CPU=_batch)

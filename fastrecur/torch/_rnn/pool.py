@@ -7,6 +7,7 @@ import torch
 
 from ..._arguments import checks, messages as say
 from ..._arguments.arrays import address, element
+from ..._cpu import cost
 from ..._cpu.compiler.compile import kernel
 from ..._cpu.machine import threads as _threads
 from ..._plan.fields import pool
@@ -15,7 +16,6 @@ from .._operator import team as _team, tensors
 BLOCK = 1024  # rows of a product that are pooled while they are in the cache
 ROWS_AHEAD = 2  # rows that are asked for before their turn,
 STEP_AHEAD = 128 << 10  # or a whole step, if a thread's share of it is no larger
-SERIAL = 1 << 16  # elements of the product up to which one thread does it all
 
 _filled = functools.lru_cache(256)(torch.full)  # what kernels read where there is no tensor
 
@@ -103,7 +103,7 @@ def _is_on_gpu(tensor):
 
 def _parts(layout, size, elements, threads):
     """Cut a batch's sequences, or their channels if there are few or they end unevenly, for the threads there are."""
-    if threads == 1 or elements < SERIAL:
+    if cost.threads("pooling", 8 * elements, threads) == 1:
         return [(0, layout.batch)], False
     if layout.batch >= threads and not layout.packed and layout.offsets is None:
         return _threads.ranges(layout.batch, threads), False

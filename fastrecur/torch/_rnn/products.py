@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from llvmlite import binding
 
-from .._operator import internals, modes, ops, tensors as _tensors
+from .._operator import autograd, internals, modes, tensors as _tensors
 
 _linear = torch.nn.functional.linear
 FEW_ROWS = 64  # for fewer, oneDNN's order of the weight costs more than its product saves
@@ -108,12 +108,12 @@ class Product(torch.autograd.Function):
 # The same for the compiler: inductor cannot call oneDNN with a weight that changes, and warns of a Function.
 def _operator(schema, run, sizes, gradients):
     """Define an operator of two tensors, and perhaps more, whose gradients are made of its first two."""
-    operator = ops.define(schema, lambda v, w, *_: v.new_empty(sizes(v, w)), CPU=run)
+    operator = autograd.define(schema, lambda v, w, *_: v.new_empty(sizes(v, w)), CPU=run)
     torch.library.register_autograd(
         operator,
         lambda ctx, grad: gradients(ctx.saved_tensors, grad, ctx.needs_input_grad),
         setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[:2]),
-        lib=ops.library,
+        lib=autograd.library,
     )
     return operator
 

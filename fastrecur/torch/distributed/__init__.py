@@ -24,18 +24,9 @@ __all__ = ["SequenceParallel", "forget_mult", "linear_recurrence"]
 
 
 def forget_mult(
-    f: Any,
-    x: Any,
-    h0: Any = None,
-    *,
-    axis: int = 0,
-    reverse: bool = False,
-    lengths: Any = None,
-    offsets: Any = None,
-    resets: Any = None,
-    return_state: bool = False,
-    group: Any = None,
-) -> Any:
+    f: Any, x: Any, h0: Any = None, *, axis: int = 0, reverse: bool = False, lengths: Any = None, offsets: Any = None,
+    resets: Any = None, return_state: bool = False, group: Any = None,
+) -> Any:  # fmt: skip
     r"""Average along a time axis that is held in shards, one by each rank of a group.
 
     ``h[t] = f[t]*x[t] + (1 - f[t])*h[t-1]``
@@ -118,18 +109,9 @@ def forget_mult(
 
 
 def linear_recurrence(
-    a: Any,
-    b: Any,
-    h0: Any = None,
-    *,
-    axis: int = 0,
-    reverse: bool = False,
-    lengths: Any = None,
-    offsets: Any = None,
-    resets: Any = None,
-    return_state: bool = False,
-    group: Any = None,
-) -> Any:
+    a: Any, b: Any, h0: Any = None, *, axis: int = 0, reverse: bool = False, lengths: Any = None, offsets: Any = None,
+    resets: Any = None, return_state: bool = False, group: Any = None,
+) -> Any:  # fmt: skip
     r"""Compute a linear recurrence along a time axis that is held in shards, one by each rank of a group.
 
     ``h[t] = a[t]*h[t-1] + b[t]``

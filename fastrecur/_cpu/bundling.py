@@ -1,4 +1,4 @@
-"""Make bundles: which kernels common calls use, compiled for processors that this machine need not have."""
+"""Make bundles: which kernels calls use, compiled for processors that this machine need not have."""
 
 from __future__ import annotations
 
@@ -19,16 +19,14 @@ from typing import IO, Any, cast
 
 import numpy as np
 
-from . import _common
-from ._arguments import messages as say
-from ._cpu.compiler import build, bundle, cache, compile as _compile, elsewhere, native, object_file, python
-from ._cpu.compiler.bundle import TRAMPOLINES, Kernel, Wanted
-from ._cpu.machine import threads
+from .._arguments import messages as say
+from .compiler import build, bundle, cache, compile as _compile, elsewhere, native, object_file, python
+from .compiler.bundle import TRAMPOLINES, Kernel, Wanted
+from .machine import threads
 
-DTYPES = "float32", "float64"
 # What of the C library kernels may call; trampolines are given the rest (`native.py`).
 KNOWN = {"memcpy", "memset", "memmove", *python.TRAMPOLINES, *native.THINGS}
-_OF_TORCH = Wanted("workers.team", None, None, ())  # which calls need where torch has several threads
+OF_TORCH = Wanted("workers.team", None, None, ())  # which calls need where torch has several threads
 _TEAM = 4  # threads, with which calls that are large use other kernels
 
 
@@ -51,12 +49,6 @@ def _noting() -> Iterator[dict[Wanted, None]]:
             yield wanted
     finally:
         _compile.code_of, threads.prewake = before
-
-
-def common_kernels() -> list[Wanted]:
-    """Return the kernels that a bundle has."""
-    calls = (call for dtype in DTYPES for _, call in _common.calls_of_bundle(dtype))
-    return sorted({*kernels_of(calls), _OF_TORCH}, key=str)
 
 
 def kernels_of(calls: Iterable[Callable[[], Any]]) -> list[Wanted]:
