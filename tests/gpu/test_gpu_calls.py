@@ -797,6 +797,37 @@ else:
     )
 
 
+def test_a_process_that_has_its_kernels_does_without_numba(run_python):
+    run_python(
+        """
+import sys
+import devices, numpy as np
+import fastrecur
+from fastrecur._cpu.compiler import cache
+from fastrecur._cuda import launch
+names = set()
+class Driver(devices.Driver):
+    def launch(self, kernel, grid, threads, arguments, device, stream):
+        launch.cubin(kernel, (9, 0))
+        names.add(kernel.name)
+cache.find_or_make = lambda name, make: (b"", "kernel")  # each kernel is on the disk
+driver = Driver()
+launch.driver = lambda: driver
+cupy = sys.modules["cupy"] = devices.Cupy(driver)
+x = cupy.place(np.ones((9, 5), np.float32))
+fastrecur.forget_mult(x, x)
+fastrecur.forget_mult_vjp(x, x, x, x)
+fastrecur.smoothing.holt(x, alpha=0.5, beta=0.1)
+fastrecur.filters.sosfilt([[1, 0.5, 0.2, 1, -0.5, 0.1]], x, axis=0)
+b, c = (cupy.place(np.ones((1, 9, 1), np.float32)) for _ in range(2))
+u, a = cupy.place(np.ones((1, 9, 5), np.float32)), cupy.place(-np.ones((5, 1), np.float32))
+fastrecur.selective_scan(u, u, a, b, c, layout="bld")
+assert {"holt", "cascade", "selective"} < names, names
+assert "numba" not in sys.modules
+"""
+    )
+
+
 def test_without_the_packages(monkeypatch):
     monkeypatch.setitem(sys.modules, "cuda.core", None)
     with pytest.raises(RuntimeError, match=r"numba-cuda.*\.\[cuda13\]"):
