@@ -332,8 +332,8 @@ def ewm_cov(
     >>> ewm_cov([1.0, 2.0, 4.0], [2.0, 1.0, 3.0], alpha=0.5)
     array([ nan, -0.5,  1.5])
     >>> ewm_cov([[1.0, 2.0], [2.0, 1.0], [4.0, 3.0]], alpha=0.5, pairwise=True, at=-1)
-    array([[2.5, 1.5],
-           [1.5, 1. ]])
+    array([[2.5       , 1.5       ],
+           [1.5       , 1.35714286]])
     """
     how = (com, span, halflife, alpha), times, adjust, ignore_na, min_periods, bias
     if pairwise is not False or at is not None:
