@@ -139,9 +139,13 @@ def resets_shape(came: tuple[int, ...], shape: tuple[int, ...], axis: int) -> No
 
 def lengths_in_range(lengths: np.ndarray, steps: int) -> np.ndarray:
     """Return lengths as contiguous int64; raise unless each is a number of steps."""
-    own = np.array(lengths, np.int64, order="C")
-    # One pass tells both: without a sign, what is below 0 is above all.
-    if own.size and np.maximum.reduce(own.view(np.uint64), axis=None) > steps:
+    try:
+        own = np.array(lengths, np.int64, order="C")
+        # One pass tells both: without a sign, what is below 0 is above all.
+        is_beyond = own.size > 0 and np.maximum.reduce(own.view(np.uint64), axis=None) > steps
+    except OverflowError:
+        is_beyond = True
+    if is_beyond:
         raise ValueError(say.lengths_range(int(lengths.min()), int(lengths.max()), steps))
     return own
 

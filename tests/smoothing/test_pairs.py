@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 import torch
 
-from fastrecur.smoothing import EwmCov, ewm_corr, ewm_cov
+from fastrecur.smoothing import EwmCov, EwmCovState, ewm_corr, ewm_cov
 
 FUNCTIONS = {"cov": ewm_cov, "corr": ewm_corr}
 MISSING = {"none": 0.0, "some": 0.1, "rows": 0.3, "late": 0.5}
@@ -167,6 +167,7 @@ def test_stream(missing):
             if done:
                 alike(found, whole[done - 1], 1e-10)
         again = pickle.loads(pickle.dumps(copy.deepcopy(stream)))
+        assert type(again.state) is EwmCovState
         assert again.state == stream.state and stream.state.steps == 90
         assert again.state != EwmCov(com=3).state
         stream.reset()

@@ -19,8 +19,10 @@ from fastrecur.torch._operator import device_tensors, eager, modes, ops, tensors
 def driver(monkeypatch):
     """A driver without a card, for which CPU tensors stand on device 0."""
     driver = devices.Driver()
+    forget()
     tensors.place(driver, monkeypatch.setattr)
-    return driver
+    yield driver
+    forget()
 
 
 def problem(dtype, gate_shape=(9, 5, 6)):
