@@ -40,7 +40,8 @@ class Statistics(Family):
         call.operands = drawn.operands
         call.operands["x"] = call.operands["x"].exact()
         if "y" in call.operands:
-            call.operands["y"].number = call.operands["y"].zero_d = False
+            y = call.operands["y"]
+            y.number = y.zero_d = y.optional = False
         constant = call.operands[kind]
         constant.optional = False
         if "times" in call.options:  # an array of half-lives is its own matter
