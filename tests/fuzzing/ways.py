@@ -328,6 +328,7 @@ def check_tensors(family, call, traits, rng, run=None, is_plain=False, move=None
     gs = [torch.from_numpy(np.asarray(g)).to(v.dtype) for g, v in zip(cotangents(wanted, rng), found, strict=True)]
     pairs = [(v, g) for v, g in zip(found, gs, strict=True) if v.requires_grad]
     outputs, gradients = zip(*pairs, strict=True)
+    gradients = [move(g) if move else g for g in gradients]  # torch takes those of another device, and may fail on them
     grads = torch.autograd.grad(outputs, [given[n] for n in names], gradients, allow_unused=True)
     grads = [torch.zeros_like(given[n]) if g is None else g for n, g in zip(names, grads, strict=True)]
     used = [numbers(g)[0] for g in gs]
