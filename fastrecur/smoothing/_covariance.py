@@ -94,8 +94,16 @@ def _paired(x: Any, axis: int) -> tuple[Any, Any, int]:
     return x[(*lead, slice(None), None)], x[(*lead, None)], axis + (axis > column)
 
 
+def _along(borders: Borders, time: int) -> Borders:
+    """Return borders whose resets, one a step, stand along an axis of time."""
+    if borders.resets is None:
+        return borders
+    return Borders(resets=borders.resets.reshape((1,) * time + (-1,)), offsets=borders.offsets)
+
+
 def _everywhere(statistic: str, request: Any, x: Any, axis: int) -> Any:
     one, other, time = _paired(x, axis)
+    request = request._replace(borders=_along(request.borders, time))
     if statistic == "corr" and type(x) is np.ndarray and x.dtype.kind in "fiu" and np.isfinite(x).all():
         one, other = (v.astype(np.float64) for v in (one, other))
         return _normalized(run("covary", request, one, other, time), time).astype(_dtype(x), copy=False)
@@ -167,7 +175,7 @@ def advance(statistic: str, request: Any, x: Any, axis: int, states: Any, last_t
     for begin in range(0, max(1, x.shape[axis]), BLOCK):
         steps = slice(begin, begin + BLOCK)
         resets, times = (None if v is None else v[steps] for v in (request.borders.resets, request.times))
-        piece = request._replace(times=times, borders=NOWHERE if resets is None else Borders(resets=resets))
+        piece = request._replace(times=times, borders=_along(Borders(resets=resets), time))
         pair = taken(one, time, steps), taken(other, time, steps)
         result, states = at_once(statistic, piece, *pair, time, states, last_time)
         last_time = edge(times, 0) if times is not None and len(times) else last_time

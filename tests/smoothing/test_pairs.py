@@ -117,6 +117,14 @@ def test_where_series_begin_anew():
     alike(ewm_cov(x, com=3, pairwise=True, offsets=offsets, at=[19, 20, 59]), whole[[19, 20, 59]])
     resets = np.isin(np.arange(60), offsets)
     alike(ewm_cov(x, com=3, pairwise=True, resets=resets), whole)
+    series = np.stack([x, x[::-1]])  # a batch, with time on either side of columns
+    for given in (dict(offsets=offsets), dict(resets=resets)):
+        wanted = np.stack([ewm_cov(each, com=3, pairwise=True, **given) for each in series])
+        for batch, axis, time in ((series, 1, 1), (series.swapaxes(1, 2), 2, 3)):
+            right = np.moveaxis(wanted, 1, time)
+            alike(ewm_cov(batch, com=3, axis=axis, pairwise=True, **given), right)
+            some = ewm_cov(batch, com=3, axis=axis, pairwise=True, at=[19, 20, 59], **given)
+            alike(some, right.take([19, 20, 59], time))
     grouped = ewm_cov(x, com=3, pairwise=True, groups=keys)
     alike(grouped[1::2], ewm_cov(x[1::2], com=3, pairwise=True))
 
