@@ -143,10 +143,15 @@ def _at_places(statistic: str, request: Any, x: Any, axis: int, places: Any) -> 
     if not found:
         bare = request._replace(times=None if times is None else times[:0], borders=NOWHERE)
         return _everywhere(statistic, bare, taken(x, axis, slice(0)), axis)
-    data, matrices = Data(("x",), (x,)), [found[place] for place in places.tolist()]
+    data, matrices = _data(request, x), [found[place] for place in places.tolist()]
     if data.by_kernel:
         return data.give(np.stack([np.asarray(matrix) for matrix in matrices], time))
     return join(data.xp, [matrix[(*(slice(None),) * time, None)] for matrix in matrices], time)
+
+
+def _data(request: Any, x: Any) -> Data:
+    """Return the data with the constant, of which a gradient may be wanted."""
+    return Data(("x", request.constant.name), (x, request.constant.value))
 
 
 def advance(statistic: str, request: Any, x: Any, axis: int, states: Any, last_time: Any) -> tuple[Any, Any]:
@@ -155,13 +160,13 @@ def advance(statistic: str, request: Any, x: Any, axis: int, states: Any, last_t
     While each step has all samples or none, weights are the same for all pairs, numbers in the state, and steps add a
     product of matrices. Later pairs are walked, each as the two series that it is.
     """
-    data = Data(("x",), (x,))
+    data = _data(request, x)
     is_simple = data.by_kernel and request.borders is NOWHERE and not request.constant.arrays
     if is_simple and (states is None or np.ndim(states[0].weight) == 0):
         values = np.moveaxis(data.wide(data.values[0]), axis, 0)
         seen = np.isfinite(values).reshape(len(values), math.prod(values.shape[1:]))
         if (seen.any(1) == seen.all(1)).all():
-            named = {request.constant.name: np.asarray(request.constant.value)}
+            named = dict(zip(data.names, data.values, strict=True))
             gate = gate_of(data, request, named, (len(seen),), 0, last_time)
             result, state = _add_product(request, values, seen.all(1), np.broadcast_to(gate, len(seen)), states)
             if statistic == "corr":

@@ -161,6 +161,19 @@ def test_tensors_and_dask():
     alike(ewm_cov(lazy, com=3, pairwise=True, at=[4, 29]).compute(), some)
 
 
+def test_a_constant_s_gradient_at_some_steps():
+    """Also of data that are whole numbers, which have no gradient of their own."""
+    x = torch.arange(15).reshape(5, 3) ** 2 % 7
+    grads = []
+    for at in ([4, 1, 0], None):
+        span = torch.tensor(15.5, dtype=torch.float64, requires_grad=True)
+        found = ewm_cov(x, span=span, pairwise=True, at=at)
+        found = found if at else found[[4, 1, 0]]
+        grads += torch.autograd.grad(found.nansum(), span)
+    assert grads[0] != 0
+    torch.testing.assert_close(*grads, rtol=1e-10, atol=0)
+
+
 @pytest.mark.parametrize("missing", MISSING)
 def test_stream(missing):
     x, times = table(90, 4, missing), np.cumsum(np.arange(90) % 3)
