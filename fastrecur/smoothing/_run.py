@@ -2,10 +2,12 @@
 
 import functools
 import operator
+import sys
 from collections import namedtuple
 
 import numpy as np
 
+from .. import _dispatch
 from .._arguments import arrays, messages as say, shapes
 from .._arguments.arrays import at, quiet
 from .._arguments.checks import flag, is_array
@@ -65,8 +67,18 @@ def compute(statistic, x, y, axis, *how):
         request, x, y, axis, wrap = unlabelled(request, x, y, axis)
     result = run("covary" if statistic == "root" else statistic, request, x, y, axis)
     if statistic == "root":
-        result = np.sqrt(result, out=result) if isinstance(result, np.ndarray) else result**0.5
+        result = np.sqrt(result, out=result) if isinstance(result, np.ndarray) else _root(result)
     return wrap(result) if wrap else result
+
+
+def _root(variance):
+    """Return standard deviations; where one is 0 its derivative is 0, as that of `torch.std`, and not NaN."""
+    is_recorded = arrays.any_tensor(variance) and (variance.requires_grad or not _dispatch.tensors().no_modes_active())
+    if not is_recorded:
+        return variance**0.5
+    torch = sys.modules["torch"]
+    is_zero = variance == 0
+    return torch.where(is_zero, 0.0, torch.where(is_zero, 1.0, variance) ** 0.5)
 
 
 def run(statistic, request, x, y, axis):

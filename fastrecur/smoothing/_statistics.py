@@ -260,6 +260,10 @@ def ewm_std(
         Of the library, type and labels of ``x``, and of a dtype as for `ewm_mean`. NaN until there are
         ``min_periods`` samples, and two unless ``bias``.
 
+    Notes
+    -----
+    Where a deviation is 0 its derivative is 0, as that of `torch.std`.
+
     Examples
     --------
     >>> from fastrecur.smoothing import ewm_std

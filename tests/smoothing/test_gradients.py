@@ -1,5 +1,6 @@
 """Gradients of tensors."""
 
+import functools
 import itertools
 
 import numpy as np
@@ -79,6 +80,22 @@ def test_a_missing_sample_changes_nothing_in_other_series(statistic, adjust, sha
 
     for got, expected in zip(results(whole), results(missing), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-13, atol=1e-13, equal_nan=True)
+
+
+@pytest.mark.parametrize("alpha", [0.3, 1.0])
+def test_a_deviation_of_zero_has_the_derivative_zero(alpha):
+    """As that of `torch.std`: in a constant series, and where one sample has all the weight."""
+    x = torch.full((6, 2), 3.0, dtype=torch.float64)
+    x[3:, 1] = 5.0
+    function = functools.partial(ewm_std, alpha=alpha, bias=True)
+    moving = (ewm_var(x, alpha=alpha, bias=True) > 0).any().item()
+    assert moving == (alpha < 1)
+    wanted = torch.func.grad(lambda x: function(x[:, 1:])[3:].sum())(x) if moving else torch.zeros_like(x)
+    (grad,) = torch.autograd.grad(function(x.requires_grad_()).sum(), x)
+    torch.testing.assert_close(grad, wanted, rtol=1e-12, atol=0)
+    whole, tangent = torch.func.jvp(function, (x.detach(),), (torch.ones_like(x),))
+    assert torch.equal(tangent, torch.zeros_like(x)) or tangent.abs().max() < 1e-12
+    torch.testing.assert_close(whole, ewm_std(x.detach(), alpha=alpha, bias=True), rtol=1e-12, atol=0)
 
 
 def test_times_and_alpha():
