@@ -14,6 +14,7 @@ from records import function, record
 
 from . import oracles
 from .draw import SERIES, STEPS, Call, Operand, chance, pick, uniform
+from .ways import tolerance_of
 
 FLOATS = ["f8", "f8", "f8", "f4", "f4"]
 FILLS = {
@@ -312,5 +313,5 @@ class Others(Family):
         return call.fill(traits, rng)
 
     def tolerance(self, call):
-        """Return that of the dtype with the fewest digits."""
-        return 5e-5 if any(getattr(v, "dtype", None) == np.float32 for v in call.given.values()) else 1e-8
+        """Return that of the dtype with the fewest digits, and room for a power of a small difference."""
+        return 4 * max((tolerance_of(v.dtype) for v in call.given.values() if hasattr(v, "dtype")), default=1e-8)
