@@ -104,7 +104,8 @@ def _along(borders: Borders, time: int) -> Borders:
 def _everywhere(statistic: str, request: Any, x: Any, axis: int) -> Any:
     one, other, time = _paired(x, axis)
     request = request._replace(borders=_along(request.borders, time))
-    if statistic == "corr" and type(x) is np.ndarray and x.dtype.kind in "fiu" and np.isfinite(x).all():
+    is_plain = type(x) is np.ndarray and x.dtype.kind in "fiu" and not request.constant.arrays
+    if statistic == "corr" and is_plain and np.isfinite(x).all():
         one, other = (v.astype(np.float64) for v in (one, other))
         return _normalized(run("covary", request, one, other, time), time).astype(_dtype(x), copy=False)
     return run(statistic, request, one, other, time)

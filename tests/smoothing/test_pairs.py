@@ -263,3 +263,12 @@ def test_errors_of_a_stream():
             stream.update(chunk, times)
     with pytest.raises(ValueError, match="halflife"):
         EwmCov(com=1).update(X, np.arange(5))
+
+
+@pytest.mark.parametrize("at", [None, -1])
+@pytest.mark.parametrize("function", [ewm_cov, ewm_corr])
+def test_a_constant_s_dtype_counts_as_for_two_series(function, at):
+    x = np.array([[1, 2], [2, 1], [4, 3]], np.float32)
+    span = np.array(9.5)
+    assert function(x, span=span, pairwise=True, at=at).dtype == function(x, x, span=span).dtype == np.float64
+    assert function(x, span=9.5, pairwise=True, at=at).dtype == np.float32
