@@ -258,11 +258,7 @@ def ewm_std(
     -------
     array
         Of the library, type and labels of ``x``, and of a dtype as for `ewm_mean`. NaN until there are
-        ``min_periods`` samples, and two unless ``bias``.
-
-    Notes
-    -----
-    Where a deviation is 0 its derivative is 0, as that of `torch.std`.
+        ``min_periods`` samples, and two unless ``bias``. Where it is 0 its derivative is 0, as that of `torch.std`.
 
     Examples
     --------
