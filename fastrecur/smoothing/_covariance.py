@@ -151,8 +151,9 @@ def _at_places(statistic: str, request: Any, x: Any, axis: int, places: Any) -> 
 
 
 def _data(request: Any, x: Any) -> Data:
-    """Return the data with the constant, of which a gradient may be wanted."""
-    return Data(("x", request.constant.name), (x, request.constant.value))
+    """Return the data with the constants, of which a gradient may be wanted."""
+    given = {"x": x, request.constant.name: request.constant.value, **request.constant.arrays}
+    return Data(tuple(given), tuple(given.values()))
 
 
 def advance(statistic: str, request: Any, x: Any, axis: int, states: Any, last_time: Any) -> tuple[Any, Any]:

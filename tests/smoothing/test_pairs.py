@@ -161,15 +161,16 @@ def test_tensors_and_dask():
     alike(ewm_cov(lazy, com=3, pairwise=True, at=[4, 29]).compute(), some)
 
 
-def test_a_constant_s_gradient_at_some_steps():
+@pytest.mark.parametrize("how", [{}, {"times": np.arange(5.0) ** 2}], ids=["steps", "times"])
+def test_a_constant_s_gradient_at_some_steps(how):
     """Also of data that are whole numbers, which have no gradient of their own."""
     x = torch.arange(15).reshape(5, 3) ** 2 % 7
     grads = []
     for at in ([4, 1, 0], None):
-        span = torch.tensor(15.5, dtype=torch.float64, requires_grad=True)
-        found = ewm_cov(x, span=span, pairwise=True, at=at)
+        halflife = torch.tensor(7.5, dtype=torch.float64, requires_grad=True)
+        found = ewm_cov(x, halflife=halflife, pairwise=True, at=at, **how)
         found = found if at else found[[4, 1, 0]]
-        grads += torch.autograd.grad(found.nansum(), span)
+        grads += torch.autograd.grad(found.nansum(), halflife)
     assert grads[0] != 0
     torch.testing.assert_close(*grads, rtol=1e-10, atol=0)
 
