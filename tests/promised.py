@@ -25,10 +25,14 @@ RANGES = {
 OWN_RANGES = {"S": (0.5, 2), "ref": (0.5, 2), "delta": (0.1, 1), "A": (-1.5, -0.5)}
 # Where time is in an operand of a shape, of time on an axis of `full`; others have no time.
 TIME = {
-    **dict.fromkeys(("together", "full", "to full", "one step", "a step more", "leading", "states"), 0),
+    **dict.fromkeys(("together", "full", "to full", "one step", "a step more", "leading", "states", "period"), 0),
     "states of sections": 1, "steps": 0, "steps or full": 0,
 }  # fmt: skip
-OPTIONS = {"filters.sosfiltfilt": {"padtype": None}, "smoothing.kama": {"period": 2}}  # as short as the series are
+OPTIONS = {
+    "filters.sosfiltfilt": {"padtype": None},
+    "smoothing.kama": {"period": 2},
+    "smoothing.holt_winters": {"period": 2, "return_state": False},
+}  # as short as the series are
 FLOAT = {"forget_mult": "f4", "forget_mult_vjp": "f4"}  # of others float64: kernels that other tests have
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -60,7 +64,7 @@ def shape_of(word, full, name):
     return {
         "together": full, "full": full, "to full": full, "series": rest, "one step": (1, *rest),
         "a step more": (full[0] + 1, *rest), "sections": (sections, 6), "polynomial": (3 - ("allpole" in name),),
-        "states of sections": (sections, 2, *rest), "states": (2, *rest),
+        "states of sections": (sections, 2, *rest), "states": (2, *rest), "period": (2, *rest),
     }[word]  # fmt: skip
 
 

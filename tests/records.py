@@ -8,7 +8,7 @@ import inspect
 import pydoc
 from typing import NamedTuple
 
-from fastrecur._arguments.records import FILTER, FOLLOW, HOLT, OUT, RECURRENCE, SCAN, Argument, named
+from fastrecur._arguments.records import FILTER, FOLLOW, HOLT, HOLT_WINTERS, OUT, RECURRENCE, SCAN, Argument, named
 
 KINDS = {
     "signal": "what time runs along",
@@ -46,6 +46,7 @@ SHAPES = {
     "sections": "(n, 6), (*series, n, 6) or (*full, n, 6); 1 broadcasts",
     "polynomial": "(n,), (*series, n) or (*full, n); 1 broadcasts",
     "states of sections": "(sections, *full) with 2 in the place of the axis; 1 broadcasts",
+    "period": "`full` with the period in the place of the axis; 1 broadcasts",
     "states": "`full` with the order in the place of the axis; 1 broadcasts",
     "maps": "(B, N, T), (B, G, N, T) or (D, N); in the layout bld (B, T, N), (B, T, G, N) or (D, N)",
     "leading series": "some leading axes of `full` without the axis",
@@ -75,7 +76,7 @@ ARGUMENTS = {
     **named("min_periods period fast slow max_size padlen", "count"),
     **named("input_size hidden_size num_layers window num_bands", "count"),
     **named("sr hop_length rho_clip c_clip pg_rho_clip dropout zoneout", "constant"),
-    **named("padtype layout", "choice"),
+    **named("padtype layout seasonal", "choice"),
     **named("device dtype layers at", "other"),
     **named("lengths", "lengths", "leading series", host=True),
     **named("offsets", "offsets", "ends", host=True),
@@ -138,6 +139,10 @@ FAMILIES = {
     "holt": (
         HOLT,
         {"smoothing.holt": "level=full trend=full"},
+    ),
+    "holt winters": (
+        HOLT_WINTERS,
+        {"smoothing.holt_winters": "forecast=full level=full trend=full season=full"},
     ),
     "returns": (
         named("rewards", "signal", "full") | named("values", "signal", "a step more")

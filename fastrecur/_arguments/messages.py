@@ -456,3 +456,10 @@ sequence_packed = _message("a PackedSequence cannot be sharded along time: pad i
 unknown_chunks = _message("`{0}` must have known chunk sizes, got {2}, unknown on axis {1}: call compute_chunk_sizes()")
 out_lazy = _message("`out` must be left out with Dask arrays: they are lazy, and cannot be written to")
 lazy_stream = _message("`chunk` must be in memory for a stream, got a Dask array: pass all of it to ewm_mean")
+seasons_missing = _message("`{name}` must be given where `{other}` is: seasons need both, or `seasonal=None`")
+seasons_kind = _message('`seasonal` must be "add", "mul" or None, got {came!r}')
+seasons_state = _message("`{name}` must not be given where `{other}` is None")
+seasons_steps = _message(
+    "`x` must have two periods, {needed} steps, or `level`, `trend` and `season` be given, got {came}"
+)
+seasons_gpu = _message("`{name}` must be in CPU memory, a Dask array or a tensor of any device, got {kind}")

@@ -55,3 +55,7 @@ HOLT = (
     named("x", "signal", "full", host=True) | named("alpha beta phi", "constant", "one step", **_FREE)
     | named("level trend", "state", "series", **_FREE, optional=True)
 )  # fmt: skip
+HOLT_WINTERS = (
+    HOLT | named("beta gamma", "constant", "one step", **_FREE, optional=True)
+    | named("season", "state", "period", **_FREE, optional=True)
+)  # fmt: skip

@@ -3,11 +3,11 @@
 import numpy as np
 
 from .._arguments import arrays, checks, messages as say, shapes
-from .._arguments.records import FILTER, FOLLOW, HOLT
+from .._arguments.records import FILTER, FOLLOW, HOLT, HOLT_WINTERS
 from . import problem
 
 FIELDS = 6  # of a section: b0, b1, b2, a0, a1, a2
-_RECORD = HOLT | FOLLOW | FILTER
+_RECORD = HOLT_WINTERS | HOLT | FOLLOW | FILTER
 SIGNALS = "signal", "result", "cotangent"
 MOST_VARYING = 94  # the order of a filter whose coefficients vary in time, at most, on every device
 
@@ -31,10 +31,11 @@ def floats(name, array, halves=SIGNALS):
     return array.astype(np.float64) if array.dtype.itemsize == 2 and kind not in halves else array
 
 
-def check_levels(record, x, given, axis, wrong=say.real_dtype):
+def check_levels(record, x, given, axis, wrong=say.real_dtype, period=1):
     """Return the axis, counted from the first, and the shapes of states with 1 there and without it.
 
-    Raise unless a signal and others, by name, have shapes of their ``record``; ``wrong`` is said of a complex one.
+    Raise unless a signal and others, by name, have shapes of their ``record``; ``wrong`` is said of a complex one, and
+    seasons are of ``period`` steps.
     """
     shape = tuple(x.shape)
     axis = shapes.axis_of(axis, shape, ("x",))
@@ -43,7 +44,9 @@ def check_levels(record, x, given, axis, wrong=say.real_dtype):
         if checks.is_complex(value.dtype):
             raise TypeError(wrong(name, value.dtype))
         word = record[name].shape
-        into = {"one step": one, "series": series}.get(word, shape)
+        into = {"one step": one, "series": series, "period": (*shape[:axis], period, *shape[axis + 1 :])}.get(
+            word, shape
+        )
         problem.check_fits(name, value.shape, into, say.state_shape if word == "series" else say.same_shape)
     return axis, one, series
 

@@ -1,4 +1,4 @@
-"""The arithmetic of levels that follow a signal: Holt's level and trend with its adjoint, and an envelope."""
+"""The arithmetic of levels that follow a signal, and adjoints: Holt's, with seasons or without, and envelopes."""
 
 from collections import namedtuple
 
@@ -6,6 +6,7 @@ from .recurrence import constant, fma, forget_adjoint, is_finite, select
 
 # What a step of Holt's moves by, and what it multiplies the trend by.
 Holt = namedtuple("Holt", "alpha beta phi")
+Seasons = namedtuple("Seasons", "alpha beta phi gamma")
 
 
 def holt_error(x, level, trend, k):
@@ -34,6 +35,48 @@ def holt_adjoint(g_level, g_trend, x, level, trend, k):
     to_level = g_level - to_x
     to_drift = to_level + g_trend
     return to_x, to_level, k.phi * to_drift, error * both, k.alpha * error * g_trend, trend * to_drift
+
+
+def seasons(x, level, trend, season, k, multiply):
+    """Return the forecast of a step, and the level, the trend and the season after it.
+
+    The season is added to what Holt's method predicts, or else multiplies it. A missing value has no error.
+    """
+    drift = k.phi * trend
+    base = level + drift
+    forecast = base * season if multiply else base + season
+    error = select(is_finite(x), x - forecast, constant(0.0, x))
+    of_level, of_season = (error / season, error / base) if multiply else (error, error)
+    return (
+        forecast, fma(k.alpha, of_level, base), fma(k.alpha * k.beta, of_level, drift), fma(k.gamma, of_season, season)
+    )  # fmt: skip
+
+
+def seasons_adjoint(g, g_level, g_trend, g_season, x, level, trend, season, k, multiply):
+    """Return the cotangents of the value, of the level, trend and season before a step, and of the constants.
+
+    ``g`` is the forecast's, the others have reached what is after the step; constants are alpha, beta, phi and gamma.
+    """
+    zero, drift = constant(0.0, x), k.phi * trend
+    base = level + drift
+    forecast = base * season if multiply else base + season
+    seen = is_finite(x)
+    error = select(seen, x - forecast, zero)
+    of_level, of_season = (error / season, error / base) if multiply else (error, error)
+    both = fma(k.beta, g_trend, g_level)
+    to_alpha, to_beta, to_gamma = of_level * both, k.alpha * of_level * g_trend, of_season * g_season
+    in_level, in_season = k.alpha * both, k.gamma * g_season
+    if multiply:
+        in_level, in_season = in_level / season, in_season / base
+    to_x = select(seen, in_level + in_season, zero)
+    to_forecast = g - to_x
+    if multiply:
+        to_base = fma(to_forecast, season, g_level) - in_season * of_season
+        to_season = fma(to_forecast, base, g_season) - in_level * of_level
+    else:
+        to_base, to_season = g_level + to_forecast, g_season + to_forecast
+    to_drift = to_base + g_trend
+    return to_x, to_base, k.phi * to_drift, to_season, to_alpha, to_beta, trend * to_drift, to_gamma
 
 
 def follow(x, y, attack, release):

@@ -47,4 +47,4 @@ def _resume(state, attack, release):
     return attack, release, state
 
 
-_FOLLOW = _levels.Levels("follow", 1, _checked, _prepare, _operands, _resume)
+_FOLLOW = _levels.Levels("follow", 1, _checked, _prepare, _operands, _resume, levels.follow, _levels.as_step)

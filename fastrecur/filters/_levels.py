@@ -8,7 +8,6 @@ import numpy as np
 
 from .. import _dispatch
 from .._arguments import messages as say, shapes
-from .._cpu import levels
 from .._cpu.machine import allocate, threads
 from .._plan.filters import take
 from . import _call
@@ -16,7 +15,9 @@ from . import _call
 # Levels: their name in all adapters, and how many results are like the signal. `check` looks at x, others by name and
 # the axis, as `check_levels` does; `prepare` returns the axis and what adapters are given beside x; `operands` makes of
 # that a walk's operands and first state, for Dask arrays, and `resume` of a state and blocks what a chunk is given.
-Levels = namedtuple("Levels", "name results check prepare operands resume")
+# `last` makes of the last level what is returned behind the results, and is None where nothing is; `rows` of one, if it
+# is given, is how many numbers each series has there.
+Levels = namedtuple("Levels", "name results check prepare operands resume run last rows", defaults=(None,))
 
 
 def call(kind, x, given, axis, out=None):
@@ -39,9 +40,9 @@ def _of_arrays(kind, x, given, axis, out):
         made = [allocate.empty(x.shape, x.dtype, strides) for _ in range(kind.results)]
     else:
         made = [_call.check_out(out, x, x.dtype, (("x", x), *given.items()))]
-    last = getattr(levels, kind.name)(x, *rest, axis, *made)
+    last = kind.run(x, *rest, axis, *made)
     results = map(owner.give, made) if out is None else [out]
-    return *results, *([owner.give(np.ascontiguousarray(np.expand_dims(last, axis)))] if kind.results == 1 else [])
+    return *results, *([owner.give(np.ascontiguousarray(kind.last(np, last, axis)))] if kind.last else [])
 
 
 def _of_tensors(kind, x, given, axis, out):
@@ -51,8 +52,10 @@ def _of_tensors(kind, x, given, axis, out):
     axis, rest = kind.prepare(sys.modules["torch"], x, given, axis)
     if out is not None:
         _dispatch.tensors("filters").check_out(out, x, (x, *given.values()))
-    y, more = getattr(_dispatch.tensors("levels"), kind.name)(x, *rest, axis)
-    return y if out is None else out.copy_(y), more.unsqueeze(axis) if kind.results == 1 else more
+    y, *more = getattr(_dispatch.tensors("levels"), kind.name)(x, *rest, axis)
+    if kind.last:
+        more[-1] = kind.last(sys.modules["torch"], more[-1], axis)
+    return y if out is None else out.copy_(y), *more
 
 
 def _of_dask(kind, x, given, axis, out):
@@ -68,17 +71,29 @@ def _of_dask(kind, x, given, axis, out):
     operands, first = kind.operands(da, x, axis, *rest)
     operands = {name: _dask.Operand(*operand) for name, operand in {"x": (x, tuple(range(x.ndim))), **operands}.items()}
     step = functools.partial(_chunk, kind=kind, axis=axis)
-    walk = _dask.along_time(kind.name, step, x.shape, axis, operands, _dask.Operand(*first))
+    rows = kind.rows and kind.rows(*rest)
+    walk = _dask.along_time(kind.name, step, x.shape, axis, operands, _dask.Operand(*first), segments=rows)
     found = [walk.result(f"{kind.name}{k}", k, _dask.empty_like(x)) for k in range(kind.results)]
-    if kind.results == 1:
-        found.append(da.expand_dims(walk.result("last", -1, np.empty((0,) * (x.ndim - 1))), axis))
+    if kind.last:
+        last = walk.result("last", -1, np.empty((0,) * (x.ndim - 1 + bool(rows))))
+        found.append(kind.last(da, last, axis))
     return found
+
+
+def moved(xp, array, source, target):
+    """Return an array with an axis moved; a tensor by what has a rule for every transform."""
+    return array.movedim(source, target) if hasattr(array, "movedim") else xp.moveaxis(array, source, target)
+
+
+def as_step(xp, last, axis):
+    """Return the last level with 1 in place of time's axis."""
+    return moved(xp, last[None], 0, axis)
 
 
 def _chunk(state, place, x, *blocks, kind, axis):
     made = [np.empty_like(x) for _ in range(kind.results)]
     with threads.alone():
-        return *made, getattr(levels, kind.name)(x, *kind.resume(state, *blocks), axis, *made)
+        return *made, kind.run(x, *kind.resume(state, *blocks), axis, *made)
 
 
 _RUN = {"memory": _of_arrays, "tensors": _of_tensors, "lazy": _of_dask}

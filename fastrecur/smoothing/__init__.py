@@ -3,6 +3,7 @@
 from ._averages import ewm_filtfilt, kama, pcen
 from ._covariance import EwmCov, EwmCovState
 from ._holt import holt
+from ._holt_winters import HoltWinters, HoltWintersState, forecast, holt_winters
 from ._statistics import ewm_corr, ewm_cov, ewm_mean, ewm_std, ewm_sum, ewm_var
 from ._stream import Ewm, EwmState
 
@@ -11,6 +12,8 @@ __all__ = [
     "EwmCov",
     "EwmCovState",
     "EwmState",
+    "HoltWinters",
+    "HoltWintersState",
     "ewm_corr",
     "ewm_cov",
     "ewm_filtfilt",
@@ -18,7 +21,9 @@ __all__ = [
     "ewm_std",
     "ewm_sum",
     "ewm_var",
+    "forecast",
     "holt",
+    "holt_winters",
     "kama",
     "pcen",
 ]

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from ..recurrence import _Data, _Plain
 from ._covariance import EwmCov as EwmCov, EwmCovState as EwmCovState
+from ._holt_winters import HoltWinters as HoltWinters, HoltWintersState as HoltWintersState, forecast as forecast
 from ._stream import Ewm as Ewm, EwmState as EwmState
 
 __all__ = [
@@ -13,6 +14,8 @@ __all__ = [
     "EwmCov",
     "EwmCovState",
     "EwmState",
+    "HoltWinters",
+    "HoltWintersState",
     "ewm_corr",
     "ewm_cov",
     "ewm_filtfilt",
@@ -20,7 +23,9 @@ __all__ = [
     "ewm_std",
     "ewm_sum",
     "ewm_var",
+    "forecast",
     "holt",
+    "holt_winters",
     "kama",
     "pcen",
 ]
@@ -140,6 +145,18 @@ def holt(
     x: _Data, alpha: Any, beta: Any, *,
     phi: Any = 1.0, level: Any = None, trend: Any = None, axis: int | str = 0,
 ) -> tuple[_Data, _Data]: ...
+@overload
+def holt_winters(
+    x: Any, alpha: Any, beta: Any = None, gamma: Any = None, *,
+    period: int | None = None, seasonal: Literal["add", "mul"] | None = "add", phi: Any = 1.0,
+    level: Any = None, trend: Any = None, season: Any = None, axis: int | str = 0, return_state: Literal[False] = False,
+) -> HoltWinters: ...
+@overload
+def holt_winters(
+    x: Any, alpha: Any, beta: Any = None, gamma: Any = None, *,
+    period: int | None = None, seasonal: Literal["add", "mul"] | None = "add", phi: Any = 1.0,
+    level: Any = None, trend: Any = None, season: Any = None, axis: int | str = 0, return_state: Literal[True],
+) -> tuple[HoltWinters, HoltWintersState]: ...
 @overload
 def kama(
     x: _Plain, period: int = 10, fast: int = 2, slow: int = 30, *, axis: int | str = 0,

@@ -82,14 +82,14 @@ def holt(
             return wrap(known[0]), wrap(known[1])
     given = {"alpha": alpha, "beta": beta, "phi": phi, "level": level, "trend": trend}
     given = {name: aligned(x, v, name, axis) for name, v in given.items() if v is not None or name not in _STATES}
-    given |= {name: _of_series(v, numbers, axis) for name, v in given.items() if name in _STATES}
+    given |= {name: of_series(v, numbers, axis) for name, v in given.items() if name in _STATES}
     if numbers is not x and arrays.any_tensor(numbers, *given.values()):
         raise TypeError(say.not_a_tensor("x", type(x)))
     found, slopes = _levels.call(_HOLT, numbers, given, axis)
     return wrap(found), wrap(slopes)
 
 
-def _of_series(state: Any, x: Any, axis: Any) -> Any:
+def of_series(state: Any, x: Any, axis: Any) -> Any:
     """Return a state with 1 along time, as a row of a frame is, without that axis."""
     rank, own = len(getattr(x, "shape", ())), list(getattr(state, "shape", ()))
     if len(own) == rank and isinstance(axis, int) and -rank <= axis < rank and own[axis] == 1:
@@ -108,34 +108,40 @@ def _resume(state: Any, constants: Any) -> tuple[Any, Any]:
     return np.concatenate([state[:2], constants]), state[2]
 
 
-def _checked(x: Any, given: dict[str, Any], axis: Any, readable: bool = False) -> tuple[int, Any, Any]:
+def checked(
+    x: Any, given: dict[str, Any], axis: Any, readable: bool = False, record: Any = HOLT, period: int = 1
+) -> tuple[int, Any, Any]:
     """Return the axis, counted from the first, and the shapes of states with 1 there and without it.
 
     ``readable`` is whether numbers may be looked at; those of NumPy's arrays are in any case.
     """
-    axis, one, series = check_levels(HOLT, x, given, axis)
+    axis, one, series = check_levels(record, x, given, axis, period=period)
     for name, value in given.items():
-        seen = name not in _STATES and (readable or isinstance(value, np.ndarray))
+        seen = record[name].kind == "constant" and (readable or isinstance(value, np.ndarray))
         if seen and not bool(((value >= 0) & (value <= 1)).all()):
             raise ValueError(say.constant_domain(name, f"0 <= {name} <= 1", value))
     return axis, one, series
 
 
+def is_readable(xp: Any, x: Any) -> bool:
+    return xp is np or (hasattr(x, "is_cpu") and x.is_cpu and _dispatch.tensors().no_modes_active())
+
+
 def _states(xp: Any, x: Any, given: dict[str, Any], axis: Any) -> tuple[int, tuple[Any, Any]]:
     """Return the axis, each series' first state and constants, (5, *series), and how many steps it waits for."""
-    readable = xp is np or (hasattr(x, "is_cpu") and x.is_cpu and _dispatch.tensors().no_modes_active())
-    axis, one, series = _checked(x, given, axis, readable)
+    readable = is_readable(xp, x)
+    axis, one, series = checked(x, given, axis, readable)
     waits: Any = 0 if hasattr(x, "astype") else None
     own: list[Any] = [given.get(name) for name in _STATES]
     constants = [xp.broadcast_to(wide(given[name]), one).reshape(series) for name in ("alpha", "beta", "phi")]
     if any(v is None for v in own):
-        first, slope, missing = _beginnings(xp, x, axis, readable)
+        first, slope, missing = beginnings(xp, x, axis, readable)
         waits = waits if missing is None or own[0] is not None else missing
         own = [found if v is None else v for v, found in zip(own, (first, slope), strict=True)]
     return axis, (xp.stack([*(xp.broadcast_to(wide(v), series) for v in own), *constants]), waits)
 
 
-def _beginnings(xp: Any, x: Any, axis: int, readable: bool) -> tuple[Any, Any, Any]:
+def beginnings(xp: Any, x: Any, axis: int, readable: bool) -> tuple[Any, Any, Any]:
     """Return each series' first value, by how much the next one differs, a step, and how many are missing before."""
     steps = x.shape[axis]
     two = wide(at(x, axis, slice(2)))  # at once: each view's gradient is as large as x
@@ -153,4 +159,4 @@ def _beginnings(xp: Any, x: Any, axis: int, readable: bool) -> tuple[Any, Any, A
     return first, xp.where(places[1] < steps, slope, xp.zeros_like(slope)), places[0]
 
 
-_HOLT = _levels.Levels("holt", 2, _checked, _states, _operands, _resume)
+_HOLT = _levels.Levels("holt", 2, checked, _states, _operands, _resume, levels.holt, None)

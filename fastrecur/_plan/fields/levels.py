@@ -7,3 +7,6 @@ import numpy as np
 LEVEL, TREND, ALPHA, BETA, PHI, LEFT, TO_LEVEL, TO_TREND, TO_ALPHA, TO_BETA, TO_PHI = np.arange(11, dtype=np.int64)
 PLANES = 11
 ATTACK, RELEASE, TO_ATTACK, TO_RELEASE = ALPHA, BETA, TO_ALPHA, TO_BETA
+
+# With seasons: no series waits; a season a step of the period follows, and behind these the cotangents of seasons.
+GAMMA, TO_GAMMA, SEASONS = LEFT, np.int64(PLANES), np.int64(PLANES + 1)

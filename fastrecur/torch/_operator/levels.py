@@ -1,9 +1,9 @@
-"""Holt's level and trend, and envelopes, of tensors: the operators and their derivatives."""
+"""Holt's level and trend, with seasons or without, and envelopes, of tensors: the operators and their derivatives."""
 
 import numpy as np
 import torch
 
-from ..._cpu import levels as _host
+from ..._cpu import levels as _host, seasons as _seasons
 from ..._cpu.machine import threads as _threads
 from ..._plan.problem import FORGET, LINEAR
 from . import autograd, ops
@@ -64,6 +64,32 @@ def _run_follow_backward(g, g_last, x, attack, release, first, y, axis):
     return to_x, to_attack.clone(), to_release.clone(), to_first
 
 
+def _run_seasons(x, first, constants, multiply, axis):
+    made = [empty_like(x) for _ in range(4)]
+    with _threads.lent(team()):
+        last = _seasons.holt_winters(*map(numpy_of, (x, first, constants)), multiply, axis, *map(numpy_of, made))
+    return *made, torch.from_numpy(np.ascontiguousarray(last))
+
+
+def _run_seasons_backward(
+    g, g_level, g_trend, g_season, g_last, x, first, constants, forecast, level, trend, season, multiply, axis
+):
+    """Run the kernel of states before each step, all of which have one layout, as cotangents have."""
+    steps, results = x.shape[axis], (level, trend, season)
+    starts = first.movedim(0, axis).to(x.dtype).split([1, 1, len(first) - 2], axis)
+    before = [torch.cat(pair, axis).narrow(axis, 0, steps) for pair in zip(starts, results, strict=True)]
+    before = [v.contiguous() for v in before]
+    g, *grads = (x.new_zeros(()).expand(x.shape) if v is None else v for v in (g, g_level, g_trend, g_season))
+    grads = grads if len({v.stride() for v in grads}) == 1 else [v.contiguous() for v in grads]
+    g_last = torch.zeros_like(first) if g_last is None else g_last
+    to_x, given = empty_like(x), [numpy_of(v) for v in (g_last, x, first, constants)]
+    with _threads.lent(team()):
+        found = _seasons.holt_winters_vjp(
+            [*map(numpy_of, (g, *grads))], *given, [*map(numpy_of, before)], multiply, axis, numpy_of(to_x)
+        )
+    return to_x, *(torch.from_numpy(np.array(v, order="C")) for v in found)
+
+
 def _run_on_gpu(kernel, axis, **tensors):
     from ..._cuda import levels as device
 
@@ -111,6 +137,15 @@ def _fake_follow(x, attack, release, first, axis):
 
 def _fake_follow_backward(g, g_last, x, attack, release, first, y, axis):
     return torch.empty_like(x), *(v.new_empty(v.shape) for v in (attack, release, first))
+
+
+def _fake_seasons(x, first, constants, multiply, axis):
+    return *(torch.empty_like(x) for _ in range(4)), first.new_empty(first.shape)
+
+
+def _fake_seasons_backward(*arguments):
+    x, first, constants = arguments[5:8]
+    return torch.empty_like(x), *(v.new_empty(v.shape) for v in (first, constants))
 
 
 # ---- Derivatives ----------------------------------------------------------------------------------------------------
@@ -172,6 +207,32 @@ def _follow_adjoint(g, g_last, x, attack, release, first, y, axis):
     return to_x, to_attack, to_release, to_first.to(first.dtype)
 
 
+def _composed_seasons(x, first, constants, multiply, axis):
+    """Do what `holt_winters` does, step by step, such that all of it has derivatives of every order."""
+    (level, trend, *seasons), (alpha, beta, phi, gamma), found = first, constants, []
+    for value in x.double().unbind(axis):
+        drift, season = phi * trend, seasons.pop(0)
+        base = level + drift
+        forecast = base * season if multiply else base + season
+        error = torch.where(value.isfinite(), value - forecast, 0)
+        of_level, of_season = (error / season, error / base) if multiply else (error, error)
+        level, trend = base + alpha * of_level, drift + alpha * beta * of_level
+        seasons.append(season + gamma * of_season)
+        found.append((forecast, level, trend, seasons[-1]))
+    results = (torch.stack(v, axis).to(x.dtype) for v in zip(*found, strict=True))
+    return *(results if found else (x.clone() for _ in range(4))), torch.stack([level, trend, *seasons])
+
+
+def _seasons_adjoint(g, g_level, g_trend, g_season, g_last, x, first, constants, *others):
+    """Do what `holt_winters_backward` does, of operations that have derivatives themselves."""
+    multiply, axis = others[-2:]
+
+    def run(*operands):
+        return _composed_seasons(*operands, multiply, axis)
+
+    return autograd.gradients_of(run, (x, first, constants), (True,) * 3, (g, g_level, g_trend, g_season, g_last))
+
+
 # ---- The operators --------------------------------------------------------------------------------------------------
 
 
@@ -179,9 +240,9 @@ def _vmap(places, to):
     """Return the rule of an operator whose tensors have the batch at ``places``, its results at ``to``."""
 
     def call(operator, info, dims, *arguments):
-        *tensors, axis = arguments
-        moved = (with_batch(v, dim, info.batch_size, at) for v, dim, at in zip(tensors, dims, places, strict=False))
-        return operator(*moved, axis + 1), to
+        *others, axis = arguments[len(places) :]
+        moved = (with_batch(v, dim, info.batch_size, at) for v, dim, at in zip(arguments, dims, places, strict=False))
+        return operator(*moved, *others, axis + 1), to
 
     return call
 
@@ -205,4 +266,18 @@ _follow_backward = operator(
 follow = operator(  # returns the envelope, and the last one in float64
     "follow(Tensor x, Tensor attack, Tensor release, Tensor first, int axis) -> (Tensor, Tensor)",
     _fake_follow, cpu=_run_follow, cuda=_follow_on_gpu, back=_follow_backward, vmap=_vmap((0,) * 4, (0, 0)),
+)  # fmt: skip
+_holt_winters_backward = operator(
+    "holt_winters_backward(Tensor? grad_forecast, Tensor? grad_level, Tensor? grad_trend, Tensor? grad_season, "
+    "Tensor? grad_last, Tensor x, Tensor first, Tensor constants, Tensor forecast, Tensor level, Tensor trend, "
+    "Tensor season, bool multiply, int axis) -> (Tensor, Tensor, Tensor)",
+    _fake_seasons_backward, cpu=_run_seasons_backward, cuda=anywhere(_fake_seasons_backward, _seasons_adjoint),
+    elsewhere=_seasons_adjoint, composed=_seasons_adjoint,
+    vmap=_vmap((0, 0, 0, 0, 1, 0, 1, 1, 0, 0, 0, 0), (0, 1, 1)),
+)  # fmt: skip
+holt_winters = operator(  # of `_cpu.seasons.holt_winters`' arguments; all have gradients
+    "holt_winters(Tensor x, Tensor first, Tensor constants, bool multiply, int axis) -> "
+    "(Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _fake_seasons, cpu=_run_seasons, cuda=anywhere(_fake_seasons, _composed_seasons), elsewhere=_composed_seasons,
+    back=_holt_winters_backward, vmap=_vmap((0, 1, 1), (0, 0, 0, 0, 1)),
 )  # fmt: skip
