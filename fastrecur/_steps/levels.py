@@ -45,8 +45,9 @@ def seasons(x, level, trend, season, k, multiply):
     drift = k.phi * trend
     base = level + drift
     forecast = base * season if multiply else base + season
-    error = select(is_finite(x), x - forecast, constant(0.0, x))
-    of_level, of_season = (error / season, error / base) if multiply else (error, error)
+    seen, error, zero = is_finite(x), x - forecast, constant(0.0, x)
+    of_level = select(seen, error / season if multiply else error, zero)
+    of_season = select(seen, error / base if multiply else error, zero)
     return (
         forecast, fma(k.alpha, of_level, base), fma(k.alpha * k.beta, of_level, drift), fma(k.gamma, of_season, season)
     )  # fmt: skip
@@ -60,15 +61,15 @@ def seasons_adjoint(g, g_level, g_trend, g_season, x, level, trend, season, k, m
     zero, drift = constant(0.0, x), k.phi * trend
     base = level + drift
     forecast = base * season if multiply else base + season
-    seen = is_finite(x)
-    error = select(seen, x - forecast, zero)
-    of_level, of_season = (error / season, error / base) if multiply else (error, error)
+    seen, error = is_finite(x), x - forecast
+    of_level = select(seen, error / season if multiply else error, zero)
+    of_season = select(seen, error / base if multiply else error, zero)
     both = fma(k.beta, g_trend, g_level)
     to_alpha, to_beta, to_gamma = of_level * both, k.alpha * of_level * g_trend, of_season * g_season
     in_level, in_season = k.alpha * both, k.gamma * g_season
-    if multiply:
-        in_level, in_season = in_level / season, in_season / base
-    to_x = select(seen, in_level + in_season, zero)
+    in_level = select(seen, in_level / season if multiply else in_level, zero)
+    in_season = select(seen, in_season / base if multiply else in_season, zero)
+    to_x = in_level + in_season
     to_forecast = g - to_x
     if multiply:
         to_base = fma(to_forecast, season, g_level) - in_season * of_season

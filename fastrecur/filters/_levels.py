@@ -16,8 +16,9 @@ from . import _call
 # the axis, as `check_levels` does; `prepare` returns the axis and what adapters are given beside x; `operands` makes of
 # that a walk's operands and first state, for Dask arrays, and `resume` of a state and blocks what a chunk is given.
 # `last` makes of the last level what is returned behind the results, and is None where nothing is; `rows` of one, if it
-# is given, is how many numbers each series has there.
-Levels = namedtuple("Levels", "name results check prepare operands resume run last rows", defaults=(None,))
+# is given, is how many numbers each series has there. ``anywhere`` says that devices without kernels have it, too.
+_FIELDS = "name results check prepare operands resume run last rows anywhere"
+Levels = namedtuple("Levels", _FIELDS, defaults=(None, False))
 
 
 def call(kind, x, given, axis, out=None):
@@ -46,7 +47,7 @@ def _of_arrays(kind, x, given, axis, out):
 
 
 def _of_tensors(kind, x, given, axis, out):
-    tensor_of = _dispatch.tensors("filters").tensor_of
+    tensor_of = functools.partial(_dispatch.tensors("filters").tensor_of, anywhere=kind.anywhere)
     x = tensor_of("x", x, None)
     given = {name: tensor_of(name, value, x).to(x.device) for name, value in given.items()}
     axis, rest = kind.prepare(sys.modules["torch"], x, given, axis)

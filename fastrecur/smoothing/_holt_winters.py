@@ -39,7 +39,7 @@ class HoltWinters(NamedTuple):
 
 
 class HoltWintersState(NamedTuple):
-    """Where series stand after all steps, in float64: what `forecast` and the next call of `holt_winters` go on from.
+    """What series have reached after all steps, in float64: what `forecast` and a next call go on from.
 
     Attributes
     ----------
@@ -76,11 +76,14 @@ def holt_winters(
 ) -> Any:  # fmt: skip
     r"""Smooth a level, its trend and its seasons: Holt and Winters' method, damped by ``phi``.
 
-    Each step is forecast, ``level[t-1] + phi*trend[t-1] + season[t-m]``, and all three are corrected by the error:
+    Each step is forecast from the one before it, and all three are corrected by the error:
 
-    .. math:: l_t = \alpha (x_t - s_{t-m}) + (1 - \alpha)(l_{t-1} + \varphi b_{t-1}), \quad
-              b_t = \beta (l_t - l_{t-1}) + (1 - \beta) \varphi b_{t-1}, \quad
-              s_t = \gamma (x_t - l_{t-1} - \varphi b_{t-1}) + (1 - \gamma) s_{t-m}
+    ``forecast[t] = level[t-1] + phi*trend[t-1] + season[t-m]``
+
+    .. math:: \hat x_t &= l_{t-1} + \varphi b_{t-1} + s_{t-m} \\
+              l_t &= \alpha (x_t - s_{t-m}) + (1 - \alpha)(l_{t-1} + \varphi b_{t-1}) \\
+              b_t &= \beta (l_t - l_{t-1}) + (1 - \beta) \varphi b_{t-1} \\
+              s_t &= \gamma (x_t - l_{t-1} - \varphi b_{t-1}) + (1 - \gamma) s_{t-m}
 
     Seasons that multiply (``seasonal="mul"``) do so in place of the sum, and divide in place of the differences with
     ``x``. Errors are those of `ewm_mean`.
@@ -103,7 +106,7 @@ def holt_winters(
         The state before the first step: in the shape of ``x`` with 1, for ``season`` with `period`, in place of `axis`,
         or broadcast to that; a level and a trend also without that axis. By default statsmodels' "simple" start: the
         mean of the first period, by how much that of the second one differs, a step, and how far each value of the
-        first is from the mean. Without seasons as for `holt`.
+        first is from the mean. Without seasons the first value, and by how much the next one differs, a step.
     return_state : bool
         Whether the state after all steps is returned, too. A call that is given its level, trend and season goes on
         from there: whole and parts agree to the bit.
@@ -118,7 +121,7 @@ def holt_winters(
     Notes
     -----
     NaN and infinities are missing values: there the step predicts, and corrects nothing. The first period's are left
-    out of the first state, in which their season is none.
+    out of the first state, in which their season is none; a series without a value there needs a ``level``.
 
     The numbers are those of statsmodels' ``ExponentialSmoothing``, ``gamma`` its ``smoothing_seasonal``. States are
     float64. Tensors have gradients of every order of all arguments; those of a device without kernels, and gradients of
@@ -156,7 +159,7 @@ def holt_winters(
 
 
 def forecast(state: HoltWintersState, steps: Any) -> Any:
-    """Continue series from where they stand, as `holt_winters` does where all values are missing.
+    """Continue series from the state they have reached, as `holt_winters` does where all values are missing.
 
     ``level + (phi + phi**2 + ... + phi**n)*trend + season[n - 1 mod m]`` is the forecast of ``n`` steps later; seasons
     that multiply do so.
@@ -176,9 +179,10 @@ def forecast(state: HoltWintersState, steps: Any) -> Any:
     Examples
     --------
     >>> from fastrecur.smoothing import forecast, holt_winters
-    >>> _, state = holt_winters([1.0, 2.0, 3.0], 0.5, 0.5, phi=0.5, level=1.0, trend=1.0, return_state=True)
+    >>> x = [1.0, 2.0, 3.0]
+    >>> _, state = holt_winters(x, 0.5, 0.5, level=1.0, trend=1.0, return_state=True)
     >>> forecast(state, 2)
-    array([2.66308594, 2.77392578])
+    array([3.65625, 4.46875])
     """
     level, trend, season, phi, seasonal, axis = state
     where = _dispatch.place(level, trend, season, phi)
@@ -216,7 +220,7 @@ def _kind(model: _Model) -> Any:
     check, prepare = functools.partial(_checked, model=model), functools.partial(_prepare, model=model)
     return _levels.Levels(
         "holt_winters", 4, check, prepare, _operands, functools.partial(_resume, multiply=model.seasonal == "mul"),
-        _run, _last, _rows,
+        _run, _last, _rows, anywhere=True,
     )  # fmt: skip
 
 
@@ -260,7 +264,7 @@ def _prepare(xp: Any, x: Any, given: dict[str, Any], axis: Any, *, model: _Model
     readable = is_readable(xp, x)
     axis, one, series = _checked(x, given, axis, readable, model=model)
     level, trend, season = (None if (v := given.get(name)) is None else wide(v) for name in _STATES)
-    nothing = xp.zeros_like(wide(given["alpha"]))
+    nothing = xp.zeros_like(wide(given["alpha"]).sum())
     trend = trend if model.has_trend else nothing
     season = season if model.seasonal else nothing
     if level is None or trend is None or season is None:
@@ -283,8 +287,9 @@ def _beginnings(xp: Any, x: Any, axis: int, model: _Model, readable: bool) -> tu
     one, two = (wide(at(x, axis, slice(k * period, (k + 1) * period))) for k in (0, 1))
     is_there = xp.isfinite(one)
     both = is_there & xp.isfinite(two)
+    counts = is_there.sum(axis)
     with arrays.quiet(xp):
-        level = xp.where(is_there, one, 0.0).sum(axis) / is_there.sum(axis)
+        level = xp.where(counts > 0, xp.where(is_there, one, 0.0).sum(axis) / counts.clip(1), np.nan)
         trend = xp.where(both, two - one, 0.0).sum(axis) / (period * both.sum(axis).clip(1))
         mean = level.reshape(*x.shape[:axis], 1, *x.shape[axis + 1 :])
         if model.seasonal == "mul":

@@ -16,10 +16,10 @@ FAMILIES = {
     "recurrences": families.Recurrences(), "scan": families.Scan(), "filters": signals.Filters(),
     "both_ways": signals.BothWays(), "levels": signals.Levels(), "statistics": summaries.Statistics(),
     "returns": summaries.Returns(), "others": families.Others(), "frames": frames.Frames(),
-    "networks": networks.Networks(), "pairs": summaries.Pairs(),
+    "networks": networks.Networks(), "pairs": summaries.Pairs(), "seasons": signals.Seasons(),
 }  # fmt: skip
 TURNS = ["recurrences", "filters", "scan", "levels", "networks", "statistics", "filters", "returns", "frames",
-         "both_ways", "recurrences", "scan", "networks", "others", "pairs"]  # fmt: skip
+         "both_ways", "recurrences", "scan", "networks", "others", "pairs", "seasons"]  # fmt: skip
 
 
 def traits_number(seed, number):

@@ -58,6 +58,8 @@ class Place:
         shapes = {"full": self.full, "a step more": self.with_axis(self.steps + 1), "one": ()}
         if word in shapes:
             return shapes[word], (), False
+        if word == "period":
+            return self.with_axis(sizes["period"]), tuple(range(len(self.full))), True
         if word in ("sections", "polynomial"):
             own = (sizes["sections"], 6) if word == "sections" else (sizes["order"],)
             return (*lead, *own), tuple(range(len(lead))), False

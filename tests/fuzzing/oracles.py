@@ -226,6 +226,60 @@ def holt(x, alpha, beta, phi, level, trend, axis):
     return [np.moveaxis(v, -1, axis) for v in results.reshape(2, *series, x.shape[axis])]
 
 
+def _simple_start(row, period, kind):
+    """Return the level, the trend and the seasons of a series by its first two periods."""
+    one, two = row[:period], row[period : 2 * period]
+    seen, both = np.isfinite(one), np.isfinite(one) & np.isfinite(two)
+    level = one[seen].mean() if seen.any() else np.longdouble(np.nan)
+    trend = (two - one)[both].mean() / period if both.any() else np.longdouble(0)
+    season = one / level if kind == "mul" else one - level
+    return level, trend, np.where(seen, season, 1 if kind == "mul" else 0)
+
+
+def _without_seasons(row):
+    seen = np.flatnonzero(np.isfinite(row))
+    first = row[seen[0]] if len(seen) else np.longdouble(0)
+    slope = (row[seen[1]] - first) / (seen[1] - seen[0]) if len(seen) > 1 else np.longdouble(0)
+    return first, slope, np.ones(1)
+
+
+def holt_winters(x, alpha, axis, beta=None, gamma=None, period=1, seasonal=None, phi=1, level=None, trend=None,
+                 season=None):  # fmt: skip
+    one, series = (*x.shape[:axis], 1, *x.shape[axis + 1 :]), x.shape[:axis] + x.shape[axis + 1 :]
+    has_trend, period = beta is not None, period if seasonal else 1
+    constants = [np.broadcast_to(0 if v is None else v, one).reshape(-1) for v in (alpha, beta, phi, gamma)]
+    firsts = [None if v is None else np.broadcast_to(v, series).reshape(-1) for v in (level, trend)]
+    if season is not None:
+        season = np.moveaxis(np.broadcast_to(season, (*x.shape[:axis], period, *x.shape[axis + 1 :])), axis, -1)
+        season = season.reshape(math.prod(series), period)
+    rows = np.moveaxis(x, axis, -1).reshape(math.prod(series), x.shape[axis])
+    results = np.full((4, *rows.shape), np.nan, np.longdouble)
+    ends = np.full((2 + period, len(rows)), np.nan, np.longdouble)
+    for k, row in enumerate(rows):
+        a, b, p, g = (v[k] for v in constants)
+        own = [None if v is None else v[k] for v in (*firsts, season)]
+        if any(v is None for v, is_there in zip(own, (True, has_trend, seasonal), strict=True) if is_there):
+            start = _simple_start(row, period, seasonal) if seasonal else _without_seasons(row)
+            own = [mine if v is None else v for v, mine in zip(own, start, strict=True)]
+        now, slope, waves = own[0], own[1] if has_trend else 0, list(own[2]) if seasonal else [0]
+        for t, value in enumerate(row):
+            ahead, wave = now + p * slope, waves[0]
+            predicted = ahead * wave if seasonal == "mul" else ahead + wave
+            if np.isfinite(value):
+                new = a * (value / wave if seasonal == "mul" else value - wave) + (1 - a) * ahead
+                wave = g * (value / ahead if seasonal == "mul" else value - ahead) + (1 - g) * wave
+                now, slope = new, b * (new - now) + (1 - b) * p * slope
+            else:
+                now, slope = ahead, p * slope
+            waves = [*waves[1:], wave] if seasonal else waves
+            results[:, k, t] = predicted, now, slope, wave
+        ends[:, k] = now, slope, *waves
+    found = [np.moveaxis(v, -1, axis) for v in results.reshape(4, *series, x.shape[axis])]
+    last = np.moveaxis(ends.reshape(2 + period, *series), 0, axis)
+    level, trend, season = np.split(last, [1, 2], axis)
+    return [*found, level, *([trend] if has_trend else []), *([season] if seasonal else [])]
+
+
 # ---- Statistics -----------------------------------------------------------------------------------------------------
 
 

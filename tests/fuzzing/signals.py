@@ -96,7 +96,7 @@ class Levels(Family):
     def draw(self, name, traits, rng):
         where = place(traits, rng)
         if name == "smoothing.holt" and chance(traits, 0.3):  # values are missing
-            fills = {"x": _with_gaps}
+            fills = {"x": _with_gaps(-2.0)}
         else:
             fills = {}
         half = pick(traits, ["f2", "bf"])
@@ -117,6 +117,40 @@ class Levels(Family):
         return [] if call.name == "filters.follow" and _meets(self, call) else list(call.operands)
 
 
+class Seasons(Family):
+    functions = ("smoothing.holt_winters",)
+
+    def draw(self, name, traits, rng):
+        where, kind, has_trend = place(traits, rng), pick(traits, ["add", "add", "mul", None]), chance(traits, 0.7)
+        period = pick(rng, [1, 2, 3, 5, 12]) if kind else 1
+        where.sizes, is_known = {"period": period}, chance(traits, 0.4)
+        if kind and not is_known and where.steps < 2 * period:
+            where.full = where.with_axis(2 * period + int(rng.integers(7)))
+        x, lowest = ["f8", "f8", "f4", "f4", pick(traits, ["f2", "bf"])], 1.0 if kind == "mul" else -2.0
+        fills = {
+            "x": _with_gaps(lowest, None if is_known else where.axis) if chance(traits, 0.3) else uniform(lowest, 2.0),
+            "phi": FILLS["gate"],
+        }
+        fills |= dict.fromkeys(("alpha", "beta", "gamma"), uniform(0.0, 0.3) if kind == "mul" else FILLS["gate"])
+        if kind == "mul":  # what is divided by stays away from 0
+            fills |= {"level": uniform(1.0, 2.0), "trend": uniform(0.0, 0.1), "season": uniform(0.7, 1.3)}
+        floats = FLOATS if kind == "mul" else [*FLOATS, "i4"]
+        call = described(name, where, traits, rng, {"": FLOATS, "x": x, "level": floats}, fills=fills)
+        own = {"alpha", "level", *(("beta", "trend") if has_trend else ()), *(("gamma", "season") if kind else ())}
+        for key in own:
+            call.operands[key].optional &= not is_known and key in ("level", "trend", "season")
+        call.operands = {key: v for key, v in call.operands.items() if key in own | {"x", "phi"}}
+        call.options = {"axis": axis_option(traits, where), "seasonal": kind} | ({"period": period} if kind else {})
+        return call.fill(traits, rng)
+
+    def expect(self, call, given):
+        return oracles.holt_winters(**given, **call.options | {"axis": axis_of(call, "x")})
+
+    def dtypes(self, call):
+        rows = 1 + ("beta" in call.given) + ("gamma" in call.given)
+        return [of_signal(call.given["x"])] * 4 + [np.dtype(np.float64)] * rows
+
+
 def _meets(family, call):
     """Return whether a signal comes so near its envelope that a difference would see both of its branches."""
     given, axis = {name: oracles.wide(v) for name, v in call.given.items()}, axis_of(call, "x")
@@ -134,6 +168,13 @@ def _one(by_time, axis):
     return (*by_time.shape[1 : axis + 1], 1, *by_time.shape[axis + 1 :])
 
 
-def _with_gaps(rng, shape):
-    numbers = rng.uniform(-2.0, 2.0, shape)
-    return np.where(rng.random(shape) < 0.3, rng.choice([np.nan, np.inf]), numbers)
+def _with_gaps(low, starts_along=None):
+    """Return a fill of which a third is missing, but not the first step along an axis."""
+
+    def fill(rng, shape):
+        numbers, missing = rng.uniform(low, 2.0, shape), rng.random(shape) < 0.3
+        if starts_along is not None:
+            missing &= np.indices(shape)[starts_along] > 0
+        return np.where(missing, rng.choice([np.nan, np.inf]), numbers)
+
+    return fill

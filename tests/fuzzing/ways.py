@@ -64,6 +64,8 @@ def results_of(call, given, traits=None, run=None, **more):
     if "return_state" in names:
         named["return_state"] = True
     found = (run or function(call.name))(*positional, **named, **more)
+    if isinstance(found, tuple) and isinstance(found[0], tuple):  # results, and a state of several
+        return [v for v in (*found[0], *found[1][:3]) if v is not None]
     return list(found) if isinstance(found, tuple) else [found]
 
 

@@ -50,8 +50,8 @@ def _taken(fields, poles, x, sos, states, axis, lengths, *others):
     return x, sos, zi, axis, lengths, *others, *grad_zf
 
 
-def tensor_of(name, value, like):
-    """Return an argument as a tensor of floating-point numbers, in CPU memory or on a GPU, or where ``like`` is."""
+def tensor_of(name, value, like, anywhere=False):
+    """Return an argument as a tensor of floating-point numbers, in CPU memory, on a GPU or anywhere, or as ``like``."""
     if not isinstance(value, torch.Tensor):
         if value is None:
             raise TypeError(say.not_an_array(name, type(None)))
@@ -63,7 +63,7 @@ def tensor_of(name, value, like):
         value = torch.as_tensor(value, dtype=digits, device=device)
     if value.layout is not torch.strided:
         raise TypeError(say.layout(name, f"layout {value.layout}"))
-    if value.device.type not in ("cpu", "cuda", "meta"):
+    if not anywhere and value.device.type not in ("cpu", "cuda", "meta"):
         raise TypeError(say.filter_device(name, value.device))
     if value.is_floating_point() or value.is_complex():
         is_half = value.dtype in (torch.float16, torch.bfloat16)

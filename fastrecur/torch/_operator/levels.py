@@ -1,11 +1,15 @@
 """Holt's level and trend, with seasons or without, and envelopes, of tensors: the operators and their derivatives."""
 
+import types
+
 import numpy as np
 import torch
 
 from ..._cpu import levels as _host, seasons as _seasons
 from ..._cpu.machine import threads as _threads
 from ..._plan.problem import FORGET, LINEAR
+from ..._steps import levels as _levels
+from ..._steps.levels import Seasons
 from . import autograd, ops
 from .along_time import steps_of
 from .autograd import anywhere, operator, with_batch
@@ -75,11 +79,8 @@ def _run_seasons_backward(
     g, g_level, g_trend, g_season, g_last, x, first, constants, forecast, level, trend, season, multiply, axis
 ):
     """Run the kernel of states before each step, all of which have one layout, as cotangents have."""
-    steps, results = x.shape[axis], (level, trend, season)
-    starts = first.movedim(0, axis).to(x.dtype).split([1, 1, len(first) - 2], axis)
-    before = [torch.cat(pair, axis).narrow(axis, 0, steps) for pair in zip(starts, results, strict=True)]
-    before = [v.contiguous() for v in before]
-    g, *grads = (x.new_zeros(()).expand(x.shape) if v is None else v for v in (g, g_level, g_trend, g_season))
+    before = _before(first, (level, trend, season), axis)
+    g, *grads = (_given_or_none(v, x) for v in (g, g_level, g_trend, g_season))
     grads = grads if len({v.stride() for v in grads}) == 1 else [v.contiguous() for v in grads]
     g_last = torch.zeros_like(first) if g_last is None else g_last
     to_x, given = empty_like(x), [numpy_of(v) for v in (g_last, x, first, constants)]
@@ -208,29 +209,52 @@ def _follow_adjoint(g, g_last, x, attack, release, first, y, axis):
 
 
 def _composed_seasons(x, first, constants, multiply, axis):
-    """Do what `holt_winters` does, step by step, such that all of it has derivatives of every order."""
-    (level, trend, *seasons), (alpha, beta, phi, gamma), found = first, constants, []
+    """Do what `holt_winters` does, step by step."""
+    (level, trend, *waves), k, found = first, Seasons(*constants), []
     for value in x.double().unbind(axis):
-        drift, season = phi * trend, seasons.pop(0)
-        base = level + drift
-        forecast = base * season if multiply else base + season
-        error = torch.where(value.isfinite(), value - forecast, 0)
-        of_level, of_season = (error / season, error / base) if multiply else (error, error)
-        level, trend = base + alpha * of_level, drift + alpha * beta * of_level
-        seasons.append(season + gamma * of_season)
-        found.append((forecast, level, trend, seasons[-1]))
+        forecast, level, trend, season = _step(value, level, trend, waves.pop(0), k, multiply)
+        waves.append(season)
+        found.append((forecast, level, trend, season))
     results = (torch.stack(v, axis).to(x.dtype) for v in zip(*found, strict=True))
-    return *(results if found else (x.clone() for _ in range(4))), torch.stack([level, trend, *seasons])
+    return *(results if found else (x.clone() for _ in range(4))), torch.stack([level, trend, *waves])
 
 
 def _seasons_adjoint(g, g_level, g_trend, g_season, g_last, x, first, constants, *others):
-    """Do what `holt_winters_backward` does, of operations that have derivatives themselves."""
-    multiply, axis = others[-2:]
+    """Do what `holt_winters_backward` does, step by step, such that all of it has derivatives."""
+    _, *results, multiply, axis = others
+    to_x, k, to_k = [], Seasons(*constants), torch.zeros_like(constants)
+    r_level, r_trend, *waves = torch.zeros_like(first) if g_last is None else g_last
+    rows = (x, *_before(first, results, axis), *(_given_or_none(v, x) for v in (g, g_level, g_trend, g_season)))
+    for value, level, trend, season, *grads in zip(*(v.double().unbind(axis)[::-1] for v in rows), strict=True):
+        after = r_level + grads[1], r_trend + grads[2], waves.pop() + grads[3]
+        grad, r_level, r_trend, r_season, *more = _step_adjoint(
+            grads[0], *after, value, level, trend, season, k, multiply
+        )
+        waves.insert(0, r_season)
+        to_x.append(grad)
+        to_k = to_k + torch.stack(more)
+    to_x = torch.stack(to_x[::-1], axis).to(x.dtype) if to_x else x.clone()
+    return to_x, torch.stack([r_level, r_trend, *waves]), to_k
 
-    def run(*operands):
-        return _composed_seasons(*operands, multiply, axis)
 
-    return autograd.gradients_of(run, (x, first, constants), (True,) * 3, (g, g_level, g_trend, g_season, g_last))
+def _before(first, results, axis):
+    """Return levels, trends and seasons before each step: those of the first state, and then of the step before."""
+    steps, starts = results[0].shape[axis], first.movedim(0, axis).split([1, 1, len(first) - 2], axis)
+    pairs = zip(starts, results, strict=True)
+    return [torch.cat([start.to(v.dtype), v], axis).narrow(axis, 0, steps).contiguous() for start, v in pairs]
+
+
+def _given_or_none(grad, like):
+    return like.new_zeros(()).expand(like.shape) if grad is None else grad
+
+
+def _of_tensors(step):
+    """Return a step of `_steps` that takes tensors."""
+    own = {"constant": lambda value, like: value, "select": torch.where, "is_finite": torch.isfinite}
+    return types.FunctionType(step.__code__, step.__globals__ | own | {"fma": lambda a, b, c: a * b + c})
+
+
+_step, _step_adjoint = _of_tensors(_levels.seasons), _of_tensors(_levels.seasons_adjoint)
 
 
 # ---- The operators --------------------------------------------------------------------------------------------------
