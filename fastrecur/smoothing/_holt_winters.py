@@ -291,7 +291,6 @@ def _beginnings(xp: Any, x: Any, axis: int, model: _Model, readable: bool) -> tu
     with arrays.quiet(xp):
         level = xp.where(counts > 0, xp.where(is_there, one, 0.0).sum(axis) / counts.clip(1), np.nan)
         trend = xp.where(both, two - one, 0.0).sum(axis) / (period * both.sum(axis).clip(1))
-        mean = level.reshape(*x.shape[:axis], 1, *x.shape[axis + 1 :])
-        if model.seasonal == "mul":
-            return level, trend, xp.where(is_there, one / mean, 1.0)
-        return level, trend, xp.where(is_there, one - mean, 0.0)
+        mean = xp.where(counts > 0, level, 1.0).reshape(*x.shape[:axis], 1, *x.shape[axis + 1 :])
+        one = xp.where(is_there, one, mean)
+        return level, trend, one / mean if model.seasonal == "mul" else one - mean

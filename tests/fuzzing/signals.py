@@ -138,7 +138,8 @@ class Seasons(Family):
         call = described(name, where, traits, rng, {"": FLOATS, "x": x, "level": floats}, fills=fills)
         own = {"alpha", "level", *(("beta", "trend") if has_trend else ()), *(("gamma", "season") if kind else ())}
         for key in own:
-            call.operands[key].optional &= not is_known and key in ("level", "trend", "season")
+            is_free = key in ("level", "season") or (key == "trend" and kind != "mul")
+            call.operands[key].optional &= is_free and not is_known
         call.operands = {key: v for key, v in call.operands.items() if key in own | {"x", "phi"}}
         call.options = {"axis": axis_option(traits, where), "seasonal": kind} | ({"period": period} if kind else {})
         return call.fill(traits, rng)
