@@ -17,8 +17,9 @@ from . import _call
 # that a walk's operands and first state, for Dask arrays, and `resume` of a state and blocks what a chunk is given.
 # `last` makes of the last level what is returned behind the results, and is None where nothing is; `rows` of one, if it
 # is given, is how many numbers each series has there. ``anywhere`` says that devices without kernels have it, too.
-_FIELDS = "name results check prepare operands resume run last rows anywhere"
-Levels = namedtuple("Levels", _FIELDS, defaults=(None, False))
+Levels = namedtuple(
+    "Levels", "name results check prepare operands resume run last rows anywhere", defaults=(None, False)
+)
 
 
 def call(kind, x, given, axis, out=None):
