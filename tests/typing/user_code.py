@@ -21,7 +21,17 @@ from fastrecur import (
 )
 from fastrecur.filters import allpole, follow, lfilter, sosfilt, sosfilt_vjp, sosfiltfilt
 from fastrecur.returns import discounted_returns, gae, vtrace
-from fastrecur.smoothing import Ewm, ewm_corr, ewm_mean, ewm_var, holt, pcen
+from fastrecur.smoothing import (
+    Ewm,
+    HoltWinters,
+    HoltWintersState,
+    ewm_corr,
+    ewm_mean,
+    ewm_var,
+    holt,
+    holt_winters,
+    pcen,
+)
 from fastrecur.torch import QRNN, QRNNState
 
 
@@ -101,6 +111,8 @@ assert_type(ewm_var(t, span=9, bias=True), torch.Tensor)
 assert_type(ewm_corr(x, x, com=1.0, axis=1), Array)
 assert_type(ewm_mean(shaped, span=3), Array)
 assert_type(holt(shaped, 0.5, 0.5), tuple[Array, Array])
+assert_type(holt_winters(shaped, 0.5), HoltWinters)
+assert_type(holt_winters(shaped, 0.5, return_state=True), tuple[HoltWinters, HoltWintersState])
 assert_type(pcen(shaped, return_zf=True), tuple[Array, Array])
 assert_type(ewm_mean(t, halflife=t), torch.Tensor)
 assert_type(pcen(t, sr=8000, gain=t), torch.Tensor)
