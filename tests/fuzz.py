@@ -13,6 +13,7 @@ number are the same case. With NUMBA_DISABLE_JIT=1 kernels run as Python, and sc
 
 import argparse
 import collections
+import faulthandler
 import sys
 import time
 import traceback
@@ -34,7 +35,9 @@ def main():
     parser.add_argument("--only", choices=sorted(cases.FAMILIES), help="this family alone")
     parser.add_argument("--case", type=int, help="this case alone")
     parser.add_argument("--go-on", action="store_true", help="go on after a failure, which ends a run otherwise")
+    parser.add_argument("--name", action="store_true", help="print each case's number first: a crash is of the last")
     asked = parser.parse_args()
+    faulthandler.enable()
     warnings.simplefilter("error")
     for message in (
         "`torch.jit.[a-z_]*` is deprecated",
@@ -45,6 +48,8 @@ def main():
     numbers = [asked.case] if asked.case is not None else cases.numbers(asked.seed, asked.only)
     with progress(60 * asked.minutes) as bar:
         for number in numbers:
+            if asked.name:
+                print(number, file=sys.stderr, flush=True)
             case = cases.Case(asked.seed, number)
             try:
                 case.run()
