@@ -182,7 +182,7 @@ def forecast(state: HoltWintersState, steps: Any) -> Any:
     >>> x = [1.0, 2.0, 3.0]
     >>> _, state = holt_winters(x, 0.5, 0.5, level=1.0, trend=1.0, return_state=True)
     >>> forecast(state, 2)
-    array([3.65625, 4.46875])
+    array([3.640625, 4.375   ])
     """
     level, trend, season, phi, seasonal, axis = state
     where = _dispatch.place(level, trend, season, phi)
