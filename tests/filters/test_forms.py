@@ -88,6 +88,19 @@ def test_complex_states_beside_small_tensors(dtype):
     torch.testing.assert_close(*found, rtol=1e-2, atol=1e-2, check_dtype=False)
 
 
+@pytest.mark.parametrize("place", ["odd", "half", "strides"])
+def test_states_beside_tensors_stand_anywhere(place):
+    """torch's operators crash on elements that are not aligned, and it takes no such strides."""
+    (b, a), x = scipy.signal.butter(1, 0.3), torch.from_numpy(noise(2, 9, 3) + 1j)
+    raw, states = np.zeros(512, np.uint8), np.arange(6).reshape(2, 1, 3) + 0.5j
+    aligned = raw[-raw.ctypes.data % 16 :]
+    start, each = {"odd": (1, 16), "half": (8, 16), "strides": (0, 24)}[place]
+    zi = np.ndarray((2, 1, 3), np.complex128, aligned, start, (3 * each, 3 * each, each))
+    zi[:] = states
+    for ours, wanted in zip(lfilter(b, a, x, 1, zi), lfilter(b, a, x.numpy(), 1, states), strict=True):
+        assert_close(ours.numpy(), wanted)
+
+
 @pytest.mark.parametrize("take", [np.array, torch.from_numpy])
 def test_no_steps_hand_the_states_on_as_a_copy(take):
     zi, x = noise(1, 3), np.ones((2, 0))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fastrecur._cpu.kernels.seasons import plain
-from fastrecur.smoothing import HoltWinters, forecast, holt, holt_winters
+from fastrecur.smoothing import HoltWinters, HoltWintersState, forecast, holt, holt_winters
 
 # statsmodels 0.15.0: ExponentialSmoothing(X, trend="add", damped_trend=True, seasonal=..., seasonal_periods=3,
 # initialization_method="known", initial_level=2.5, initial_trend=0.5, initial_seasonal=[0.9, 1.2, 1.1])
@@ -137,7 +137,7 @@ def test_missing_values_are_predicted(rng):
 def test_without_seasons_or_trend():
     found, state = holt_winters(X, 0.3, 0.2, phi=0.9, return_state=True)
     close((found.level, found.trend), holt(X, 0.3, 0.2, phi=0.9))
-    assert state.season is state.seasonal is None and not found.season.any()
+    assert isinstance(state, HoltWintersState) and state.season is state.seasonal is None and not found.season.any()
     close([found.forecast[1:]], [(found.level + 0.9 * found.trend)[:-1]], 1e-14)
     assert forecast(state, 2).tolist() == pytest.approx(
         [state.level[0] + 0.9 * state.trend[0], state.level[0] + (0.9 + 0.81) * state.trend[0]]

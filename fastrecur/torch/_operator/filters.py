@@ -72,8 +72,12 @@ def tensor_of(name, value, like, anywhere=False):
 
 
 def _readable(array):
-    """Return an array's numbers in one that torch takes, and does not warn that it must not write to."""
-    if array.flags.writeable and array.dtype.isnative and min(array.strides, default=0) >= 0:
+    """Return an array's numbers in one that torch takes, and does not warn that it must not write to.
+
+    torch's operators crash on what is not aligned to a whole element: github.com/pytorch/pytorch/issues/190043.
+    """
+    is_aligned = all(n >= 0 and n % array.itemsize == 0 for n in (array.ctypes.data, *array.strides))
+    if array.flags.writeable and array.dtype.isnative and is_aligned:
         return array
     return np.array(array, array.dtype.newbyteorder("="), order="C")
 
