@@ -459,7 +459,7 @@ lazy_stream = _message("`chunk` must be in memory for a stream, got a Dask array
 seasons_missing = _message("`{name}` must be given where `{other}` is: seasons need both, or `seasonal=None`")
 seasons_kind = _message('`seasonal` must be "add", "mul" or None, got {came!r}')
 seasons_state = _message("`{name}` must not be given where `{other}` is None")
-seasons_steps = _message(
-    "`x` must have two periods, {needed} steps, or `level`, `trend` and `season` be given, got {came}"
-)
+seasons_steps = _message("`x` must have two periods, {needed} steps, where the first state is not given, got {came}")
+fit_damped = _message("`damped=True` must have a trend, got `trend=False`")
+fit_library = _message("`{name}` must be an array in CPU memory or a table, got {kind}: fit its NumPy array")
 seasons_gpu = _message("`{name}` must be in CPU memory, a Dask array or a tensor of any device, got {kind}")

@@ -2,6 +2,7 @@
 
 from ._averages import ewm_filtfilt, kama, pcen
 from ._covariance import EwmCov, EwmCovState
+from ._fit import HoltWintersFit, fit_holt_winters
 from ._holt import holt
 from ._holt_winters import HoltWinters, HoltWintersState, forecast, holt_winters
 from ._statistics import ewm_corr, ewm_cov, ewm_mean, ewm_std, ewm_sum, ewm_var
@@ -13,6 +14,7 @@ __all__ = [
     "EwmCovState",
     "EwmState",
     "HoltWinters",
+    "HoltWintersFit",
     "HoltWintersState",
     "ewm_corr",
     "ewm_cov",
@@ -21,6 +23,7 @@ __all__ = [
     "ewm_std",
     "ewm_sum",
     "ewm_var",
+    "fit_holt_winters",
     "forecast",
     "holt",
     "holt_winters",

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from ..recurrence import _Data, _Plain
 from ._covariance import EwmCov as EwmCov, EwmCovState as EwmCovState
+from ._fit import HoltWintersFit as HoltWintersFit, fit_holt_winters as fit_holt_winters
 from ._holt_winters import HoltWinters as HoltWinters, HoltWintersState as HoltWintersState, forecast as forecast
 from ._stream import Ewm as Ewm, EwmState as EwmState
 
@@ -15,6 +16,7 @@ __all__ = [
     "EwmCovState",
     "EwmState",
     "HoltWinters",
+    "HoltWintersFit",
     "HoltWintersState",
     "ewm_corr",
     "ewm_cov",
@@ -23,6 +25,7 @@ __all__ = [
     "ewm_std",
     "ewm_sum",
     "ewm_var",
+    "fit_holt_winters",
     "forecast",
     "holt",
     "holt_winters",

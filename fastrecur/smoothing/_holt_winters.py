@@ -17,7 +17,7 @@ from ..filters._levels import moved, wide
 from ._frames import aligned, unwrap
 from ._holt import beginnings, checked, is_readable, of_series
 
-_CONSTANTS = "alpha", "beta", "phi", "gamma"
+CONSTANTS = "alpha", "beta", "phi", "gamma"
 _STATES = "level", "trend", "season"
 
 
@@ -145,8 +145,8 @@ def holt_winters(
     """
     numbers, axis, wrap = unwrap(x, axis)
     wants_state = checks.flag("return_state", return_state)
-    model = _model(period, seasonal, beta, gamma, trend, season)
-    given = dict(zip((*_CONSTANTS, *_STATES), (alpha, beta, phi, gamma, level, trend, season), strict=True))
+    model = model_of(period, seasonal, beta, gamma, trend, season)
+    given = dict(zip((*CONSTANTS, *_STATES), (alpha, beta, phi, gamma, level, trend, season), strict=True))
     given = {name: aligned(x, v, name, axis) for name, v in given.items() if v is not None}
     given |= {name: of_series(v, numbers, axis) for name, v in given.items() if name in _STATES[:2]}
     if numbers is not x and arrays.any_tensor(numbers, *given.values()):
@@ -200,7 +200,7 @@ def forecast(state: HoltWintersState, steps: Any) -> Any:
     return join(xp, found, axis)
 
 
-def _model(period: Any, seasonal: Any, beta: Any, gamma: Any, trend: Any, season: Any) -> _Model:
+def model_of(period: Any, seasonal: Any, beta: Any, gamma: Any, trend: Any, season: Any) -> _Model:
     if seasonal not in ("add", "mul", None):
         raise ValueError(say.seasons_kind(seasonal))
     if period is None and gamma is None and season is None:
@@ -217,9 +217,9 @@ def _model(period: Any, seasonal: Any, beta: Any, gamma: Any, trend: Any, season
 
 
 def _kind(model: _Model) -> Any:
-    check, prepare = functools.partial(_checked, model=model), functools.partial(_prepare, model=model)
+    check, begin = functools.partial(_checked, model=model), functools.partial(prepare, model=model)
     return _levels.Levels(
-        "holt_winters", 4, check, prepare, _operands, functools.partial(_resume, multiply=model.seasonal == "mul"),
+        "holt_winters", 4, check, begin, _operands, functools.partial(_resume, multiply=model.seasonal == "mul"),
         _run, _last, _rows, anywhere=True,
     )  # fmt: skip
 
@@ -259,7 +259,7 @@ def _checked(
     return axis, one, series
 
 
-def _prepare(xp: Any, x: Any, given: dict[str, Any], axis: Any, *, model: _Model) -> tuple[int, tuple[Any, Any, bool]]:
+def prepare(xp: Any, x: Any, given: dict[str, Any], axis: Any, *, model: _Model) -> tuple[int, tuple[Any, Any, bool]]:
     """Return the axis, each series' first state, (2 + period, *series), its constants, and whether seasons multiply."""
     readable = is_readable(xp, x)
     axis, one, series = _checked(x, given, axis, readable, model=model)
@@ -270,7 +270,7 @@ def _prepare(xp: Any, x: Any, given: dict[str, Any], axis: Any, *, model: _Model
     if level is None or trend is None or season is None:
         found = _beginnings(xp, x, axis, model, readable)
         level, trend, season = (own if v is None else v for v, own in zip((level, trend, season), found, strict=True))
-    constants = xp.stack([xp.broadcast_to(wide(given[name]), one).reshape(series) for name in _CONSTANTS])
+    constants = xp.stack([xp.broadcast_to(wide(given[name]), one).reshape(series) for name in CONSTANTS])
     season = xp.broadcast_to(season, (*one[:axis], model.period, *one[axis + 1 :]))
     states = [xp.broadcast_to(v, series)[None] for v in (level, trend)]
     return axis, (xp.concatenate([*states, moved(xp, season, axis, 0)]), constants, model.seasonal == "mul")

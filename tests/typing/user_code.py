@@ -24,10 +24,12 @@ from fastrecur.returns import discounted_returns, gae, vtrace
 from fastrecur.smoothing import (
     Ewm,
     HoltWinters,
+    HoltWintersFit,
     HoltWintersState,
     ewm_corr,
     ewm_mean,
     ewm_var,
+    fit_holt_winters,
     holt,
     holt_winters,
     pcen,
@@ -113,6 +115,7 @@ assert_type(ewm_mean(shaped, span=3), Array)
 assert_type(holt(shaped, 0.5, 0.5), tuple[Array, Array])
 assert_type(holt_winters(shaped, 0.5), HoltWinters)
 assert_type(holt_winters(shaped, 0.5, return_state=True), tuple[HoltWinters, HoltWintersState])
+assert_type(fit_holt_winters(shaped, 4), HoltWintersFit)
 assert_type(pcen(shaped, return_zf=True), tuple[Array, Array])
 assert_type(ewm_mean(t, halflife=t), torch.Tensor)
 assert_type(pcen(t, sr=8000, gain=t), torch.Tensor)
