@@ -135,7 +135,7 @@ def aligned(x, value, name, axis=0):
     is_beside_frame = (kind, own_kind) == ("DataFrame", "Series")
     if library == "pandas" and name != "y" and is_beside_frame:
         if value.index.is_unique and x.columns.is_unique and set(value.index) == set(x.columns):
-            if value.index.equals(x.index):
+            if len(value) and value.index.equals(x.index):  # an empty table has the same result by either
                 raise ValueError(say.labels_of_both(name))
             return unwrap(value[x.columns], 0, name)[0]  # a factor for each column
         if not value.index.equals(x.index):

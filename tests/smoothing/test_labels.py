@@ -74,6 +74,12 @@ def test_factors_with_labels():
     assert Ewm(alpha=pd.Series([0.5, 0.1, 0.2])).update(X).shape == X.shape
 
 
+@pytest.mark.parametrize("statistic", [ewm_mean, ewm_sum, ewm_var, ewm_std])
+def test_factors_of_a_table_without_rows_and_columns(statistic):
+    empty = pd.DataFrame(dtype=np.float64)
+    pd.testing.assert_frame_equal(statistic(empty, halflife=pd.Series(dtype=np.float64)), statistic(empty, halflife=2))
+
+
 SQUARE = pd.DataFrame(np.ones((3, 3)))
 ARRAY = xr.DataArray(X, dims=("time", "c"), coords={"time": INDEX})
 
