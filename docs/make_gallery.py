@@ -49,6 +49,8 @@ SECTIONS = {
                                   "--sensors 100", "howto/coming_from_pandas"),
         "covariances": Example("Covariances of a market", "Correlations of all pairs of assets in a crash",
                                more="howto/coming_from_pandas", panel=(0, 0, 0.706, 1)),
+        "seasons": Example("A year's sales of many shops", "Sales of a shop, and its forecast with intervals",
+                           more="howto/seasons", panel=(0, 0, 0.51, 1)),
         "learned_smoothing": Example("Learned smoothing factors", "Factors that converge to the Kalman filter's gains",
                                      "--steps 60", "howto/gradients", panel=(0, 0, 0.555, 1)),
         "pcen": Example("Speech in growing noise", "Spectrograms in decibels and normalized by PCEN",
