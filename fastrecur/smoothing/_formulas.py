@@ -70,14 +70,16 @@ def _before(xp, values, initial, axis, resets):
 
 def _deviations(xp, w, values, axis, count, origin0, mean0):
     values = _if_seen(xp, w.seen, values)
-    # From a value of the series' own: data far from 0 lose nothing.
-    origin = first = at(values, axis, slice(1))
-    if count is not None:
-        origin = xp.where(xp.reshape(count, first.shape) > 0, xp.reshape(origin0, first.shape), first)
-    last_origin = xp.sum(origin, axis=axis)  # of one step, or of none
-    if w.resets is not None:
-        begins = xp.where(w.resets, xp.ones_like(values), xp.zeros_like(values))
-        origin, last_origin = forget_mult(begins, values, last_origin, axis=axis, return_state=True)
+    # From the first value of the series' own: data far from 0 lose nothing.
+    if w.seen is None:
+        origin = first = at(values, axis, slice(1))
+        if count is not None:
+            origin = xp.where(xp.reshape(count, first.shape) > 0, xp.reshape(origin0, first.shape), first)
+        last_origin = xp.sum(origin, axis=axis)  # of one step, or of none
+    else:  # a series begins where nothing is kept of the past
+        origin0 = None if count is None else xp.where(count > 0, origin0, xp.zeros_like(origin0))
+        begins = xp.where(w.kept == 0, xp.ones_like(values), xp.zeros_like(values))
+        origin, last_origin = forget_mult(begins, values, origin0, axis=axis, return_state=True)
     values = values - origin
     mean, last = forget_mult(w.share, values, mean0, axis=axis, resets=w.resets, return_state=True)
     values = _if_seen(xp, w.seen, values - _before(xp, mean, mean0, axis, w.resets))

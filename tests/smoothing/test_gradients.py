@@ -117,3 +117,19 @@ def test_a_learned_alpha_converges():
         loss.backward()
         optimiser.step()
     assert abs(torch.sigmoid(logit).item() - 0.25) < 1e-2
+
+
+@pytest.mark.parametrize("resets", [None, np.arange(40) % 10 == 0])
+@pytest.mark.parametrize("adjust", [True, False])
+def test_series_far_from_0_that_begin_with_a_missing_value(adjust, resets):
+    x, y = np.random.default_rng(0).standard_normal((2, 40, 3)) + 1e8
+    x[[0, 1, 10, 25, 30]] = np.nan
+    how = {"alpha": 0.3, "adjust": adjust, "resets": resets}
+    for statistic in (ewm_cov, ewm_corr):
+        wanted = statistic(x, y, **how)
+        found = statistic(torch.from_numpy(x).requires_grad_(), torch.from_numpy(y), **how)
+        np.testing.assert_allclose(found.detach().numpy(), wanted, rtol=1e-10)
+        constant = torch.tensor([[48.6, 1.7, 0.1]], dtype=torch.float64)  # which varies by nothing at all
+        assert statistic(torch.from_numpy(x).requires_grad_(), constant, **how).nan_to_num().abs().max() == 0
+    found = ewm_var(torch.from_numpy(x).requires_grad_(), **how).detach().numpy()
+    np.testing.assert_allclose(found, ewm_var(x, **how), rtol=1e-10)
