@@ -8,7 +8,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from .._arguments import shapes
 from .._arguments.arrays import address, element
-from .._plan.fields.tiles import BLOCKS, BLOCKS_BACK, HEAD, OPERANDS, ROWS, SINGLE, STEPS, STREAMED, TABLES, Y
+from .._plan.fields.tiles import BLOCKS, BLOCKS_BACK, HEAD, OPERANDS, ROWS, SINGLE, STEPS, STREAMED, TABLES, X, Y
 from .._plan.loops import Series
 from .._plan.widths import OCTET, WIDTH
 from . import cost
@@ -26,11 +26,12 @@ _WIDE = np.dtype(np.float64)
 class _Places:
     """Series in the order of memory, and what a geometry holds: all that depends on shapes and strides alone."""
 
-    def __init__(self, forms, axis, reverse, chunks, window, lengths):
+    def __init__(self, forms, axis, reverse, chunks, window, lengths, results):
         """Take each operand's shape, strides and itemsize: of x, y, g and coefficients, or None for what is none.
 
         ``lengths`` are the series' own steps, if they have such. With a ``window``, series are so many steps before
         each chunk (the first one's are not used), and what comes of these goes to a row, of elements of so many bytes.
+        ``results`` are for each result the place of the operand whose form it has.
         """
         shape, strides, _ = forms[0]
         steps, self.own = shape[axis], Series(shape, strides, axis)
@@ -57,7 +58,9 @@ class _Places:
             self.steps.append(time)
         if window:
             self.tables[Y], self.steps[Y] = np.arange(series * chunks) * window[1], 0
-        self.streams = not window and cost.is_streamed(math.prod(shape) * (self.forms[0][2] + self.forms[Y][2]))
+        self.streams, moved = (), sum(self.forms[k][2] for k in (X, *results))
+        if not window and cost.is_streamed(math.prod(shape) * moved):
+            self.streams = [k for k in {*results} if self.steps[k]]
         self.tables.append(own.reshape(-1))
         self.series = series * chunks
 
@@ -69,11 +72,10 @@ class _Places:
         fill = np.minimum(np.arange(padded), self.series - 1)  # the last one fills a vector
         filled = [table[fill] for table in self.tables]
         ways = [*map(self._way, self.steps, self.forms, filled, [width] * OPERANDS)]
-        if self.streams:
-            size = self.forms[Y][2]
-            in_lines = (width * size) % LINE == self.steps[Y] % LINE == 0
+        for k in self.streams:
+            in_lines = (width * self.forms[k][2]) % LINE == self.steps[k] % LINE == 0
             whole = np.arange(padded) < self.series // width * width  # vectors, in which no series is written again
-            ways[Y] += STREAMED * (whole & ((ways[Y] == BLOCKS) | (in_lines & (ways[Y] == ROWS))))
+            ways[k] += STREAMED * (whole & ((ways[k] == BLOCKS) | (in_lines & (ways[k] == ROWS))))
         geometry[HEAD:] = np.concatenate([*filled, *ways])
         return geometry, fill
 
@@ -114,11 +116,11 @@ def example(dtype, shape, strides, axis):
 class Run:
     """A walk of a kernel over series that stand so, and its prepared calls: all of it but numbers and addresses."""
 
-    def __init__(self, forms, axis, reverse, form, chunks, window, most, lengths=None):
+    def __init__(self, forms, axis, reverse, form, chunks, window, results, most, lengths=None):
         """Take operands' forms, and that of coefficients; the rest is as for `run_of`, on ``most`` threads."""
         shape, strides, size = forms[0]
         count, order, *each, words, has_blocks = form
-        self.places, self.chunks = _Places(forms, axis, reverse, chunks, window, lengths), chunks
+        self.places, self.chunks = _Places(forms, axis, reverse, chunks, window, lengths, results), chunks
         lanes = self.places.series
         self.threads = cost.threads("filters", 8 * math.prod(shape) * count, most)
         by_blocks = lanes <= FEW_SERIES and forms[2] is None and has_blocks
@@ -170,13 +172,14 @@ class Run:
 _known = functools.lru_cache(512)(Run)
 
 
-def run_of(operands, axis, reverse=False, lengths=None, c=None, chunks=1, window=None, words=()):
+def run_of(operands, axis, reverse=False, lengths=None, c=None, chunks=1, window=None, words=(), results=(Y,)):
     """Return the `Run` over operands by name, of which those that kernels have no use for are left out.
 
-    ``c`` are `Coefficients`, or None, and ``words`` are those of a kernel's rule.
+    ``c`` are `Coefficients`, or None, ``words`` those of a kernel's rule, and ``results`` the operands whose forms
+    results have.
     """
     names = "x", "y", "g", "coefficients", "grads"
     forms = tuple([_form(operands[name]) if name in operands else None for name in names])
-    given = forms, axis, reverse, (1, 2, 0, 0, words, False) if c is None else c.form(), chunks, window
+    given = forms, axis, reverse, (1, 2, 0, 0, words, False) if c is None else c.form(), chunks, window, results
     most = _threads.team().size
     return _known(*given, most) if lengths is None else Run(*given, most, lengths)

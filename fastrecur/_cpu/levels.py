@@ -5,6 +5,7 @@ import functools
 import numpy as np
 
 from .._plan.fields.levels import ALPHA, ATTACK, BETA, LEFT, LEVEL, PHI, PLANES, RELEASE, TO_LEVEL, TO_PHI, TREND
+from .._plan.fields.tiles import Y
 from .filter_run import example, run_of
 from .machine import allocate, threads as _threads
 from .prepared import MOST_KEPT
@@ -21,7 +22,7 @@ def _prepared(name, dtype, shape, strides, axis, threads):
     if known is None or shape[axis] < len(results):
         return None
     x, y, axis = known
-    run = run_of({"x": x, "y": y}, axis)
+    run = run_of({"x": x, "y": y}, axis, results=(Y,) * len(results))
     arrays = {"x": x} | dict.fromkeys(results, y) | dict.fromkeys(_GATES[name], _NOTHING) | {"carry": x}
     call = run.prepared(f"levels.walk_{name}", arrays, ("x", *results, "carry"))
     new, lanes, back, room = allocate.maker(shape, dtype, y.strides), run.lanes, run.back, (PLANES, len(run.fill))
@@ -62,7 +63,7 @@ def holt(x, k, waits, axis, level, trend):
     """
     carry = _planes(k, waits)
     if x.size:
-        run = run_of({"x": x, "y": level}, axis)
+        run = run_of({"x": x, "y": level}, axis, results=(Y, Y))
         own = run.lanes(carry)
         run.run("levels.walk_holt", {"x": x, "level": level, "trend": trend, "carry": own})
         carry = run.back(own)

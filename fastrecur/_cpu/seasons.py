@@ -3,6 +3,7 @@
 import numpy as np
 
 from .._plan.fields.levels import ALPHA, LEVEL, SEASONS, TO_ALPHA, TO_GAMMA, TO_LEVEL, TREND
+from .._plan.fields.tiles import G, Y
 from .filter_run import run_of
 
 CONSTANTS = 4  # alpha, beta, phi and gamma
@@ -27,7 +28,7 @@ def holt_winters(x, first, constants, multiply, axis, forecast, level, trend, se
     period, steps = len(first) - 2, x.shape[axis]
     if not x.size:
         return first.copy()
-    run = run_of({"x": x, "y": forecast, "g": level}, axis, c=_Form(period, multiply))
+    run = run_of({"x": x, "y": forecast, "g": level}, axis, c=_Form(period, multiply), results=(Y, G, G, G))
     carry = run.lanes(_planes(first, constants))
     arrays = {"x": x, "forecast": forecast, "level": level, "trend": trend, "season": season, "carry": carry}
     run.run("seasons.walk", arrays)

@@ -5,8 +5,10 @@ import ml_dtypes
 import numpy as np
 import pandas as pd
 import pytest
+import repeated
 import torch
 
+from fastrecur._cpu import cost
 from fastrecur._cpu.kernels.seasons import plain
 from fastrecur.smoothing import HoltWinters, HoltWintersState, forecast, holt, holt_winters
 
@@ -168,6 +170,23 @@ def test_labelled():
     assert found.season.index is frame.index
     close(found, holt_winters(frame.to_numpy(), [0.3, 0.6], 0.2, 0.1, period=3), 0)
     assert forecast(state, 4).shape == (4, 2)
+
+
+@pytest.mark.exhaustive
+@KINDS
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+def test_streamed_results_are_the_same(rng, monkeypatch, kind, dtype):
+    """At lines' beginnings, and at the addresses between that slices have; 70 series, which are vectors and a rest."""
+    how, cases = {"period": 4, "seasonal": kind}, []
+    for x, axis in ((1 + rng.random((33, 64)), 0), (1 + rng.random((70, 96)), 1), (1 + rng.random((3, 17, 32)), 1)):
+        x = x.astype(dtype)
+        cases += [(x, axis), (x[..., 1:], axis), (x.T, x.ndim - 1 - axis), (np.asfortranarray(x), axis)]
+    wanted = [holt_winters(x, 0.3, 0.2, 0.1, axis=axis, **how) for x, axis in cases]
+    monkeypatch.setattr(cost, "is_streamed", lambda _: True)
+    repeated.forget()
+    for (x, axis), own in zip(cases, wanted, strict=True):
+        close(holt_winters(x, 0.3, 0.2, 0.1, axis=axis, **how), own, 0)
+    repeated.forget()
 
 
 def operands_of(rng, kind):
