@@ -138,9 +138,10 @@ class Run:
         parts = _threads.ranges(vectors, 1 if self.threads == 1 else min(vectors, parts))
         self._parts = [(low * self.width, high * self.width) for low, high in parts]
 
-    def lanes(self, array):
-        """Return an array (leading, *series) for each series of the kernel; one for all stays so."""
-        return self._series.lanes(array).take(self._lanes, -1)
+    def lanes(self, array, is_own=False):
+        """Return an array (leading, *series) for each series of the kernel, a new one if it is not the caller's own."""
+        lanes = self._series.lanes(array)
+        return lanes if is_own and len(self._lanes) == lanes.shape[-1] else lanes.take(self._lanes, -1)
 
     def back(self, lanes):
         """Return what `lanes` makes, as (leading, *series), of the series' last chunks."""

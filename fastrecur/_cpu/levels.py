@@ -64,7 +64,7 @@ def holt(x, k, waits, axis, level, trend):
     carry = _planes(k, waits)
     if x.size:
         run = run_of({"x": x, "y": level}, axis, results=(Y, Y))
-        own = run.lanes(carry)
+        own = run.lanes(carry, is_own=True)
         run.run("levels.walk_holt", {"x": x, "level": level, "trend": trend, "carry": own})
         carry = run.back(own)
     return carry[[LEVEL, TREND, LEFT]]
@@ -76,7 +76,7 @@ def holt_vjp(g_level, g_trend, x, level, trend, k, waits, axis, to_x):
         return np.zeros_like(k)
     operands = {"x": x, "y": to_x, "g": g_level, "coefficients": level, "grads": g_trend}
     run = run_of(operands, axis)
-    carry = run.lanes(_planes(k, np.subtract(waits, x.shape[axis] - 1)))
+    carry = run.lanes(_planes(k, np.subtract(waits, x.shape[axis] - 1)), is_own=True)
     arrays = {"x": x, "to_x": to_x, "g_level": g_level, "level": level, "trend": trend, "g_trend": g_trend}
     run.run("levels.walk_holt_back", {**arrays, "carry": carry})
     return run.back(carry[TO_LEVEL:])
@@ -102,7 +102,7 @@ def follow(x, attack, release, first, axis, y):
         gates = [carry[:0]] * 2
     operands = {"x": x, "y": y, **({"g": gates[0], "grads": gates[1]} if varies else {})}
     run = run_of(operands, axis, words=("varying",) * varies)
-    carry = run.lanes(carry)
+    carry = run.lanes(carry, is_own=True)
     run.run("levels.walk_follow", {"x": x, "y": y, "attack": gates[0], "release": gates[1], "carry": carry})
     return run.back(carry[LEVEL : LEVEL + 1])[0]
 
@@ -115,7 +115,7 @@ def follow_vjp(g, g_last, x, attack, release, first, y, axis, to_x):
     carry[LEVEL], carry[TO_LEVEL], carry[LEFT] = first, g_last, 1 - x.shape[axis]
     carry[ATTACK], carry[RELEASE] = (_of_series(gate, x, axis) for gate in (attack, release))
     run = run_of({"x": x, "y": to_x, "g": g, "coefficients": y}, axis)
-    carry = run.lanes(carry)
+    carry = run.lanes(carry, is_own=True)
     run.run("levels.walk_follow_back", {"x": x, "to_x": to_x, "g": g, "y": y, "carry": carry})
     to_first, _, to_attack, to_release = run.back(carry[TO_LEVEL:TO_PHI])
     return to_first, to_attack, to_release

