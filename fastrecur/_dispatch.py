@@ -49,6 +49,8 @@ def vjp(
 
 def _adapter(operands: tuple[Any, ...], lengths: Any) -> ModuleType:
     """Return the adapter of a call; lengths may be on the host whatever the operands are."""
+    if arrays.any_traced(*operands, *checks.parts(lengths)):
+        return _jax()
     where = place(*operands)
     if where == "tensors":
         return tensors()
@@ -109,6 +111,13 @@ def on_device(family: str = "recurrence") -> ModuleType:
     with cache.making:
         from ._cuda import call, filters, levels, selective
     return {"recurrence": call, "filters": filters, "levels": levels, "selective": selective}[family]
+
+
+@functools.cache
+def _jax() -> ModuleType:
+    with cache.making:
+        from . import _jax
+    return _jax
 
 
 @functools.cache

@@ -166,6 +166,12 @@ def any_lazy(*values):
     return lazy is not None and any(isinstance(value, lazy) for value in values)
 
 
+def any_traced(*values):
+    """Return whether a value is an array of JAX's, traced or not; JAX is not imported for it."""
+    array = getattr(sys.modules.get("jax"), "Array", None)
+    return array is not None and any(isinstance(value, array) for value in values)
+
+
 def library_of(value):
     """Return the name of an array's library; None for what is no array."""
     protocols = "__array_interface__", "__dlpack__", "__cuda_array_interface__"

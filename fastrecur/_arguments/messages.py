@@ -463,3 +463,9 @@ seasons_steps = _message("`x` must have two periods, {needed} steps, where the f
 fit_damped = _message("`damped=True` must have a trend, got `trend=False`")
 fit_library = _message("`{name}` must be an array in CPU memory or a table, got {kind}: fit its NumPy array")
 seasons_gpu = _message("`{name}` must be in CPU memory, a Dask array or a tensor of any device, got {kind}")
+
+# ---- JAX ------------------------------------------------------------------------------------------------------------
+
+jax_device = _message("JAX arrays must be on a CPU, got {0}: elsewhere compose jax.lax.associative_scan, or move them")
+jax_offsets = _message("`offsets` must be those of all of a batch under jax.vmap")
+jax_out = _message("`out` must be left out with JAX arrays: they cannot be written to")
