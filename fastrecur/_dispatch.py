@@ -49,7 +49,7 @@ def vjp(
 
 def _adapter(operands: tuple[Any, ...], lengths: Any) -> ModuleType:
     """Return the adapter of a call; lengths may be on the host whatever the operands are."""
-    if arrays.any_traced(*operands, *checks.parts(lengths)):
+    if arrays.any_of_jax(*operands, *checks.parts(lengths)):
         return _jax()
     where = place(*operands)
     if where == "tensors":

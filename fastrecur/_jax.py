@@ -8,6 +8,8 @@ that a batch is one more axis in front. Operands and results stand in C's order:
 import ctypes
 import functools
 import math
+import pathlib
+import re
 from typing import Any
 
 import jax
@@ -23,95 +25,79 @@ from ._plan import problem
 TARGET = "fastrecur"
 # Of a call: its family, axis and direction, and which operands it has behind the first two, in this order.
 FIRST, _LAST, SPLITS = "h0", "grad_state", ("lengths", "offsets", "resets")
+
+# ---- What XLA calls: its foreign function interface, version 0.1 (xla/ffi/api/c_api.h) ------------------------------
+
+# All is read as words of 8 bytes, of which a C int takes the lower half. A frame is: size, extension, api, context,
+# stage; three words of operands', results' and attributes' own, each a size, an extension, a count and two tables (of
+# attributes three); a future. An api has the function that makes errors behind its version.
+_API, _STAGE, _OPERANDS, _RESULTS, _TEXTS, _FRAME = 2, 4, 7, 12, 20, 21
+_MAKE_ERROR, _EXECUTE, _METADATA = 6, 3, 1
 _INVALID_ARGUMENT, _INTERNAL = 3, 13  # XLA's codes of errors
-_EXECUTE, _METADATA = 3, 1
-
-# ---- What XLA calls: frames of its interface, version 0.1 (xla/ffi/api/c_api.h) --------------------------------------
-
-_pointer, _size, _int64 = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int64
-_HEAD = [("size", _size), ("extension", _pointer)]  # what every structure begins with
-
-
-def _structure(name: str, *fields: Any, head: Any = _HEAD) -> type[ctypes.Structure]:
-    return type(name, (ctypes.Structure,), {"_fields_": [*head, *fields]})
-
-
-_Buffer = _structure(
-    "Buffer", ("dtype", ctypes.c_int), ("data", _pointer), ("rank", _int64), ("dims", ctypes.POINTER(_int64))
-)
-_BUFFERS = ("count", _int64), ("types", _pointer), ("own", ctypes.POINTER(ctypes.POINTER(_Buffer)))
-_Span = _structure("Span", ("data", _pointer), ("length", _size), head=[])
-_Text = ctypes.POINTER(_Span)
-_Attributes = _structure(
-    "Attributes", ("count", _int64), ("types", _pointer), ("names", ctypes.POINTER(_Text)),
-    ("values", ctypes.POINTER(_Text)),
-)  # fmt: skip
-_Version = _structure("Version", ("major", ctypes.c_int), ("minor", ctypes.c_int))
-_Metadata = _structure("Metadata", ("version", _Version), ("traits", ctypes.c_uint32), head=_HEAD[:1])
-_Extension = _structure(
-    "Extension", ("kind", ctypes.c_int), ("next", _pointer), ("metadata", ctypes.POINTER(_Metadata)), head=_HEAD[:1]
-)
-_Api = _structure("Api", ("version", _Version), ("internal", _pointer), ("make_error", _pointer))
-_Frame = _structure(
-    "Frame", ("api", ctypes.POINTER(_Api)), ("context", _pointer), ("stage", ctypes.c_int),
-    ("operands", _structure("Operands", *_BUFFERS)), ("results", _structure("Results", *_BUFFERS)),
-    ("attributes", _Attributes), ("future", _pointer), head=[_HEAD[0], ("extension", ctypes.POINTER(_Extension))],
-)  # fmt: skip
-_Error = _structure("Error", ("message", ctypes.c_char_p), ("code", ctypes.c_int))
-_make_error = ctypes.PYFUNCTYPE(_pointer, ctypes.POINTER(_Error))
 _NAMES = {
     1: "?", 2: "i1", 3: "i2", 4: "i4", 5: "i8", 6: "u1", 7: "u2", 8: "u4", 9: "u8", 10: "f2", 11: "f4", 12: "f8",
     15: "c8", 16: jnp.bfloat16, 18: "c16",
 }  # fmt: skip
 _DTYPES = {code: np.dtype(name) for code, name in _NAMES.items()}
+_make_error = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
+_vector = functools.cache(ctypes.c_int64.__mul__)
 
 
-def _array(buffer: Any) -> np.ndarray:
-    own = buffer[0]
-    shape, dtype = tuple(own.dims[: own.rank]), _DTYPES[own.dtype]
-    if 0 in shape:
-        return np.empty(shape, dtype)
-    bytes_ = (ctypes.c_char * (math.prod(shape) * dtype.itemsize)).from_address(own.data)
-    return np.frombuffer(bytes_, np.uint8).view(dtype).reshape(shape)
+def _words(place: int, count: int) -> list[int]:
+    words: list[int] = _vector(count).from_address(place)[:]
+    return words
 
 
-@ctypes.CFUNCTYPE(_pointer, ctypes.POINTER(_Frame))
-def _handler(frame: Any) -> Any:
+def _arrays_at(count: int, _: int, table: int) -> list[np.ndarray]:
+    """Return arrays of buffers: each a size, an extension, a dtype, an address, a rank and a table of sizes."""
+    found = []
+    for buffer in _words(table, count):
+        _, _, code, place, rank, sizes = _words(buffer, 6)
+        shape, dtype = tuple(_words(sizes, rank)) if rank else (), _DTYPES[code & 0xFFFFFFFF]
+        nbytes = math.prod(shape) * dtype.itemsize
+        memory = (ctypes.c_char * nbytes).from_address(place) if nbytes else bytearray()
+        found.append(np.ndarray(shape, dtype, memory))
+    return found
+
+
+@ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
+def _handler(place: int) -> Any:
     """Run a call of XLA's; return nothing, or an error of XLA's own."""
-    frame = frame[0]
+    frame = _words(place, _FRAME)
     try:
-        if frame.extension and frame.extension[0].kind == _METADATA:
-            # The version that the frames above are of: one that jaxlib does not take is refused by all of JAX.
-            version = frame.extension[0].metadata[0].version
-            version.major, version.minor = 0, 1
-        elif frame.stage == _EXECUTE:
-            text = frame.attributes.values[0][0]
-            operands, results = (
-                [_array(own.own[k]) for k in range(own.count)] for own in (frame.operands, frame.results)
-            )
-            _call_of(ctypes.string_at(text.data, text.length))(operands, results)
+        if frame[1] and _words(frame[1], 4)[1] & 0xFFFFFFFF == _METADATA:
+            # It asks for a version, behind 3 words of metadata: all of JAX fails with one that jaxlib does not take.
+            version = (ctypes.c_int * 2).from_address(_words(frame[1], 4)[3] + 24)
+            version[:] = [0, 1]
+        elif frame[_STAGE] & 0xFFFFFFFF == _EXECUTE:
+            run = _call_of(ctypes.string_at(*_words(_words(frame[_TEXTS], 1)[0], 2)))
+            run(*(_arrays_at(*frame[k : k + 3]) for k in (_OPERANDS, _RESULTS)))
     except BaseException as error:  # whatever it is, XLA is to hand it on: no exception passes through C
         code = _INVALID_ARGUMENT if isinstance(error, (TypeError, ValueError)) else _INTERNAL
-        message = f"{type(error).__name__}: {error}".encode()
-        own = _Error(ctypes.sizeof(_Error), None, message, code)
-        return _make_error(frame.api[0].make_error)(ctypes.byref(own))
+        message = ctypes.create_string_buffer(f"{type(error).__name__}: {error}".encode())
+        own = _vector(4)(32, 0, ctypes.addressof(message), code)
+        return _make_error(_words(frame[_API], _MAKE_ERROR + 1)[-1])(ctypes.addressof(own))
     return None
 
 
 @functools.cache
 def _register() -> None:
     """Tell XLA of the handler, when it is first needed."""
+    header = pathlib.Path(jax.ffi.include_dir(), "xla", "ffi", "api", "c_api.h")
+    major = re.search(r"#define XLA_FFI_API_MAJOR (\d+)", header.read_text()) if header.exists() else None
+    if major and major[1] != "0":
+        raise ImportError(say.jax_version(major[1]))
     jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(_handler), platform="cpu")
 
 
 @functools.lru_cache(1024)
 def _call_of(text: bytes) -> Any:
-    """Return what runs a call, of the words that `_words` makes."""
+    """Return what runs a call, of the words that `_text` makes."""
     what, family, axis, reverse, *given = text.decode().split()
     return functools.partial(_RUN[what], family, int(axis), reverse == "True", tuple(given))
 
 
-def _words(what: str, family: str, axis: int, reverse: bool, given: tuple[str, ...]) -> str:
+def _text(what: str, family: str, axis: int, reverse: bool, given: tuple[str, ...]) -> str:
     return " ".join([what, family, str(axis), str(reverse), *given])
 
 
@@ -119,7 +105,9 @@ def _words(what: str, family: str, axis: int, reverse: bool, given: tuple[str, .
 
 
 def _split(given: tuple[str, ...], values: Any, steps: int) -> tuple[dict[str, Any], Any]:
-    """Return operands behind the first two by name, and what the kernels take as lengths; numbers out of range end."""
+    """Return operands behind the first by name, and what kernels take as lengths; out of range is cut."""
+    if not given:
+        return {}, None
     named = dict(zip(given, values, strict=False))
     lengths, offsets, resets = (named.get(name) for name in SPLITS)
     if lengths is not None:
@@ -143,12 +131,13 @@ def _run_adjoint(family: str, axis: int, reverse: bool, given: Any, operands: An
     g, a, b, h, *rest = operands
     named, lengths = _split(given, rest, h.shape[axis])
     h0, g_last = (named.get(name) for name in (FIRST, _LAST))
-    found = host.vjp(family, _ADJOINT[family], g, a, b, h, h0, axis, reverse, lengths, g_last)
-    for result, own in zip(results, found, strict=False):
-        result[...] = own
+    call = family, _ADJOINT[family], g, a, b, h, h0, axis, reverse, lengths, g_last
+    for result, own in zip(results, host.vjp(*call, results=results[:2]), strict=False):
+        if own is not result:
+            result[...] = own
 
 
-_RUN = {"forward": _run_forward, "adjoint": _run_adjoint}
+_RUN: dict[str, Any] = {"forward": _run_forward, "adjoint": _run_adjoint}
 _FORWARD = {problem.FORGET: ("f", "x", "h0"), problem.LINEAR: ("a", "b", "h0")}
 _ADJOINT = {problem.FORGET: ("grad_h", "f", "x", "h"), problem.LINEAR: ("grad_h", "a", "b", "h")}
 
@@ -164,13 +153,15 @@ def _primitive(what: str, results: Any) -> Primitive:
         devices = {device for v in operands if hasattr(v, "devices") for device in v.devices()}
         if any(device.platform != "cpu" for device in devices):
             raise TypeError(say.jax_device(next(iter(devices)).platform))
+        if len(devices) > 1:
+            raise TypeError(say.jax_sharded(len(devices)))
         made = [np.empty(*kind) for kind in results(*operands, **how)]
         _RUN[what](*_told(how), [np.asarray(v) for v in operands], made)
         return [jax.device_put(v, next(iter(devices), None)) for v in made]
 
     def lower(ctx: Any, *operands: Any, **how: Any) -> Any:
         _register()
-        return jax.ffi.ffi_lowering(TARGET)(ctx, *operands, call=_words(what, *_told(how)))
+        return jax.ffi.ffi_lowering(TARGET)(ctx, *operands, call=_text(what, *_told(how)))
 
     def refuse(ctx: Any, *operands: Any, **how: Any) -> Any:
         raise TypeError(say.jax_device(" or ".join(ctx.module_context.platforms)))
@@ -320,11 +311,11 @@ def _tangent_transpose(cotangents: Any, *operands: Any, moved: Any, given: Any, 
 
     def run(*unknown: Any) -> Any:
         own = dict(zip(places, unknown, strict=True))
-        return _tangent(*(own.get(k, v) for k, v in enumerate(operands)), moved=moved, **how)
+        return _tangent(*[own.get(k, v) for k, v in enumerate(operands)], moved=moved, **how)
 
     pull = jax.linear_transpose(run, *(_zeros(operands[k]) for k in places))
-    found = dict(zip(places, pull([ad.instantiate_zeros(v) for v in cotangents]), strict=True))
-    return [found.get(k) for k in range(len(operands))]
+    pulled = dict(zip(places, pull([ad.instantiate_zeros(v) for v in cotangents]), strict=True))
+    return [pulled.get(k) for k in range(len(operands))]
 
 
 def _adjoint_jvp(primals: Any, tangents: Any, **how: Any) -> Any:
@@ -389,7 +380,11 @@ def _batched(primitive: Primitive, operands: Any, dims: Any, **how: Any) -> Any:
 
 _WIDE = {recurrence: ("a", "b"), tangent: ("a", "b", "h"), adjoint: ("g", "a", "b", "h")}
 _JVPS = {recurrence: _recurrence_jvp, tangent: _tangent_jvp, adjoint: _adjoint_jvp}
-_TRANSPOSES = {recurrence: _recurrence_transpose, tangent: _tangent_transpose, adjoint: _adjoint_transpose}
+_TRANSPOSES: dict[Primitive, Any] = {
+    recurrence: _recurrence_transpose,
+    tangent: _tangent_transpose,
+    adjoint: _adjoint_transpose,
+}
 for _one in _WIDE:
     batching.primitive_batchers[_one] = functools.partial(_batched, _one)
     ad.primitive_jvps[_one], ad.primitive_transposes[_one] = _JVPS[_one], _TRANSPOSES[_one]

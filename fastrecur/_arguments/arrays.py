@@ -166,7 +166,7 @@ def any_lazy(*values):
     return lazy is not None and any(isinstance(value, lazy) for value in values)
 
 
-def any_traced(*values):
+def any_of_jax(*values):
     """Return whether a value is an array of JAX's, traced or not; JAX is not imported for it."""
     array = getattr(sys.modules.get("jax"), "Array", None)
     return array is not None and any(isinstance(value, array) for value in values)
@@ -174,6 +174,8 @@ def any_traced(*values):
 
 def library_of(value):
     """Return the name of an array's library; None for what is no array."""
+    if any_of_jax(value):
+        return "jax"  # some of whose arrays are jaxlib's
     protocols = "__array_interface__", "__dlpack__", "__cuda_array_interface__"
     return root_of(value) if any(hasattr(value, protocol) for protocol in protocols) else None
 
@@ -204,6 +206,8 @@ def _take_dlpack(name, value):
     device = getattr(value, "__dlpack_device__", lambda: (1, 0))()
     if int(device[0]) != 1:
         raise TypeError(say.gpu(name, type(value)))
+    if any_of_jax(value) and isinstance(value, sys.modules["jax"].core.Tracer):
+        raise TypeError(say.jax_traced(name))
     try:
         return np.from_dlpack(value)
     except (BufferError, RuntimeError, TypeError, ValueError) as error:

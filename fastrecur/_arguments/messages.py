@@ -467,5 +467,10 @@ seasons_gpu = _message("`{name}` must be in CPU memory, a Dask array or a tensor
 # ---- JAX ------------------------------------------------------------------------------------------------------------
 
 jax_device = _message("JAX arrays must be on a CPU, got {0}: elsewhere compose jax.lax.associative_scan, or move them")
+jax_sharded = _message(
+    "JAX arrays must be on one device outside of jax.jit, got {0}: use jax.shard_map along the batch"
+)
 jax_offsets = _message("`offsets` must be those of all of a batch under jax.vmap")
+jax_traced = _message("`{0}` must not be traced by JAX here: this function has no primitive of JAX's, and runs at once")
+jax_version = _message("jaxlib's foreign function interface must be of version 0, got {0}: use an older jax")
 jax_out = _message("`out` must be left out with JAX arrays: they cannot be written to")

@@ -112,8 +112,11 @@ def quick_vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
     return vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, key)
 
 
-def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, key=None):
-    """Run a recurrence's adjoint, and remember it by ``key``; ``names`` are what the caller calls ``g, a, b, h``."""
+def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, key=None, results=None):
+    """Run a recurrence's adjoint, and remember it by ``key``; ``names`` are what the caller calls ``g, a, b, h``.
+
+    ``results`` are fresh arrays for the gradients of a and b, which are written if they stand as these would.
+    """
     owner = _arrays.NUMPY
     if not (all(map(_is_plain, (g, a, b, h))) and all(v is None or _is_plain(v) for v in (h0, grad_state))):
         g, a, b, h, h0, grad_state, owner = _take((*names, "h0", "grad_state"), g, a, b, h, h0, grad_state)
@@ -138,9 +141,21 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, key=N
         lengths = checks.lengths_in_range(lengths, plan.steps)
     if key is not None:
         keep(_shortcuts, key, (_runner().known_vjp(plan), cuts))
-    grad_a, grad_b, carry = _runner().vjp(plan, g, a, b, h, h0, grad_state, lengths, cuts)
+    results = None if results is None else _fitting(results, plan.gradients)
+    grad_a, grad_b, carry = _runner().vjp(plan, g, a, b, h, h0, grad_state, lengths, cuts, results)
     grad_h0 = None if h0 is None else _runner().grad_of(h0, carry, plan)
     return owner.give(grad_a), owner.give(grad_b), owner.give(grad_h0)
+
+
+def _fitting(results, gradients):
+    """Return results, None for those that are summed; None if one does not stand as a plan's would."""
+    are_fit = [
+        own[2] is None or (result.dtype, result.strides) == own[1:]
+        for result, own in zip(results, gradients, strict=True)
+    ]
+    return (
+        [result if own[2] else None for result, own in zip(results, gradients, strict=True)] if all(are_fit) else None
+    )
 
 
 def _first(h0, lengths):

@@ -83,7 +83,7 @@ class Data:
             self.xp = sys.modules["cupy"]
         else:
             raise TypeError(say.namespace(name, type(one)))
-        self.values = [v if _is_foreign(v) else self.xp.asarray(v, dtype=self.xp.float64) for v in values]
+        self.values = [v if _is_foreign(v) else self.xp.asarray(v, dtype=self._widest()) for v in values]
         self.by_kernel = self.at_hand = False
 
     def _take_lazy(self, names, values):
@@ -114,10 +114,14 @@ class Data:
             promoted = functools.reduce(xp.promote_types, [a.dtype for a in arrays])
             return promoted if promoted.is_floating_point else xp.get_default_dtype()
         floats = [a.dtype for a in arrays if "float" in str(a.dtype)]
-        return xp.result_type(*floats) if floats else xp.float64
+        return xp.result_type(*floats) if floats else self._widest()
 
     def wide(self, array):
-        return self.narrow(array, self.xp.float64)
+        return self.narrow(array, self._widest())
+
+    def _widest(self):
+        """Return float64, or what the library has for it: JAX may have none."""
+        return self.xp.result_type(float) if self.xp.__name__ == "jax.numpy" else self.xp.float64
 
     def beside(self, array, name="state"):
         """Return an array that may be NumPy's as one of the data's library, where the data are."""

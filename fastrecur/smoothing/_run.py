@@ -74,11 +74,10 @@ def compute(statistic, x, y, axis, *how):
 def _root(variance):
     """Return standard deviations; where one is 0 its derivative is 0, as that of `torch.std`, and not NaN."""
     is_recorded = arrays.any_tensor(variance) and (variance.requires_grad or not _dispatch.tensors().no_modes_active())
-    if not is_recorded:
+    if not is_recorded and not arrays.any_of_jax(variance):
         return variance**0.5
-    torch = sys.modules["torch"]
-    is_zero = variance == 0
-    return torch.where(is_zero, 0.0, torch.where(is_zero, 1.0, variance) ** 0.5)
+    xp, is_zero = sys.modules["torch" if is_recorded else "jax.numpy"], variance == 0
+    return xp.where(is_zero, 0.0, xp.where(is_zero, 1.0, variance) ** 0.5)
 
 
 def run(statistic, request, x, y, axis):

@@ -1,5 +1,6 @@
 """JAX arrays, eager and traced: values beside the definition, derivatives of every order, transforms, errors."""
 
+import concurrent.futures
 import functools
 import itertools
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 import fastrecur
-from fastrecur import reference
+from fastrecur import filters, reference, smoothing  # noqa: F401
 
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
@@ -21,12 +22,6 @@ SPLITS = {
 }  # fmt: skip
 FAMILIES = pytest.mark.parametrize("family", ["forget_mult", "linear_recurrence"])
 BOTH_WAYS = pytest.mark.parametrize("reverse", [False, True])
-
-
-@pytest.fixture(autouse=True)
-def _wide():
-    with jax.enable_x64(True):
-        yield
 
 
 def operands(rng, family, split, dtype=np.float64):
@@ -160,7 +155,7 @@ def test_dtypes(rng, family, dtype):
         assert [v.dtype for v in pull(found)] == [v.dtype for v in given]
 
 
-def test_kinds_of_operands():
+def test_kinds_of_operands(narrow):
     """Integers become floats, numbers are weak, NumPy's arrays stand beside; without x64 nothing warns."""
     n = jnp.arange(4)
     assert fastrecur.linear_recurrence(1, n).dtype == jnp.float64
@@ -168,7 +163,7 @@ def test_kinds_of_operands():
     assert fastrecur.forget_mult(np.full(4, 0.5), jnp.ones(4, jnp.float32)).dtype == jnp.float64
     assert fastrecur.linear_recurrence(0.5j, jnp.ones(2)).tolist() == [1, 1 + 0.5j]
     assert fastrecur.forget_mult(0.5, jnp.ones(2), 1j).tolist() == [0.5 + 0.5j, 0.75 + 0.25j]
-    with jax.enable_x64(False):
+    with narrow():
         assert fastrecur.linear_recurrence(1, jnp.arange(4)).dtype == jnp.float32
         assert fastrecur.forget_mult(np.full(4, 0.5), jnp.ones(4)).dtype == jnp.float32
         assert fastrecur.linear_recurrence(1.0, jnp.ones(3), lengths=2).tolist() == [1, 2, 0]
@@ -201,7 +196,7 @@ def test_in_scans_and_checkpoints(rng):
         ({"f": None}, TypeError, "`f` must be an array"),
         ({"h0": jnp.ones(3)}, ValueError, "`h0` must"),
         ({"axis": 1}, ValueError, "`axis` must"),
-        ({"lengths": 5}, ValueError, "`lengths` must be from 0 to 4"),
+        ({"lengths": 5}, ValueError, "`lengths` must be in 0..4"),
         ({"lengths": jnp.ones(())}, TypeError, "`lengths` must"),
         ({"offsets": [0, 3]}, ValueError, "`offsets` must"),
         ({"resets": jnp.zeros(3, bool)}, ValueError, "`resets` must"),
@@ -217,6 +212,136 @@ def test_errors(change, error, words):
         fastrecur.forget_mult(**given)
     with pytest.raises(error, match=words):
         jax.jit(lambda x: fastrecur.forget_mult(**given | {"x": x}))(given["x"])
+
+
+@pytest.mark.parametrize("name", ["filters.allpole", "smoothing.holt"])
+def test_what_has_no_primitive_says_so_where_it_is_traced(name):
+    room, function = name.split(".")
+    call = getattr(getattr(fastrecur, room), function)
+    run = functools.partial(call, [1, -0.5]) if room == "filters" else lambda x: call(x, 0.5, 0.5)
+    with pytest.raises(TypeError, match="`x` must not be traced by JAX here"):
+        jax.grad(lambda x: jax.tree.leaves(run(x))[0].sum())(jnp.ones(5))
+
+
+def test_empty_results_are_compiled():
+    for shape in [(0, 3), (3, 0)]:
+        x = jnp.ones(shape)
+        found, pull = jax.vjp(jax.jit(lambda x: fastrecur.forget_mult(0.5, x, return_state=True)), x)
+        assert [v.shape for v in found] == [shape, shape[1:]]
+        assert pull(found)[0].shape == shape
+
+
+def test_a_standard_deviation_of_a_constant_series_has_the_derivative_0():
+    found = jax.grad(lambda x: fastrecur.smoothing.ewm_std(x, alpha=0.5)[1:].sum())(jnp.ones(5))
+    assert not found.any()
+
+
+def test_strides_and_large_arrays(rng):
+    """Several threads, streamed results, an axis that is not XLA's last, gradients written in place."""
+    f, x = rng.random((2, 3000, 400))
+    loss = jax.jit(jax.value_and_grad(lambda f, x: (fastrecur.forget_mult(f.T, x.T, axis=1) ** 2).sum(), (0, 1)))
+    value, grads = loss(f, x)
+    h = fastrecur.forget_mult(f, x)
+    np.testing.assert_allclose(value, (h**2).sum(), rtol=1e-12)
+    close(grads, fastrecur.forget_mult_vjp(2 * h, f, x, h)[:2], 1e-11)
+
+
+def test_threads_and_cleared_caches(rng):
+    """Compiled calls from several threads at once, asynchronous, and again with all of JAX's caches cleared."""
+    f, x = (jnp.asarray(v) for v in rng.random((2, 500, 30)))
+    wanted = fastrecur.forget_mult(np.asarray(f), np.asarray(x))
+    run = jax.jit(lambda f, x: fastrecur.forget_mult(f, x))
+
+    def many(_):
+        found = [run(f, x) for _ in range(30)]
+        return max(float(abs(v - wanted).max()) for v in found)
+
+    for _ in range(2):
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            assert max(pool.map(many, range(8))) == 0
+        jax.clear_caches()
+
+
+def test_what_a_kernel_raises_is_raised_by_xla(monkeypatch):
+    from fastrecur import _jax
+
+    def fail(*_):
+        raise ValueError("`x` is what it should not be")
+
+    monkeypatch.setitem(_jax._RUN, "forward", fail)
+    _jax._call_of.cache_clear()
+    with pytest.raises(Exception, match="ValueError: `x` is what it should not be"):
+        jax.jit(lambda x: fastrecur.forget_mult(0.25, x))(jnp.ones(11)).block_until_ready()
+    monkeypatch.undo()
+    _jax._call_of.cache_clear()
+    assert jax.jit(lambda x: fastrecur.forget_mult(0.25, x))(jnp.ones(11))[0] == 0.25
+
+
+@pytest.mark.exhaustive
+def test_shards_of_a_batch(run_python):
+    run_python(
+        """
+import jax, jax.numpy as jnp, numpy as np, pytest, fastrecur
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+try:
+    from jax import shard_map
+except ImportError:  # jax 0.6
+    from jax.experimental.shard_map import shard_map
+mesh = Mesh(np.array(jax.devices()), ("batch",))
+x = jax.device_put(jnp.arange(24.0).reshape(6, 4), NamedSharding(mesh, P(None, "batch")))
+assert len(x.devices()) == 2
+with pytest.raises(TypeError, match="must be on one device outside of jax.jit, got 2: use jax.shard_map"):
+    fastrecur.forget_mult(0.5, x)
+how = {"mesh": mesh, "in_specs": P(None, "batch"), "out_specs": P(None, "batch")}
+run = jax.jit(shard_map(lambda x: fastrecur.forget_mult(0.5, x), **how))
+found = run(x)
+assert len(found.devices()) == 2
+np.testing.assert_allclose(found, fastrecur.forget_mult(0.5, np.asarray(x)))
+np.testing.assert_allclose(jax.jit(lambda x: fastrecur.forget_mult(0.5, x))(x), found)
+""",
+        XLA_FLAGS="--xla_force_host_platform_device_count=2",
+    )
+
+
+@pytest.mark.exhaustive
+def test_a_fork_and_an_interrupt(run_python):
+    """A forked child computes with NumPy's arrays; an interrupt ends a call, and the next one is right."""
+    run_python(
+        """
+import os, signal, warnings, jax, jax.numpy as jnp, numpy as np, fastrecur
+from fastrecur import _jax
+x = jnp.ones(300)
+run = jax.jit(lambda x: fastrecur.linear_recurrence(1.0, x))
+assert run(x)[-1] == 300
+warnings.simplefilter("ignore")
+if (child := os.fork()) == 0:
+    os._exit(int(fastrecur.linear_recurrence(1.0, np.ones(300))[-1] != 300))
+assert os.waitpid(child, 0)[1] == 0
+forward = _jax._RUN["forward"]
+def interrupted(*call):
+    raise KeyboardInterrupt
+_jax._RUN["forward"] = interrupted
+_jax._call_of.cache_clear()
+try:
+    run(x).block_until_ready()
+    raise SystemExit("no error")
+except Exception as error:
+    assert "KeyboardInterrupt" in str(error)
+_jax._RUN["forward"] = forward
+_jax._call_of.cache_clear()
+assert run(x)[-1] == 300
+"""
+    )
+
+
+def test_another_version_of_the_interface_is_refused_in_words(monkeypatch, tmp_path):
+    from fastrecur import _jax
+
+    (tmp_path / "xla/ffi/api").mkdir(parents=True)
+    (tmp_path / "xla/ffi/api/c_api.h").write_text("#define XLA_FFI_API_MAJOR 1\n")
+    monkeypatch.setattr(jax.ffi, "include_dir", lambda: str(tmp_path))
+    with pytest.raises(ImportError, match="must be of version 0, got 1"):
+        _jax._register.__wrapped__()
 
 
 def test_other_libraries_are_refused():
