@@ -73,6 +73,9 @@ class Data:
             self.values, self.by_kernel, self.at_hand = wide, False, quiet
 
     def _take_foreign(self, names, values):
+        if _arrays.any_of_jax(*values):  # beside which NumPy's arrays are constants
+            make, pairs = sys.modules["jax.numpy"].asarray, zip(names, values, strict=True)
+            values = [v if is_number(v) or _is_foreign(v) else make(_plain(n, v)) for n, v in pairs]
         found = {n: _arrays.library_of(v) for n, v in zip(names, values, strict=True) if not is_number(v)}
         if len(set(found.values())) > 1:
             raise TypeError(say.mixed([pair for pair in found.items() if pair[1]]))

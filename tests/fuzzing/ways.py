@@ -4,6 +4,7 @@ import inspect
 
 import numpy as np
 from layouts import laid_out
+from promised import broken
 from records import function, record
 from repeated import numbers as copies, same
 
@@ -388,4 +389,55 @@ def compiled(family, call, traits, rng):
     check_tensors(family, call, traits, rng, run=run, is_plain=chance(rng, 0.3))
 
 
-WAYS = [with_arrays] * 12 + [with_tensors] * 6 + [without_kernels] * 4 + [compiled]
+# ---- JAX arrays -----------------------------------------------------------------------------------------------------
+
+
+def with_jax(family, call, traits, rng):
+    """Call with JAX arrays, at once or compiled, and take gradients; with tensors what JAX cannot trace."""
+    if ("traced", call.name) in broken() or call.name.count(".") > 1:
+        return with_tensors(family, call, traits, rng)
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    arguments = record(call.name).arguments
+    given = {n: _jax_array(v) if arguments[n].kind in KINDS or chance(rng, 0.5) else v for n, v in call.given.items()}
+    wanted = family.expect(call, {name: wide(v) for name, v in call.given.items()})
+    names = [
+        n for n in family.differentiable(call)
+        if isinstance(given[n], jax.Array) and jax.numpy.issubdtype(given[n].dtype, jax.numpy.inexact)
+    ]  # fmt: skip
+    if not any(isinstance(v, jax.Array) for v in given.values()):
+        return
+
+    def run(*values):
+        return results_of(call, given | dict(zip(names, values, strict=True)))
+
+    values = [given[n] for n in names]
+    run = jax.jit(run) if chance(rng, 0.5) else run
+    found, pull = jax.vjp(run, *values) if names and family.has_gradients else (run(*values), None)
+    base = 0.0
+    for k, (got, want) in enumerate(zip(found, wanted, strict=True)):
+        loosest = tolerance_of(np.dtype(got.dtype))
+        base = max(base, loosest, TOLERANCE[4] if _was_whole(call) else 0)
+        compare(f"JAX array {k}", np.asarray(got), want, max(loosest, base, family.tolerance(call)))
+    if pull is None:
+        return
+    gs = [jax.numpy.asarray(g, v.dtype) for g, v in zip(cotangents(wanted, rng), found, strict=True)]
+    grads = [np.asarray(v).conj() for v in pull([g.conj() for g in gs])]
+    check_gradients(family, call, names, grads, [np.asarray(g) for g in gs], rng, base)
+
+
+KINDS = "signal", "gate", "coefficients", "state"
+
+
+def _jax_array(value):
+    import jax
+
+    if isinstance(value, list):
+        value = np.array(value)
+    if not isinstance(value, np.ndarray):
+        return value
+    return jax.numpy.asarray(np.array(value, value.dtype.newbyteorder("=")))
+
+
+WAYS = [with_arrays] * 12 + [with_tensors] * 6 + [without_kernels] * 4 + [compiled] + [with_jax] * 2
