@@ -1,15 +1,10 @@
 """JAX arrays, eager and traced: the recurrences as primitives of JAX's, with their derivatives, which XLA calls.
 
 There are three: a recurrence, its tangent, which is a linear recurrence, and its adjoint. XLA calls the first and the
-last by its foreign function interface, with a frame of pointers in C's layout. All operands have the result's axes, so
-that a batch is one more axis in front. Operands and results stand in C's order: XLA is told so.
+last (`_cpu/xla.py`). All operands have the result's axes, so that a batch is one more axis in front.
 """
 
-import ctypes
 import functools
-import math
-import pathlib
-import re
 from typing import Any
 
 import jax
@@ -19,87 +14,11 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from ._arguments import arrays as _arrays, checks, messages as say, shapes
-from ._cpu import host
+from ._cpu import host, xla
 from ._plan import problem
 
-TARGET = "fastrecur"
-# Of a call: its family, axis and direction, and which operands it has behind the first two, in this order.
+# Which operands a call may have behind the first ones, in this order.
 FIRST, _LAST, SPLITS = "h0", "grad_state", ("lengths", "offsets", "resets")
-
-# ---- What XLA calls: its foreign function interface, version 0.1 (xla/ffi/api/c_api.h) ------------------------------
-
-# All is read as words of 8 bytes, of which a C int takes the lower half. A frame is: size, extension, api, context,
-# stage; three words of operands', results' and attributes' own, each a size, an extension, a count and two tables (of
-# attributes three); a future. An api has the function that makes errors behind its version.
-_API, _STAGE, _OPERANDS, _RESULTS, _TEXTS, _FRAME = 2, 4, 7, 12, 20, 21
-_MAKE_ERROR, _EXECUTE, _METADATA = 6, 3, 1
-_INVALID_ARGUMENT, _INTERNAL = 3, 13  # XLA's codes of errors
-_NAMES = {
-    1: "?", 2: "i1", 3: "i2", 4: "i4", 5: "i8", 6: "u1", 7: "u2", 8: "u4", 9: "u8", 10: "f2", 11: "f4", 12: "f8",
-    15: "c8", 16: jnp.bfloat16, 18: "c16",
-}  # fmt: skip
-_DTYPES = {code: np.dtype(name) for code, name in _NAMES.items()}
-_make_error = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
-_vector = functools.cache(ctypes.c_int64.__mul__)
-
-
-def _words(place: int, count: int) -> list[int]:
-    words: list[int] = _vector(count).from_address(place)[:]
-    return words
-
-
-def _arrays_at(count: int, _: int, table: int) -> list[np.ndarray]:
-    """Return arrays of buffers: each a size, an extension, a dtype, an address, a rank and a table of sizes."""
-    found = []
-    for buffer in _words(table, count):
-        _, _, code, place, rank, sizes = _words(buffer, 6)
-        shape, dtype = tuple(_words(sizes, rank)) if rank else (), _DTYPES[code & 0xFFFFFFFF]
-        nbytes = math.prod(shape) * dtype.itemsize
-        memory = (ctypes.c_char * nbytes).from_address(place) if nbytes else bytearray()
-        found.append(np.ndarray(shape, dtype, memory))
-    return found
-
-
-@ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
-def _handler(place: int) -> Any:
-    """Run a call of XLA's; return nothing, or an error of XLA's own."""
-    frame = _words(place, _FRAME)
-    try:
-        if frame[1] and _words(frame[1], 4)[1] & 0xFFFFFFFF == _METADATA:
-            # It asks for a version, behind 3 words of metadata: all of JAX fails with one that jaxlib does not take.
-            version = (ctypes.c_int * 2).from_address(_words(frame[1], 4)[3] + 24)
-            version[:] = [0, 1]
-        elif frame[_STAGE] & 0xFFFFFFFF == _EXECUTE:
-            run = _call_of(ctypes.string_at(*_words(_words(frame[_TEXTS], 1)[0], 2)))
-            run(*(_arrays_at(*frame[k : k + 3]) for k in (_OPERANDS, _RESULTS)))
-    except BaseException as error:  # whatever it is, XLA is to hand it on: no exception passes through C
-        code = _INVALID_ARGUMENT if isinstance(error, (TypeError, ValueError)) else _INTERNAL
-        message = ctypes.create_string_buffer(f"{type(error).__name__}: {error}".encode())
-        own = _vector(4)(32, 0, ctypes.addressof(message), code)
-        return _make_error(_words(frame[_API], _MAKE_ERROR + 1)[-1])(ctypes.addressof(own))
-    return None
-
-
-@functools.cache
-def _register() -> None:
-    """Tell XLA of the handler, when it is first needed."""
-    header = pathlib.Path(jax.ffi.include_dir(), "xla", "ffi", "api", "c_api.h")
-    major = re.search(r"#define XLA_FFI_API_MAJOR (\d+)", header.read_text()) if header.exists() else None
-    if major and major[1] != "0":
-        raise ImportError(say.jax_version(major[1]))
-    jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(_handler), platform="cpu")
-
-
-@functools.lru_cache(1024)
-def _call_of(text: bytes) -> Any:
-    """Return what runs a call, of the words that `_text` makes."""
-    what, family, axis, reverse, *given = text.decode().split()
-    return functools.partial(_RUN[what], family, int(axis), reverse == "True", tuple(given))
-
-
-def _text(what: str, family: str, axis: int, reverse: bool, given: tuple[str, ...]) -> str:
-    return " ".join([what, family, str(axis), str(reverse), *given])
-
 
 # ---- What runs a call: the kernels for arrays in memory -------------------------------------------------------------
 
@@ -118,7 +37,7 @@ def _split(given: tuple[str, ...], values: Any, steps: int) -> tuple[dict[str, A
     return named, checks.split(lengths, offsets, resets)
 
 
-def _run_forward(family: str, axis: int, reverse: bool, given: Any, operands: Any, results: Any) -> None:
+def _run_forward(operands: Any, results: Any, family: str, axis: int, reverse: bool, given: Any) -> None:
     a, b, *rest = operands
     h, last = results
     named, lengths = _split(given, rest, h.shape[axis])
@@ -127,7 +46,7 @@ def _run_forward(family: str, axis: int, reverse: bool, given: Any, operands: An
     last[...] = (host.forward(*call) if found is None else found)[1]
 
 
-def _run_adjoint(family: str, axis: int, reverse: bool, given: Any, operands: Any, results: Any) -> None:
+def _run_adjoint(operands: Any, results: Any, family: str, axis: int, reverse: bool, given: Any) -> None:
     g, a, b, h, *rest = operands
     named, lengths = _split(given, rest, h.shape[axis])
     h0, g_last = (named.get(name) for name in (FIRST, _LAST))
@@ -137,31 +56,30 @@ def _run_adjoint(family: str, axis: int, reverse: bool, given: Any, operands: An
             result[...] = own
 
 
-_RUN: dict[str, Any] = {"forward": _run_forward, "adjoint": _run_adjoint}
 _FORWARD = {problem.FORGET: ("f", "x", "h0"), problem.LINEAR: ("a", "b", "h0")}
 _ADJOINT = {problem.FORGET: ("grad_h", "f", "x", "h"), problem.LINEAR: ("grad_h", "a", "b", "h")}
 
 
-def _primitive(what: str, results: Any) -> Primitive:
-    """Return a primitive that XLA calls, and that runs at once on arrays whose numbers are there."""
-    own = Primitive(f"fastrecur_{what}")
+def _primitive(name: str, run: Any, results: Any) -> Primitive:
+    """Return a primitive that XLA calls, and that ``run`` runs at once on arrays whose numbers are there."""
+    own = Primitive(f"fastrecur_{name}")
     own.multiple_results = True
+    xla.runs[name] = run
     own.def_abstract_eval(lambda *operands, **how: [jax.core.ShapedArray(*kind) for kind in results(*operands, **how)])
 
     @own.def_impl
-    def run(*operands: Any, **how: Any) -> Any:
+    def at_once(*operands: Any, **how: Any) -> Any:
         devices = {device for v in operands if hasattr(v, "devices") for device in v.devices()}
         if any(device.platform != "cpu" for device in devices):
             raise TypeError(say.jax_device(next(iter(devices)).platform))
         if len(devices) > 1:
             raise TypeError(say.jax_sharded(len(devices)))
         made = [np.empty(*kind) for kind in results(*operands, **how)]
-        _RUN[what](*_told(how), [np.asarray(v) for v in operands], made)
+        xla.runs[name]([np.asarray(v) for v in operands], made, **how)
         return [jax.device_put(v, next(iter(devices), None)) for v in made]
 
     def lower(ctx: Any, *operands: Any, **how: Any) -> Any:
-        _register()
-        return jax.ffi.ffi_lowering(TARGET)(ctx, *operands, call=_text(what, *_told(how)))
+        return jax.ffi.ffi_lowering(_target())(ctx, *operands, call=repr((name, how)))
 
     def refuse(ctx: Any, *operands: Any, **how: Any) -> Any:
         raise TypeError(say.jax_device(" or ".join(ctx.module_context.platforms)))
@@ -171,8 +89,12 @@ def _primitive(what: str, results: Any) -> Primitive:
     return own
 
 
-def _told(how: dict[str, Any]) -> tuple[Any, ...]:
-    return how["family"], how["axis"], how["reverse"], how["given"]
+@functools.cache
+def _target() -> str:
+    """Tell XLA what it calls, when it is first needed; return the name."""
+    xla.check_version(jax.ffi.include_dir())
+    jax.ffi.register_ffi_target("fastrecur", jax.ffi.pycapsule(xla.call), platform="cpu")
+    return "fastrecur"
 
 
 # ---- Primitives and their derivatives -------------------------------------------------------------------------------
@@ -193,8 +115,8 @@ def _gradients(g: Any, a: Any, b: Any, h: Any, *rest: Any, given: Any, **_: Any)
     return [(v.shape, v.dtype) for v in (a, b, *(v for name, v in zip(given, rest, strict=False) if name == FIRST))]
 
 
-recurrence = _primitive("forward", _results)
-adjoint = _primitive("adjoint", _gradients)
+recurrence = _primitive("forward", _run_forward, _results)
+adjoint = _primitive("adjoint", _run_adjoint, _gradients)
 tangent = Primitive("fastrecur_tangent")
 tangent.multiple_results = True
 

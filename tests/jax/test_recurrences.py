@@ -263,17 +263,15 @@ def test_threads_and_cleared_caches(rng):
 
 
 def test_what_a_kernel_raises_is_raised_by_xla(monkeypatch):
-    from fastrecur import _jax
+    from fastrecur._cpu import xla
 
-    def fail(*_):
+    def fail(*_, **how):
         raise ValueError("`x` is what it should not be")
 
-    monkeypatch.setitem(_jax._RUN, "forward", fail)
-    _jax._call_of.cache_clear()
+    monkeypatch.setitem(xla.runs, "forward", fail)
     with pytest.raises(Exception, match="ValueError: `x` is what it should not be"):
         jax.jit(lambda x: fastrecur.forget_mult(0.25, x))(jnp.ones(11)).block_until_ready()
     monkeypatch.undo()
-    _jax._call_of.cache_clear()
     assert jax.jit(lambda x: fastrecur.forget_mult(0.25, x))(jnp.ones(11))[0] == 0.25
 
 
@@ -309,7 +307,7 @@ def test_a_fork_and_an_interrupt(run_python):
     run_python(
         """
 import os, signal, warnings, jax, jax.numpy as jnp, numpy as np, fastrecur
-from fastrecur import _jax
+from fastrecur._cpu import xla
 x = jnp.ones(300)
 run = jax.jit(lambda x: fastrecur.linear_recurrence(1.0, x))
 assert run(x)[-1] == 300
@@ -317,31 +315,28 @@ warnings.simplefilter("ignore")
 if (child := os.fork()) == 0:
     os._exit(int(fastrecur.linear_recurrence(1.0, np.ones(300))[-1] != 300))
 assert os.waitpid(child, 0)[1] == 0
-forward = _jax._RUN["forward"]
-def interrupted(*call):
+forward = xla.runs["forward"]
+def interrupted(*call, **how):
     raise KeyboardInterrupt
-_jax._RUN["forward"] = interrupted
-_jax._call_of.cache_clear()
+xla.runs["forward"] = interrupted
 try:
     run(x).block_until_ready()
     raise SystemExit("no error")
 except Exception as error:
     assert "KeyboardInterrupt" in str(error)
-_jax._RUN["forward"] = forward
-_jax._call_of.cache_clear()
+xla.runs["forward"] = forward
 assert run(x)[-1] == 300
 """
     )
 
 
-def test_another_version_of_the_interface_is_refused_in_words(monkeypatch, tmp_path):
-    from fastrecur import _jax
+def test_another_version_of_the_interface_is_refused_in_words(tmp_path):
+    from fastrecur._cpu import xla
 
     (tmp_path / "xla/ffi/api").mkdir(parents=True)
     (tmp_path / "xla/ffi/api/c_api.h").write_text("#define XLA_FFI_API_MAJOR 1\n")
-    monkeypatch.setattr(jax.ffi, "include_dir", lambda: str(tmp_path))
     with pytest.raises(ImportError, match="must be of version 0, got 1"):
-        _jax._register.__wrapped__()
+        xla.check_version(str(tmp_path))
 
 
 def test_other_libraries_are_refused():
