@@ -27,7 +27,7 @@ import report  # noqa: E402
 EXAMPLES = DOCS.parent / "examples"
 STORED = DOCS / "_static"
 PAGES = DOCS / "gallery"
-VERSIONS = ("numpy", "numba", "torch", "transformers", "pandas", "matplotlib")
+VERSIONS = ("numpy", "numba", "torch", "jax", "transformers", "pandas", "matplotlib")
 
 
 class Example(NamedTuple):
@@ -66,6 +66,8 @@ SECTIONS = {
                           more="howto/torch"),
         "lru": Example("LRU: coefficients that oscillate", "Impulse responses of complex and of real coefficients",
                        panel=(0, 0, 1, 0.484)),
+        "jax_lru": Example("An LRU in JAX", "Loss by seconds of training, by three ways to run the recurrence",
+                           "--steps 12", "howto/jax"),
         "mamba": Example("Mamba on a laptop", "Loss by seconds of training, by fastrecur's scan and by a Python loop",
                          "--steps 8 --length 64", "howto/mamba"),
         "qrnn_against_lstm": Example("QRNN and LSTM on Shakespeare", "Test loss by steps and by time",
