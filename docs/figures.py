@@ -126,10 +126,22 @@ def pairs():
         + f"{frames[1]} (10 columns of 1,000 rows); {' to '.join(filter(None, frames[2:]))} (of 100,000)",
     )  # fmt: skip
     yield "`torch.nn.GRU(320, 320)`", "`QRNN(320, 320)`", "howto/coming_from_rnn", f"{gru[0]}; training {gru[1]}"
+    times = [span([float(row[3]) for row in jax_rows(what)]) for what in ("forward", "gradient")]
+    yield (
+        "`lax.associative_scan` of an average in JAX, on a CPU", "`forget_mult(f, x)`", "howto/jax",
+        f"{times[0]}; gradients {times[1]} (100,000 values and more)",
+    )  # fmt: skip
     yield (
         f"transformers' Mamba, {width} features, on a CPU", "`patch_transformers()` first", "howto/mamba",
         f"{models[0]}; training {models[1]}",
     )  # fmt: skip
+
+
+def jax_rows(what):
+    """Return what the report of JAX says of large arrays against ``lax.associative_scan``."""
+    pattern = re.compile(rf". +{what} +(\(.*?\)) +([\d.]+ ms) +([\d.]+)  associative_scan")
+    found = [pattern.match(line) for line in (DOCS / "benchmarks_jax.txt").read_text().splitlines()]
+    return [(None, *row.groups()) for row in found if row and row[1] != "(64,)"]
 
 
 def pairs_of_readme():
@@ -176,7 +188,7 @@ def table():
 
 def where():
     """Yield README's sentence about the machines of its table."""
-    dates = [about(f"benchmarks{name}.txt") for name in ("", "_smoothing", "_qrnn", "_mamba")]
+    dates = [about(f"benchmarks{name}.txt") for name in ("", "_smoothing", "_qrnn", "_mamba", "_jax")]
     (one, first), *others = (name.rsplit(", ", 1) for name in dates)
     assert {name for name, _ in others} == {one}, dates
     yield f"{one}, two cores, {listed(sorted({date for _, date in others}))} (row 1: {first})."

@@ -65,7 +65,7 @@ def _load(emitter, place, index, _):
 
 
 def _part(builder, base, k, pointer):
-    return builder.gep(base, [ir.Constant(I64, k)], source_etype=pointer.memory)
+    return moved(builder, base, k * (pointer.size // 2))
 
 
 @primitive(lambda pointer, index, carry: carry.value, _load)
